@@ -1,0 +1,5 @@
+"""Datasets on disk, and reading counts and models."""
+
+from ginseng.data.dataset import GinsengDataset
+
+__all__ = ["GinsengDataset"]

@@ -1,0 +1,205 @@
+"""10x Genomics matrices: Matrix Market folders and HDF5 files of every Cell Ranger version."""
+
+import csv
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.io
+from anndata import AnnData
+from scipy import sparse
+
+from ginseng.utils.messages import shorten, unknown_name
+
+_logger = logging.getLogger(__name__)
+
+
+def read_10x_mtx(
+    path: str | Path, var_names: str = "gene_symbols", make_unique: bool = True, *, gex_only: bool = True
+) -> AnnData:
+    """Read a 10x Genomics Matrix Market folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder with ``matrix.mtx``, ``barcodes.tsv`` and ``genes.tsv`` or ``features.tsv``, each plain or gzipped.
+    var_names : {"gene_symbols", "gene_ids"}
+        Which of the two becomes the index of ``var``; the other becomes a column.
+    make_unique : bool
+        Append numbers to repeated names.
+    gex_only : bool
+        Leave out features that are not genes (antibodies, guides, ...), with a message.
+
+    Returns
+    -------
+    AnnData
+        Counts as CSR, cells x genes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or one of its three files does not exist.
+    ValueError
+        If the files do not fit together.
+
+    Examples
+    --------
+    >>> adata = read_10x_mtx("filtered_feature_bc_matrix")  # doctest: +SKIP
+    """
+    path = Path(path)
+    matrix_file = _find(path, "matrix.mtx")
+    counts = sparse.csr_matrix(sparse.coo_matrix(scipy.io.mmread(matrix_file)).T)
+    barcodes = _read_tsv(_find(path, "barcodes.tsv"))
+    features = _read_tsv(_find(path, "features.tsv", "genes.tsv"))
+    var = pd.DataFrame({"gene_ids": features[0], "gene_symbols": features[1 if features.shape[1] > 1 else 0]})
+    if features.shape[1] > 2:
+        var["feature_types"] = features[2]
+    if counts.shape != (named := (len(barcodes), len(var))):
+        raise ValueError(
+            f"{matrix_file} holds {counts.shape} cells and features, but the tables beside it name {named}."
+        )
+    return _assemble(counts, barcodes[0], var, var_names, make_unique, gex_only)
+
+
+def read_10x_h5(
+    path: str | Path,
+    genome: str | None = None,
+    var_names: str = "gene_symbols",
+    make_unique: bool = True,
+    *,
+    gex_only: bool = True,
+) -> AnnData:
+    """Read a 10x Genomics HDF5 file, of Cell Ranger 3 and later or of the older layout with a group per genome.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ``.h5`` file.
+    genome : str, optional
+        Genome to extract. If None: all genes of a file of the newer layout, the first genome of an older one.
+    var_names : {"gene_symbols", "gene_ids"}
+        Which of the two becomes the index of ``var``; the other becomes a column.
+    make_unique : bool
+        Append numbers to repeated names.
+    gex_only : bool
+        Leave out features that are not genes (antibodies, guides, ...), with a message.
+
+    Returns
+    -------
+    AnnData
+        Counts as CSR, cells x genes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If it is not a 10x file or has no such genome.
+
+    Examples
+    --------
+    >>> adata = read_10x_h5("filtered_feature_bc_matrix.h5")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        file: Any = h5py.File(path)
+    except OSError as error:
+        raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({error}).") from error
+    with file:
+        if "matrix" in file and "features" in file["matrix"]:
+            return _read_features_layout(file["matrix"], path, genome, var_names, make_unique, gex_only)
+        genomes = [name for name, group in file.items() if isinstance(group, h5py.Group) and "gene_names" in group]
+        if not genomes:
+            raise ValueError(
+                f"{path} is an HDF5 file, but not one of 10x Genomics; it has: {shorten(file) or 'nothing'}."
+            )
+        if genome is not None and genome not in genomes:
+            raise unknown_name("genome", genome, str(path), genomes)
+        if genome is None and len(genomes) > 1:
+            _logger.warning("%s has the genomes %s; reading %s.", path, shorten(genomes), genomes[0])
+        group = file[genome or genomes[0]]
+        var = pd.DataFrame({"gene_ids": _text(group["genes"]), "gene_symbols": _text(group["gene_names"])})
+        return _assemble(_read_csc(group, path), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
+
+
+def is_10x_h5(file: h5py.File) -> bool:
+    """Whether an open HDF5 file is in one of the two layouts of 10x Genomics."""
+    return "matrix" in file or any(isinstance(group, h5py.Group) and "gene_names" in group for group in file.values())
+
+
+def _read_features_layout(
+    group: Any, path: Path, genome: str | None, var_names: str, make_unique: bool, gex_only: bool
+) -> AnnData:
+    features = group["features"]
+    var = pd.DataFrame({"gene_ids": _text(features["id"]), "gene_symbols": _text(features["name"])})
+    for column, name in (("feature_types", "feature_type"), ("genome", "genome")):
+        if name in features:
+            var[column] = _text(features[name])
+    adata = _assemble(_read_csc(group, path), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
+    if genome is None:
+        return adata
+    genomes = sorted(set(adata.var["genome"])) if "genome" in adata.var else []
+    if genome not in genomes:
+        raise unknown_name("genome", genome, str(path), genomes)
+    return adata[:, adata.var["genome"] == genome].copy()
+
+
+def _read_csc(group: Any, path: Path) -> sparse.csr_matrix:
+    """Read features x cells in CSC, which is cells x features in CSR."""
+    n_features, n_cells = group["shape"][()]
+    arrays = tuple(group[name][()] for name in ("data", "indices", "indptr"))
+    try:
+        counts = sparse.csr_matrix(arrays, shape=(n_cells, n_features))
+        counts.check_format()
+    except ValueError as error:
+        raise ValueError(f"{path} is inconsistent: {error}.") from error
+    return counts
+
+
+def _assemble(
+    counts: sparse.csr_matrix, barcodes: Any, var: pd.DataFrame, var_names: str, make_unique: bool, gex_only: bool
+) -> AnnData:
+    if var_names not in ("gene_symbols", "gene_ids"):
+        raise ValueError(f"`var_names` must be 'gene_symbols' or 'gene_ids', but got '{var_names}'.")
+    var = var.set_index(var_names)
+    var.index = pd.Index(var.index.to_numpy().astype(str), name=None)
+    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(barcodes, dtype=object).astype(str)), var=var)
+    if gex_only and "feature_types" in var:
+        is_gene = (var["feature_types"] == "Gene Expression").to_numpy()
+        if not is_gene.all() and is_gene.any():
+            others = Counter(var["feature_types"].to_numpy()[~is_gene])
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common())
+            _logger.warning("Left out features that are not genes: %s. Pass gex_only=False to keep them.", kinds)
+            adata = adata[:, is_gene].copy()
+    if make_unique:
+        adata.var_names_make_unique()
+    return adata
+
+
+def _find(folder: Path, *names: str) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    for name in names:
+        for candidate in (folder / f"{name}.gz", folder / name):
+            if candidate.exists():
+                return candidate
+    inside = sorted(str(found.parent) for found in folder.glob(f"*/{names[0]}*"))
+    hint = f" Did you mean {shorten(inside, 3)}?" if inside else ""
+    present = shorten(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    raise FileNotFoundError(
+        f"{folder} has no {' or '.join(names)}, plain or .gz, as a 10x folder has.{hint} It has: {present}."
+    )
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+
+
+def _text(dataset: Any) -> np.ndarray:
+    return dataset.asstr()[()].astype(str) if dataset.dtype.kind == "O" else np.char.decode(dataset[()], "utf-8")

@@ -1,0 +1,224 @@
+"""Gated attention over genes: the classifier as an Equinox module, and its leaves as the documented parameter tree."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import psutil
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from ginseng.model.nn import glorot_linear, normalize_cell
+
+Params = dict[str, dict[str, Any]]
+
+_LAYERS = ("features1", "features2", "attn1", "attn2", "head")
+_DEFAULT_TARGET_SUM = 1e4
+
+
+class AttentionClassifier(eqx.Module):
+    """Score the counts of one cell against each cell type.
+
+    With ``x`` the log-normalised counts of a cell over the model's genes: ``h = features2(relu(features1(x)))`` is a
+    feature per gene, ``a = sigmoid(attn2(tanh(attn1(h))))`` the attention paid to it, and ``head(a * h)`` the logits.
+    During training, dropout acts on ``x`` and on the input of ``attn1``.
+
+    The module takes one cell, as Equinox layers do; use `jax.vmap` for a batch, `eqx.nn.inference_mode` to switch
+    dropout off, and `eqx.tree_at` to replace a layer.
+
+    Parameters
+    ----------
+    n_genes, n_classes : int
+        Numbers of inputs and outputs.
+    hidden_dim : int
+        Width of the bottleneck of the attention.
+    dropout_rate : float
+        Probability, in [0, 1), of dropping an element.
+    normalize : bool
+        Scale each cell to `target_sum` counts and take ``log(1 + x)`` first; False for input that is already
+        normalised.
+    target_sum : float, optional
+        Counts per cell after scaling; None stands for 1e4.
+    key : Array
+        PRNG key of the initial weights (Xavier uniform; biases are zero).
+
+    Raises
+    ------
+    ValueError
+        If a size is smaller than 1, or a rate or sum is out of range.
+    MemoryError
+        If the two genes x genes layers do not fit in the memory of this machine.
+
+    References
+    ----------
+    The gate follows Ilse, Tomczak & Welling, Attention-based deep multiple instance learning, ICML 2018; network and
+    initialisation are those of ginseng 0.2.1.
+
+    Examples
+    --------
+    >>> model = AttentionClassifier(n_genes=20, n_classes=3, hidden_dim=8, key=jr.key(0))
+    >>> cells = jnp.ones((5, 20))
+    >>> jax.vmap(eqx.nn.inference_mode(model))(cells).shape
+    (5, 3)
+    >>> jax.vmap(model)(cells, key=jr.split(jr.key(1), 5)).shape  # training: dropout needs a key for each cell
+    (5, 3)
+    """
+
+    features1: eqx.nn.Linear
+    features2: eqx.nn.Linear
+    attn1: eqx.nn.Linear
+    attn2: eqx.nn.Linear
+    head: eqx.nn.Linear
+    input_dropout: eqx.nn.Dropout
+    gate_dropout: eqx.nn.Dropout
+    n_genes: int = eqx.field(static=True)
+    n_classes: int = eqx.field(static=True)
+    hidden_dim: int = eqx.field(static=True)
+    normalize: bool = eqx.field(static=True)
+    target_sum: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_classes: int,
+        hidden_dim: int = 256,
+        *,
+        dropout_rate: float = 0.5,
+        normalize: bool = True,
+        target_sum: float | None = _DEFAULT_TARGET_SUM,
+        key: PRNGKeyArray,
+    ):
+        for name, size in (("n_genes", n_genes), ("n_classes", n_classes), ("hidden_dim", hidden_dim)):
+            if size < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {size}.")
+        require_memory(n_genes)
+        keys = jr.split(key, len(_LAYERS))
+        self.features1 = glorot_linear(keys[0], n_genes, n_genes)
+        self.features2 = glorot_linear(keys[1], n_genes, n_genes)
+        self.attn1 = glorot_linear(keys[2], n_genes, hidden_dim)
+        self.attn2 = glorot_linear(keys[3], hidden_dim, n_genes)
+        self.head = glorot_linear(keys[4], n_genes, n_classes)
+        self.input_dropout = eqx.nn.Dropout(dropout_rate)
+        self.gate_dropout = eqx.nn.Dropout(dropout_rate)
+        self.n_genes = n_genes
+        self.n_classes = n_classes
+        self.hidden_dim = hidden_dim
+        self.normalize = normalize
+        self.target_sum = _DEFAULT_TARGET_SUM if target_sum is None else float(target_sum)
+
+    def __check_init__(self):
+        if self.target_sum <= 0:
+            raise ValueError(f"`target_sum` must be positive, but got {self.target_sum}.")
+        rate = self.input_dropout.p
+        if isinstance(rate, float | int) and not 0.0 <= rate < 1.0:
+            raise ValueError(f"`dropout_rate` must lie in [0, 1), but got {rate}.")
+
+    def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " classes"]:
+        """Return the logits of one cell; `key` is needed where dropout is on."""
+        return self.attend(x, key=key)[0]
+
+    def features(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " genes"]:
+        """Return the gated gene vector of one cell, the input of the head: an embedding for other heads."""
+        h, attention = self._gate(x, key)
+        return attention * h
+
+    def attend(
+        self, x: Num[Array, "*batch genes"], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "*batch classes"], Float[Array, "*batch genes"]]:
+        """Return the logits and the attention, in (0, 1), paid to each gene.
+
+        Takes one cell, or a batch ``(cells, genes)`` whose dropout masks are all drawn from the one `key`.
+        """
+        h, attention = self._gate(x, key)
+        return _over_cells(self.head, h.ndim)(attention * h), attention
+
+    def _gate(
+        self, x: Num[Array, "*batch genes"], key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "*batch genes"], Float[Array, "*batch genes"]]:
+        def layer(apply, *args):
+            return _over_cells(apply, x.ndim)(*args)
+
+        _, input_key, gate_key = (None, None, None) if key is None else jr.split(key, 3)
+        if self.normalize:
+            x = layer(lambda cell: normalize_cell(cell, self.target_sum), x)
+        x = self.input_dropout(x.astype(jnp.result_type(float)), key=input_key)
+        h = layer(self.features2, jax.nn.relu(layer(self.features1, x)))
+        gate = jnp.tanh(layer(self.attn1, self.gate_dropout(h, key=gate_key)))
+        return h, jax.nn.sigmoid(layer(self.attn2, gate))
+
+
+def _over_cells(layer, ndim: int):
+    """Map a layer of one cell over the leading axis of a batch, if there is one."""
+    return layer if ndim == 1 else jax.vmap(layer)
+
+
+def require_memory(n_genes: int, n_copies: int = 1) -> None:
+    """Raise a MemoryError if `n_copies` of the two genes x genes layers exceed the memory of this machine."""
+    needed = n_copies * 2 * n_genes**2 * 4
+    present = psutil.virtual_memory().total
+    if needed > present:
+        why = "" if n_copies == 1 else f" ({n_copies} copies: weights, gradients and two moments)"
+        raise MemoryError(
+            f"A model of {n_genes:,} genes has two genes x genes layers, which take {needed:,} bytes"
+            f"{why}; this machine has {present:,}. Select genes first, e.g. ginseng.utils.select_hvgs(adata, 2000)."
+        )
+
+
+def params_of(model: AttentionClassifier) -> Params:
+    """Return the leaves of a module as the documented tree: a ``W`` (in x out) and a ``b`` (out) for each layer.
+
+    Examples
+    --------
+    >>> model = AttentionClassifier(n_genes=20, n_classes=3, hidden_dim=8, key=jr.key(0))
+    >>> {name: layer["W"].shape for name, layer in params_of(model).items()}
+    {'features1': (20, 20), 'features2': (20, 20), 'attn1': (20, 8), 'attn2': (8, 20), 'head': (20, 3)}
+    """
+    layers = {name: getattr(model, name) for name in _LAYERS}
+    return {name: {"W": layer.weight.T, "b": layer.bias} for name, layer in layers.items()}
+
+
+def model_from_params(
+    params: Params,
+    *,
+    dropout_rate: float = 0.5,
+    normalize: bool = True,
+    target_sum: float | None = _DEFAULT_TARGET_SUM,
+) -> AttentionClassifier:
+    """Build the module whose leaves are those of a documented parameter tree.
+
+    Raises
+    ------
+    ValueError
+        If a layer is missing or its shape does not fit the others.
+    """
+    if missing := [name for name in _LAYERS if name not in params]:
+        raise ValueError(f"`params` lacks the layers {missing}; it has: {list(params)}.")
+    n_genes, n_classes = params["head"]["W"].shape
+    hidden_dim = params["attn1"]["W"].shape[-1]
+    shell = eqx.filter_eval_shape(
+        lambda: AttentionClassifier(
+            n_genes,
+            n_classes,
+            hidden_dim,
+            dropout_rate=dropout_rate,
+            normalize=normalize,
+            target_sum=target_sum,
+            key=jr.key(0),
+        )
+    )
+    leaves = []
+    for name in _LAYERS:
+        layer = getattr(shell, name)
+        weight, bias = jnp.asarray(params[name]["W"]).T, jnp.asarray(params[name]["b"])
+        if weight.shape != layer.weight.shape or bias.shape != layer.bias.shape:
+            raise ValueError(
+                f"Layer '{name}' of a model of {n_genes} genes, {hidden_dim} hidden units and {n_classes} classes has "
+                f"W {layer.weight.shape[::-1]} and b {layer.bias.shape}, but got {weight.shape[::-1]} and {bias.shape}."
+            )
+        leaves += [weight, bias]
+    return eqx.tree_at(_weights_and_biases, shell, leaves)
+
+
+def _weights_and_biases(model: AttentionClassifier) -> list[Any]:
+    return [leaf for name in _LAYERS for leaf in (getattr(model, name).weight, getattr(model, name).bias)]

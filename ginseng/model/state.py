@@ -1,0 +1,161 @@
+"""Everything that a trained classifier consists of, checked."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ginseng.model.attention import Params, model_from_params
+from ginseng.model.instance import GinsengClassifier
+
+
+@dataclass
+class GinsengClassifierState:
+    """A trained model with all that is needed to save, load and use it.
+
+    Attributes
+    ----------
+    params : dict
+        Weights and biases in the documented tree.
+    genes : numpy.ndarray
+        Gene names in the order of the model's input; unique.
+    label_keys : numpy.ndarray
+        Names of the cell types.
+    label_values : numpy.ndarray
+        For each name in `label_keys`, the index of the model's output that stands for it.
+    n_genes, n_classes, hidden_dim : int
+        Sizes of the network.
+    normalize : bool
+        Whether counts are normalised by the network.
+    target_sum : float, optional
+        Counts per cell after normalisation; None stands for 1e4.
+    dropout_rate : float
+        Dropout rate during training.
+    training : bool
+        False once training is over.
+    metadata : dict
+        What else the file tells: ``settings`` and ``history`` of the training, and, after loading, ``versions`` and
+        ``created``. Nothing depends on it.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together.
+    """
+
+    params: Params
+    genes: np.ndarray
+    label_keys: np.ndarray
+    label_values: np.ndarray
+    n_genes: int
+    n_classes: int
+    hidden_dim: int
+    normalize: bool
+    target_sum: float | None
+    dropout_rate: float
+    training: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        self.genes = np.asarray(self.genes, dtype=object).astype(str)
+        self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
+        self.label_values = np.asarray(self.label_values)
+        model = self._module()
+        self.target_sum = model.target_sum
+        sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
+        for name, size in sizes.items():
+            if getattr(model, name) != size:
+                raise ValueError(
+                    f"`{name}` is {size}, but the weights are those of a model with {getattr(model, name)}."
+                )
+        for name, n_named, n_expected in (
+            ("genes", len(self.genes), self.n_genes),
+            ("label_keys", len(self.label_keys), self.n_classes),
+        ):
+            if n_named != n_expected:
+                raise ValueError(f"`{name}` has {n_named} names, but the model has {n_expected}.")
+            if len(np.unique(getattr(self, name))) != n_named:
+                raise ValueError(f"`{name}` must not name anything twice.")
+        if not np.array_equal(np.sort(self.label_values), np.arange(self.n_classes)):
+            raise ValueError(
+                f"`label_values` must be 0 to {self.n_classes - 1} in any order, but got {self.label_values}."
+            )
+
+    @property
+    def output_labels(self) -> np.ndarray:
+        """Cell-type names in the order of the model's outputs."""
+        return self.label_keys[np.argsort(self.label_values)]
+
+    def _module(self):
+        return model_from_params(
+            self.params, dropout_rate=self.dropout_rate, normalize=self.normalize, target_sum=self.target_sum
+        )
+
+
+def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
+    """Create a classifier from a loaded state.
+
+    Parameters
+    ----------
+    state : GinsengClassifierState
+        Loaded model state.
+
+    Returns
+    -------
+    GinsengClassifier
+        Ready for inference, or for more training.
+
+    Examples
+    --------
+    >>> model = GinsengClassifier(n_genes=2, n_classes=2, hidden_dim=4)
+    >>> state = GinsengClassifierState(
+    ...     model.params, ["CD3D", "MS4A1"], ["T", "B"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
+    ...     normalize=True, target_sum=1e4, dropout_rate=0.2,
+    ... )
+    >>> classifier_from_state(state).n_classes
+    2
+    """
+    return GinsengClassifier.from_module(state._module())
+
+
+@runtime_checkable
+class ClassifierTrainer(Protocol):
+    """What of a `GinsengClassifierTrainer` makes up a state."""
+
+    genes: list[str]
+    label_names: list[str]
+    classifier: GinsengClassifier
+
+    def metadata(self) -> dict[str, Any]:
+        """Settings and history of the training."""
+        ...
+
+
+def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifierState:
+    """Create a state from a trainer after ``fit``.
+
+    Parameters
+    ----------
+    trainer : GinsengClassifierTrainer
+        Trainer with a trained model.
+
+    Returns
+    -------
+    GinsengClassifierState
+        To be saved with `ginseng.save_model`, or used with `ginseng.classify`.
+    """
+    model = trainer.classifier
+    return GinsengClassifierState(
+        params=model.params,
+        genes=np.asarray(trainer.genes),
+        label_keys=np.asarray(trainer.label_names),
+        label_values=np.arange(len(trainer.label_names)),
+        n_genes=model.n_genes,
+        n_classes=model.n_classes,
+        hidden_dim=model.hidden_dim,
+        normalize=model.normalize,
+        target_sum=model.target_sum,
+        dropout_rate=model.dropout_rate,
+        training=False,
+        metadata=trainer.metadata(),
+    )

@@ -1,0 +1,65 @@
+"""Metrics of a training run, epoch by epoch."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class GinsengLogger:
+    """Training and holdout metrics of each epoch.
+
+    Attributes
+    ----------
+    epoch : list of int
+        Epoch indices, from 0.
+    train_loss : list of float
+        Mean training loss over the cells of each epoch.
+    holdout_loss : list of float
+        Mean loss over the held-out cells, without dropout; NaN where no cells are held out.
+    holdout_accuracy : list of float
+        Fraction of the held-out cells that are classified correctly; NaN where no cells are held out.
+
+    Examples
+    --------
+    >>> logger = GinsengLogger()
+    >>> logger.update(0, train_loss=1.25, holdout_loss=1.0, holdout_accuracy=0.5)
+    >>> logger.report()
+    epoch 1: train loss 1.2500, holdout loss 1.0000, holdout accuracy 0.500
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    holdout_loss: list[float] = field(default_factory=list)
+    holdout_accuracy: list[float] = field(default_factory=list)
+
+    def update(self, epoch: int, train_loss: float, holdout_loss: float, holdout_accuracy: float) -> None:
+        """Add the metrics of one epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Epoch index, from 0.
+        train_loss, holdout_loss, holdout_accuracy : float
+            See the attributes.
+        """
+        self.epoch.append(int(epoch))
+        self.train_loss.append(float(train_loss))
+        self.holdout_loss.append(float(holdout_loss))
+        self.holdout_accuracy.append(float(holdout_accuracy))
+
+    def report(self, silent: bool = False, flush: bool = True) -> None:
+        """Print the most recent epoch to standard output.
+
+        Parameters
+        ----------
+        silent : bool
+            Print nothing.
+        flush : bool
+            Write at once.
+        """
+        if silent or not self.epoch:
+            return
+        print(
+            f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}, "
+            f"holdout loss {self.holdout_loss[-1]:.4f}, holdout accuracy {self.holdout_accuracy[-1]:.3f}",
+            flush=flush,
+        )

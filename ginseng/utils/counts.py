@@ -1,0 +1,124 @@
+"""One way to read any count matrix in blocks of rows: dense, CSR, CSC, backed, zarr or Dask; X, a layer or raw."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from anndata.abc import CSCDataset
+from scipy import sparse
+
+from ginseng.utils.messages import unknown_name
+
+
+class Counts:
+    """The count matrix of an AnnData, read in blocks of rows as CSR whatever its storage.
+
+    Parameters
+    ----------
+    adata : AnnData
+        In memory, backed, lazily loaded, or a view of any of these.
+    layer : str or None
+        Key in ``adata.layers``, or ``"raw"`` for ``adata.raw`` where no layer has that name; None for ``adata.X``.
+    nonnegative : bool
+        Refuse negative values, which cannot be counts to normalise.
+
+    Attributes
+    ----------
+    n_cells, n_genes : int
+        Shape of the matrix.
+    var : pandas.DataFrame
+        Annotation of the genes of this matrix (``adata.raw`` has its own).
+
+    Raises
+    ------
+    ValueError
+        If the layer does not exist or the matrix is empty; when read, if a value is NaN, infinite, or (with
+        `nonnegative`) negative.
+
+    Examples
+    --------
+    >>> counts = Counts(AnnData(np.eye(5, 3, dtype="float32")))
+    >>> [(start, stop, block.nnz) for start, stop, block in counts.blocks(2)]
+    [(0, 2, 2), (2, 4, 1), (4, 5, 0)]
+    """
+
+    def __init__(self, adata: AnnData, layer: str | None = None, *, nonnegative: bool = False):
+        self.n_cells = adata.n_obs
+        self.var: Any = adata.var
+        self._cell_names = adata.obs_names
+        self._nonnegative = nonnegative
+        self._view: AnnData | None = None
+        self._matrix: Any = None
+        if layer is None:
+            self._name = "adata.X"
+            if adata.isbacked and adata.is_view:
+                self._view = adata  # touching its X would read all of it: it is sliced block by block
+            else:
+                self._matrix = adata.X
+        elif layer in adata.layers:
+            self._name = f"adata.layers['{layer}']"
+            self._matrix = adata.layers[layer]
+        elif layer == "raw" and adata.raw is not None:
+            self._name = "adata.raw"
+            self.var = adata.raw.var
+            self._matrix = adata.raw.X
+        else:
+            raw = ["raw"] if adata.raw is not None else []
+            raise unknown_name("layer", layer, "adata.layers", [*adata.layers, *raw])
+        if self._view is None and self._matrix is None:
+            raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {list(adata.layers)}.")
+        if isinstance(self._matrix, CSCDataset):
+            self._matrix = self._matrix.to_memory()
+        if sparse.issparse(self._matrix):
+            self._matrix = self._matrix.tocsr()
+        self.n_genes = len(self.var)
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read the cells from `start` up to `stop`."""
+        block: Any = self._matrix[start:stop] if self._view is None else self._view[start:stop].X
+        if hasattr(block, "compute"):
+            block = block.compute()
+        block = sparse.csr_matrix(block)
+        block.sum_duplicates()
+        self._refuse(~np.isfinite(block.data), block, start, "counts must be finite")
+        if self._nonnegative:
+            self._refuse(
+                block.data < 0,
+                block,
+                start,
+                "counts to normalise must not be negative; scaled or centred data cannot be used: pass the layer that "
+                "holds the raw counts, or normalize=False",
+            )
+        return block
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+        """Yield ``(start, stop, block)`` for blocks of `size` cells in order."""
+        if size < 1:
+            raise ValueError(f"Cells must be read at least one at a time, but got {size}.")
+        for start in range(0, self.n_cells, size):
+            stop = min(start + size, self.n_cells)
+            yield start, stop, self.rows(start, stop)
+
+    def warn_unless_integers(self) -> None:
+        """Warn if the first cells hold fractions: raw counts are whole numbers."""
+        values = self.rows(0, min(self.n_cells, 256)).data
+        fractions = values[values != np.round(values)]
+        if len(fractions):
+            warnings.warn(
+                f"{self._name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised "
+                "data would be normalised once more. Name the layer of raw counts, or pass normalize=False.",
+                stacklevel=3,
+            )
+
+    def _refuse(self, bad: np.ndarray, block: sparse.csr_matrix, start: int, rule: str) -> None:
+        if not bad.any():
+            return
+        entry = int(np.argmax(bad))
+        cell = start + int(np.searchsorted(block.indptr, entry, side="right")) - 1
+        gene = block.indices[entry]
+        raise ValueError(
+            f"{self._name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
+            f"'{self._cell_names[cell]}': {rule}."
+        )

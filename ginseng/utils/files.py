@@ -1,0 +1,56 @@
+"""Writing beside the target and renaming, so that a failed run leaves what was there before."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a fresh path beside `path`; on success what was written there takes its place.
+
+    Works for a file and for a directory. If the block raises, whatever it wrote is removed and `path` is as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final path. Its parent directory is created if it does not exist.
+
+    Yields
+    ------
+    Path
+        A path in the same directory, with the same suffix, at which nothing exists yet.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "table.csv"
+    >>> with replacing(target) as fresh:
+    ...     _ = fresh.write_text("gene,mean")
+    >>> target.read_text()
+    'gene,mean'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unique = uuid.uuid4().hex[:8]
+    fresh = path.with_name(f".{path.stem}.{unique}{path.suffix}")
+    try:
+        yield fresh
+        if path.is_dir():  # a directory cannot be replaced in one step: the old one is gone only once the new one is in
+            old = path.with_name(f".{path.stem}.{unique}.old")
+            path.rename(old)
+            try:
+                fresh.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old)
+        else:
+            fresh.replace(path)
+    finally:
+        if fresh.is_dir():
+            shutil.rmtree(fresh)
+        else:
+            fresh.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""Highly variable genes, from moments streamed over blocks of cells."""
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from ginseng.utils.counts import Counts
+
+
+def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
+    """Scale each cell to `target_sum` counts and take ``log(1 + x)``.
+
+    Examples
+    --------
+    >>> log_normalize(sparse.csr_matrix([[1.0, 3.0]]), 4.0).toarray().round(3)
+    array([[0.693, 1.386]])
+    """
+    totals = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-8)
+    scaled = block.data * np.repeat(target_sum / totals, np.diff(block.indptr))
+    return sparse.csr_matrix((np.log1p(scaled), block.indices, block.indptr), shape=block.shape)
+
+
+def select_hvgs(
+    adata: AnnData,
+    n_top_genes: int = 5000,
+    layer: str | None = None,
+    target_sum: float | None = 1e4,
+    min_mean: float = 0.025,
+    max_mean: float = 0.995,
+    n_bins: int = 20,
+    chunk_size: int = 5000,
+    silent: bool = False,
+    copy: bool = False,
+) -> AnnData | None:
+    """Mark the genes that vary most between cells, given how much they are expressed.
+
+    The dispersion (variance over mean) of every gene is divided by the median dispersion of the genes of similar mean;
+    the genes with the largest ratios are chosen. Genes whose mean lies outside the two quantiles are never chosen.
+    The matrix is read once, in blocks, so that a backed AnnData of any size will do.
+
+    Parameters
+    ----------
+    adata : AnnData
+        Cells x genes, with gene names in ``var``.
+    n_top_genes : int
+        How many genes to choose.
+    layer : str, optional
+        Key in ``adata.layers``; None for ``adata.X``.
+    target_sum : float, optional
+        Scale every cell to this total and take ``log(1 + x)``; None where the values are already normalised.
+    min_mean, max_mean : float
+        Quantiles of the mean expression between which genes are considered.
+    n_bins : int
+        Number of equal-width bins of mean expression.
+    chunk_size : int
+        Number of cells read at once.
+    silent : bool
+        Show no progress bar.
+    copy : bool
+        Return a copy of `adata` and leave `adata` as it is.
+
+    Returns
+    -------
+    AnnData or None
+        The copy where `copy` is True. ``var["ginseng_genes"]`` is True for the chosen genes.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, there are fewer than two cells, or a count is NaN, infinite or negative.
+
+    References
+    ----------
+    Normalised dispersion after Satija et al., Nature Biotechnology 33, 495 (2015), with the median in place of the
+    mean and standard deviation of each bin, as in ginseng 0.2.1.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(1.0, (50, 20)).astype("float32")
+    >>> adata = AnnData(counts)
+    >>> select_hvgs(adata, n_top_genes=5, silent=True)
+    >>> int(adata.var["ginseng_genes"].sum())
+    5
+    """
+    if n_top_genes < 1:
+        raise ValueError(f"`n_top_genes` must be at least 1, but got {n_top_genes}.")
+    if not 0.0 <= min_mean < max_mean <= 1.0:
+        raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
+    if n_bins < 1:
+        raise ValueError(f"`n_bins` must be at least 1, but got {n_bins}.")
+    if adata.n_obs < 2:
+        raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
+    if layer == "raw" and "raw" not in adata.layers:
+        raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
+
+    mean, variance = _moments(Counts(adata, layer, nonnegative=target_sum is not None), target_sum, chunk_size, silent)
+    chosen = np.zeros(adata.n_vars, dtype=bool)
+    chosen[_most_dispersed(mean, variance, n_top_genes, (min_mean, max_mean), n_bins)] = True
+    marked = adata.to_memory() if copy else adata
+    marked.var["ginseng_genes"] = chosen
+    return marked if copy else None
+
+
+def _moments(counts: Counts, target_sum: float | None, chunk_size: int, silent: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of every gene over all cells."""
+    total = np.zeros(counts.n_genes)
+    total_of_squares = np.zeros(counts.n_genes)
+    with tqdm(total=counts.n_cells, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
+        for start, stop, block in counts.blocks(chunk_size):
+            values = block.data.astype(np.float64) if target_sum is None else log_normalize(block, target_sum).data
+            total += np.bincount(block.indices, weights=values, minlength=counts.n_genes)
+            total_of_squares += np.bincount(block.indices, weights=values**2, minlength=counts.n_genes)
+            bar.update(stop - start)
+    n = counts.n_cells
+    mean = total / n
+    return mean, np.maximum(total_of_squares - n * mean**2, 0.0) / (n - 1)
+
+
+def _most_dispersed(
+    mean: np.ndarray, variance: np.ndarray, n_top_genes: int, quantiles: tuple[float, float], n_bins: int
+) -> np.ndarray:
+    """Indices of the genes with the largest dispersion relative to their bin of mean expression.
+
+    A bin half of whose genes are never expressed has a median of 0: nothing in it counts as variable.
+    """
+    low, high = np.quantile(mean, quantiles)
+    kept = np.flatnonzero((mean >= low) & (mean <= high))
+    mean, variance = mean[kept], variance[kept]
+    dispersion = np.divide(variance, mean, out=np.zeros_like(mean), where=mean > 0)
+    edges = np.linspace(mean.min(), mean.max(), n_bins + 1)
+    bins = np.clip(np.digitize(mean, edges) - 1, 0, n_bins - 1)
+    relative = np.zeros_like(mean)
+    for b in np.unique(bins):
+        in_bin = bins == b
+        median = np.median(dispersion[in_bin])
+        if median > 0:
+            relative[in_bin] = dispersion[in_bin] / median
+    order = np.argsort(-relative, kind="stable")
+    return kept[order[mean[order] > 0][:n_top_genes]]

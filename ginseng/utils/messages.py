@@ -1,0 +1,49 @@
+"""Error messages that name what is wrong, what there is, and the nearest name."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> ValueError:
+    """Build the error for a name that is not where it was looked for.
+
+    Parameters
+    ----------
+    kind : str
+        What the name stands for, e.g. ``"label column"``.
+    name : str
+        The name that was asked for.
+    place : str
+        Where it was looked for, e.g. ``"adata.obs"``.
+    options : iterable of str
+        The names that exist there.
+
+    Returns
+    -------
+    ValueError
+        To be raised by the caller.
+
+    Examples
+    --------
+    >>> print(unknown_name("label column", "celltype", "adata.obs", ["cell_type", "donor"]))
+    label column 'celltype' is not in adata.obs; did you mean 'cell_type'? It has: cell_type, donor.
+    """
+    options = [str(option) for option in options]
+    close = {option.lower(): option for option in options}
+    matches = get_close_matches(str(name).lower(), close, n=1)
+    nearest = f"; did you mean '{close[matches[0]]}'?" if matches else "."
+    return ValueError(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
+
+
+def shorten(names: Iterable[str], n_shown: int = 12) -> str:
+    """Join names for a message, leaving the tail of a long list out.
+
+    Examples
+    --------
+    >>> shorten(["a", "b", "c"], n_shown=2)
+    'a, b, ... (1 more)'
+    """
+    names = list(map(str, names))
+    shown = ", ".join(names[:n_shown])
+    n_more = len(names) - n_shown
+    return f"{shown}, ... ({n_more:,} more)" if n_more > 0 else shown
