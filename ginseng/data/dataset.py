@@ -193,7 +193,7 @@ class GinsengDataset:
             store.write_store(
                 fresh,
                 blocks(),
-                pd.DataFrame(obs, index=data.obs_names[labelled]),
+                pd.DataFrame(obs, index=pd.Index(data.obs_names[labelled].to_numpy(), dtype=object)),
                 gene_names,
                 attributes,
                 arrays,

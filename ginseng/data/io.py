@@ -17,7 +17,7 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.files import replacing
 from ginseng.utils.messages import shorten
 
-__all__ = ["load_model", "read_10x_h5", "read_10x_mtx", "read_adata", "save_model"]
+__all__ = ["load_model", "read_10x_h5", "read_10x_mtx", "read_adata", "save_model", "write_adata"]
 
 MODEL_FORMAT = "1"
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
@@ -75,6 +75,29 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     if kind == "model":
         raise ValueError(f"{path} is a ginseng model, where a file of counts is expected; were the two swapped?")
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
+
+
+def write_adata(adata: AnnData, path: str | Path) -> None:
+    """Write an .h5ad file beside `path` and rename it, so that a failure leaves an existing file as it was.
+
+    Parameters
+    ----------
+    adata : AnnData
+        In memory.
+    path : str or Path
+        Output file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "cells.h5ad"
+    >>> write_adata(AnnData(np.eye(2)), path)
+    >>> read_adata(path, backed=False).shape
+    (2, 2)
+    """
+    # Files with nullable strings are read without a word; to write them again, anndata wants to be asked.
+    with replacing(path) as fresh, ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(fresh)
 
 
 def save_model(state: GinsengClassifierState, path: str | Path) -> None:
@@ -176,6 +199,21 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         return GinsengClassifierState(params=params, **arrays, **attributes, metadata=metadata)
     except ValueError as error:
         raise ValueError(f"{path} is inconsistent: {error}") from error
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a file is a model, to be opened by `load_model`.
+
+    Examples
+    --------
+    >>> is_model("no such file")
+    False
+    """
+    path = Path(path)
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return _kind_of(file) == "model"
 
 
 def _save_pytree(group: h5py.Group, pytree: dict[str, Any]) -> None:

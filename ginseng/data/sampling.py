@@ -39,6 +39,25 @@ def split_groups(
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
+def split_within_labels(
+    labels: Integer[np.ndarray, " cells"], fraction: float, rng: np.random.Generator
+) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " test"]]:
+    """Split the cells of each label on their own, so that rare labels are in both parts if they have two cells.
+
+    Examples
+    --------
+    >>> train, test = split_within_labels(np.array([0, 0, 0, 1, 1]), 0.34, np.random.default_rng(0))
+    >>> len(train), len(test)
+    (3, 2)
+    """
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        cells = np.flatnonzero(labels == label)
+        _, test = split_cells(len(cells), fraction, rng)
+        is_test[cells[test]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
 def downsample(
     labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], rng: np.random.Generator
 ) -> Integer[np.ndarray, " kept"]:

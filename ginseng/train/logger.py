@@ -1,5 +1,6 @@
 """Metrics of a training run, epoch by epoch."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -58,8 +59,7 @@ class GinsengLogger:
         """
         if silent or not self.epoch:
             return
-        print(
-            f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}, "
-            f"holdout loss {self.holdout_loss[-1]:.4f}, holdout accuracy {self.holdout_accuracy[-1]:.3f}",
-            flush=flush,
-        )
+        line = f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}"
+        if not math.isnan(self.holdout_loss[-1]):
+            line += f", holdout loss {self.holdout_loss[-1]:.4f}, holdout accuracy {self.holdout_accuracy[-1]:.3f}"
+        print(line, flush=flush)

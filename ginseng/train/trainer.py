@@ -160,7 +160,7 @@ class Trainer:
         )
 
     def _padded(self, split: str, *, training: bool) -> Iterator[tuple[tuple[Array, Array, Array], int]]:
-        """Batches of one shape, so that one step is compiled: the last is padded; a mask and a number tell its cells."""
+        """Batches of one shape, so that one step is compiled: the last is padded; a mask and a number tell."""
         for x, y in self._stream(split, training=training):
             n_cells = len(y)
             if n_padding := self.batch_size - n_cells:

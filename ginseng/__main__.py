@@ -1,0 +1,5 @@
+"""``python -m ginseng``."""
+
+from ginseng.cli import main
+
+main()

@@ -1,0 +1,307 @@
+"""The command line: fit, annotate, inspect, demo."""
+
+import functools
+import importlib
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from anndata import AnnData
+
+from ginseng.data import store
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.io import is_model, load_model, read_adata, save_model, write_adata
+from ginseng.metrics import score
+from ginseng.model.predict import classify
+from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
+from ginseng.utils.files import replacing
+from ginseng.utils.hvg import select_hvgs
+from ginseng.utils.messages import shorten, unknown_name
+
+_DEFAULTS = GinsengClassifierTrainerSettings()
+_TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
+    ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
+    ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
+    ".parquet": lambda table, path: table.to_parquet(path),
+}
+
+app = typer.Typer(
+    help="Annotate cell types in single-cell RNA-seq: train a classifier on labelled counts, annotate new counts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[
+    str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
+]
+Cells = Annotated[
+    str | None,
+    typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
+]
+Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+    app()
+
+
+def _command(function: Callable) -> Callable:
+    """Register a command whose expected errors are one line, without a traceback."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError, MemoryError, ImportError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return app.command()(run)
+
+
+@_command
+def fit(
+    data: Data,
+    label: Annotated[str, typer.Option(help="Column of obs with the cell types.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the model (.h5).", show_default=False)],
+    cells: Cells = None,
+    layer: Layer = None,
+    group: Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")] = None,
+    genes: Annotated[int, typer.Option(help="How many highly variable genes to train on; 0 for all.", min=0)] = 2000,
+    gene_column: Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
+    ] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the cells held out to measure accuracy, in [0, 1).")] = 0.1,
+    hold_out_groups: Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
+    batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
+    hidden_dim: Annotated[int, typer.Option(help="Hidden units of the attention.", min=1)] = _DEFAULTS.hidden_dim,
+    dropout: Annotated[float, typer.Option(help="Dropout rate, in [0, 1).")] = _DEFAULTS.dropout_rate,
+    balance: Annotated[bool, typer.Option("--balance", help="Downsample each type to the rarest.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on labelled counts.
+
+    Example: ginseng fit reference.h5ad --label cell_type -o model.h5
+    """
+    if hold_out_groups and group is None:
+        raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
+    settings = GinsengClassifierTrainerSettings(
+        hidden_dim=hidden_dim,
+        dropout_rate=dropout,
+        batch_size=batch_size,
+        lr=lr,
+        holdout_fraction=holdout,
+        balance_train=balance,
+        group_level=hold_out_groups,
+        seed=seed,
+    )
+    state = None if start is None else load_model(start)
+    with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
+        adata = _cells(read_adata(data, backed=cells is None), cells)
+        if label not in adata.obs:
+            raise unknown_name("label column", label, "adata.obs", adata.obs.columns)
+        if gene_column is None and state is None and 0 < genes < adata.n_vars:
+            select_hvgs(adata, n_top_genes=genes, layer=layer, silent=quiet)
+            gene_column = "ginseng_genes"
+        made = GinsengDataset.create(
+            dataset or Path(folder) / "train.zarr",
+            adata,
+            label,
+            layer=layer,
+            genes=gene_column,
+            group_key=group,
+            silent=quiet,
+        )
+        trainer = GinsengClassifierTrainer(made, settings, start=state)
+        trainer.fit(epochs, silent=quiet)
+        trained = state_from_classifier_trainer(trainer)
+    save_model(trained, output)
+    saved = output if output.suffix == ".h5" else f"{output}.h5"
+    _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {saved}")
+
+
+@_command
+def annotate(
+    model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".h5ad, .csv, .tsv or .parquet.", show_default=False)],
+    cells: Cells = None,
+    layer: Layer = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Store the probability of every type in the .h5ad.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
+    quiet: Quiet = False,
+) -> None:
+    """Annotate new counts with a trained classifier.
+
+    Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
+    """
+    suffix = output.suffix
+    if suffix != ".h5ad" and suffix not in _TABLE_WRITERS:
+        raise ValueError(f"{output} must end in .h5ad, {', '.join(_TABLE_WRITERS)}.")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
+    if Path(data).exists() and output.exists() and output.samefile(data):
+        raise ValueError(f"{output} is the file of counts itself; name another output.")
+    to_table = suffix != ".h5ad"
+    with _warnings(quiet):
+        state = load_model(model)
+        adata = _cells(read_adata(data, backed=to_table and cells is None), cells)
+        if truth is not None and truth not in adata.obs:
+            raise unknown_name("column of true cell types", truth, "adata.obs", adata.obs.columns)
+        table = classify(
+            state,
+            adata,
+            gene_key=gene_key,
+            layer=layer,
+            batch_size=batch_size,
+            store_probs=probabilities,
+            return_table=to_table,
+            silent=quiet,
+        )
+    if isinstance(table, pd.DataFrame):
+        with replacing(output) as fresh:
+            _TABLE_WRITERS[suffix](table, fresh)
+    else:
+        write_adata(adata, output)
+    if truth is not None:
+        annotated = table if isinstance(table, pd.DataFrame) else adata.obs
+        typer.echo(str(score(adata.obs[truth], annotated["ginseng_cell_type"])))
+    _say(quiet, f"{adata.n_obs:,} cells annotated: saved {output}")
+
+
+@_command
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
+) -> None:
+    """Tell what is in a model, a dataset or a file of counts."""
+    if is_model(file):
+        typer.echo(_describe_model(load_model(file)))
+    elif file.is_dir() and store.is_store(file):
+        typer.echo(_describe_dataset(GinsengDataset(file)))
+    else:
+        typer.echo(_describe_counts(read_adata(file)))
+
+
+@_command
+def demo(
+    data: Annotated[str | None, typer.Option(help="Your own labelled raw counts; default: 700 blood cells.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    genes: Annotated[int, typer.Option(help="How many highly variable genes to train on.", min=1)] = 500,
+    epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Train on two thirds of labelled cells, annotate the other third, and draw the result.
+
+    Without options, on 10x Genomics blood cells that come with scanpy.
+    """
+    try:
+        demonstration = importlib.import_module("ginseng.demo")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The demo needs {error.name}: pip install 'ginseng-eqx[demo]'.") from error
+    if data is not None and label is None:
+        raise ValueError("--data needs --label, the column of obs with the cell types.")
+    with _warnings(quiet):
+        adata = demonstration.pbmc_counts() if data is None else read_adata(data, backed=False)
+        scores = demonstration.run(
+            adata, label or "bulk_labels", out, n_genes=genes, epochs=epochs, seed=seed, silent=quiet
+        )
+    _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
+    typer.echo(str(scores))
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        typer.echo(text)
+
+
+def _warnings(quiet: bool) -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore") if quiet else warnings.catch_warnings()
+
+
+def _cells(adata: AnnData, query: str | None) -> AnnData:
+    """The cells of `adata` for which a pandas query on ``obs`` holds."""
+    if query is None:
+        return adata
+    try:
+        obs: Any = adata.obs
+        chosen = obs.eval(query).to_numpy(dtype=bool)
+    except Exception as error:  # pandas raises whatever its parser and the expression do
+        raise ValueError(
+            f"--cells {query!r} cannot be evaluated ({error}). Columns of obs: {shorten(adata.obs.columns)}."
+        ) from error
+    if not chosen.any():
+        raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
+    return adata[chosen].copy()
+
+
+def _describe_model(state: GinsengClassifierState) -> str:
+    normalisation = f"to {state.target_sum:g} counts per cell, log1p" if state.normalize else "none"
+    lines = [
+        f"ginseng model: {state.n_genes:,} genes, {state.n_classes} cell types, hidden dimension {state.hidden_dim}",
+        f"cell types: {shorten(state.output_labels, 50)}",
+        f"genes: {shorten(state.genes, 8)}",
+        f"normalisation: {normalisation}",
+        f"dropout rate: {state.dropout_rate:g}",
+    ]
+    history = state.metadata.get("history")
+    if history and history["epoch"]:
+        lines.append(
+            f"training: {len(history['epoch'])} epochs, holdout accuracy {history['holdout_accuracy'][-1]:.3f}, "
+            f"holdout loss {history['holdout_loss'][-1]:.4f}"
+        )
+    if settings := state.metadata.get("settings"):
+        lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+    if versions := state.metadata.get("versions"):
+        lines.append(f"saved: {state.metadata['created']} by {', '.join(f'{n} {v}' for n, v in versions.items())}")
+    return "\n".join(lines)
+
+
+def _describe_dataset(dataset: GinsengDataset) -> str:
+    counts = pd.Series(dataset.labels).value_counts().reindex(range(len(dataset.label_names)), fill_value=0)
+    lines = [repr(dataset), f"genes: {shorten(dataset.gene_names, 8)}"]
+    if dataset.train_idx is None or dataset.test_idx is None:
+        lines.append("split: none yet")
+    else:
+        lines.append(f"split: {len(dataset.train_idx):,} cells to train on, {len(dataset.test_idx):,} held out")
+    lines += [f"  {name}: {n:,} cells" for name, n in zip(dataset.label_names, counts, strict=True)]
+    return "\n".join(lines)
+
+
+def _describe_counts(adata: AnnData) -> str:
+    lines = [
+        f"counts: {adata.n_obs:,} cells x {adata.n_vars:,} genes",
+        f"genes: {shorten(adata.var_names, 8)}",
+        f"layers: {shorten(adata.layers) or 'none'}",
+        f"var: {shorten(adata.var.columns) or 'no columns'}",
+        "obs:" if len(adata.obs.columns) else "obs: no columns",
+    ]
+    for column in adata.obs:
+        values = pd.Series(adata.obs[column]).value_counts()
+        lines.append(f"  {column}: {len(values):,} values ({shorten(values.index, 6)})")
+    return "\n".join(lines)

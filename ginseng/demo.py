@@ -1,0 +1,116 @@
+"""From counts to annotated cells and pictures, on real cells (needs the `demo` extra)."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+
+from ginseng import plot
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.io import save_model, write_adata
+from ginseng.data.sampling import split_within_labels
+from ginseng.metrics import Scores, score
+from ginseng.model.predict import classify
+from ginseng.model.state import state_from_classifier_trainer
+from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
+from ginseng.utils.files import replacing
+from ginseng.utils.hvg import select_hvgs
+from ginseng.utils.messages import unknown_name
+
+_HELD_OUT = 1 / 3
+
+
+def pbmc_counts() -> AnnData:
+    """Raw counts of 700 blood cells of 10x Genomics that come with scanpy, labelled in ``obs["bulk_labels"]``.
+
+    The wheel holds ``log(1 + 1e4 * count / n_counts)``, which is turned back into counts.
+
+    Examples
+    --------
+    >>> pbmc_counts().shape
+    (700, 765)
+    """
+    reduced: Any = sc.datasets.pbmc68k_reduced()
+    n_counts = reduced.obs["n_counts"].to_numpy()
+    counts = np.round(np.expm1(reduced.raw.X.toarray()) * n_counts[:, None] / 1e4)
+    obs = reduced.obs[["bulk_labels"]].copy()
+    return AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=reduced.raw.var_names))
+
+
+def run(
+    adata: AnnData, label_key: str, out: Path, *, n_genes: int, epochs: int, seed: int = 1, silent: bool = False
+) -> Scores:
+    """Hold out a third of each cell type, train on the rest, annotate the third, and draw the result.
+
+    Writes ``model.h5``, ``annotated.h5ad``, ``confusion.png`` and ``umap.png`` to `out`.
+
+    Parameters
+    ----------
+    adata : AnnData
+        Raw counts in memory.
+    label_key : str
+        Column of ``adata.obs`` with the cell types.
+    out : Path
+        Folder for the results.
+    n_genes : int
+        Number of highly variable genes to train on.
+    epochs : int
+        Number of passes over the training cells.
+    seed : int
+        Seed of everything random.
+    silent : bool
+        Print no progress.
+
+    Returns
+    -------
+    Scores
+        On the held-out cells.
+    """
+    if label_key not in adata.obs:
+        raise unknown_name("label column", label_key, "adata.obs", adata.obs.columns)
+    adata = adata[adata.obs[label_key].notna()]
+    codes = pd.Categorical(adata.obs[label_key].astype(str)).codes
+    train_cells, test_cells = split_within_labels(codes, _HELD_OUT, np.random.default_rng(seed))
+    training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
+    select_hvgs(training, n_top_genes=n_genes, silent=silent)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = GinsengDataset.create(
+            Path(folder) / "train.zarr", training, label_key, genes="ginseng_genes", silent=silent
+        )
+        settings = GinsengClassifierTrainerSettings(
+            batch_size=32 if dataset.n_cells < 4096 else 128,
+            lr=3e-4,
+            balance_train=False,
+            holdout_fraction=0.0,
+            seed=seed,
+        )
+        trainer = GinsengClassifierTrainer(dataset, settings)
+        trainer.fit(epochs, silent=silent)
+    save_model(state_from_classifier_trainer(trainer), out / "model.h5")
+    classify(out / "model.h5", held_out, store_probs=True, silent=silent)
+    scores = score(held_out.obs[label_key], held_out.obs["ginseng_cell_type"])
+    _add_umap(held_out, seed)
+    write_adata(held_out, out / "annotated.h5ad")
+    with replacing(out / "confusion.png") as fresh:
+        plot.confusion_matrix(scores).savefig(fresh, dpi=150)
+    with replacing(out / "umap.png") as fresh:
+        plot.embedding(held_out, [label_key, "ginseng_cell_type", "ginseng_confidence"]).savefig(fresh, dpi=150)
+    return scores
+
+
+def _add_umap(adata: AnnData, seed: int) -> None:
+    """Add a UMAP of the log-normalised counts to ``adata.obsm``."""
+    normalised = adata.copy()
+    sc.pp.normalize_total(normalised, target_sum=1e4)
+    sc.pp.log1p(normalised)
+    n_components = min(30, *(size - 1 for size in normalised.shape))
+    sc.pp.pca(normalised, n_comps=n_components, random_state=seed)
+    sc.pp.neighbors(normalised, n_neighbors=min(15, adata.n_obs - 1), random_state=seed)
+    sc.tl.umap(normalised, random_state=seed)
+    adata.obsm["X_umap"] = normalised.obsm["X_umap"]

@@ -1,0 +1,148 @@
+"""Pictures of training and annotation (needs the `plot` extra: matplotlib)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ginseng.metrics import Scores
+from ginseng.train.logger import GinsengLogger
+from ginseng.utils.messages import unknown_name
+
+
+def confusion_matrix(scores: Scores) -> Figure:
+    """Draw the share of each true type that was given each type.
+
+    Parameters
+    ----------
+    scores : Scores
+        From `ginseng.metrics.score`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        To be shown in a notebook, or saved with ``figure.savefig(path)``.
+
+    Examples
+    --------
+    >>> from ginseng.metrics import score
+    >>> figure = confusion_matrix(score(["B", "B", "T"], ["B", "T", "T"]))
+    """
+    confusion = scores.confusion
+    share = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0).to_numpy()
+    n = len(confusion)
+    figure = Figure(figsize=(2.8 + 0.45 * n, 2.2 + 0.45 * n), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(confusion.to_numpy()), strict=True):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, str(confusion.iat[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(n), confusion.columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), confusion.index)
+    axes.set(xlabel="predicted type", ylabel="true type")
+    axes.set_title(f"accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}", fontsize=10)
+    figure.colorbar(image, ax=axes, label="share of the true type", shrink=0.8)
+    return figure
+
+
+def training_curve(logger: GinsengLogger) -> Figure:
+    """Draw the losses and the holdout accuracy of each epoch.
+
+    Parameters
+    ----------
+    logger : GinsengLogger
+        The ``logger`` of a trainer.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two panels.
+
+    Examples
+    --------
+    >>> figure = training_curve(GinsengLogger([0, 1], [1.0, 0.5], [0.9, 0.6], [0.6, 0.8]))
+    """
+    epochs = np.asarray(logger.epoch) + 1
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, logger.train_loss, marker=".", label="training")
+    left.plot(epochs, logger.holdout_loss, marker=".", label="holdout")
+    left.set(xlabel="epoch", ylabel="cross-entropy")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False)
+    right.plot(epochs, logger.holdout_accuracy, marker=".", color="C1")
+    right.set(xlabel="epoch", ylabel="holdout accuracy", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> Figure:
+    """Draw cells in a two-dimensional embedding, coloured by columns of ``obs``.
+
+    Categorical columns that share their categories share their colours, so that truth and prediction compare at a
+    glance.
+
+    Parameters
+    ----------
+    adata : AnnData
+        With the embedding in ``adata.obsm``.
+    columns : sequence of str
+        Columns of ``adata.obs``: a panel for each.
+    basis : str
+        Key in ``adata.obsm``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One row of panels.
+
+    Raises
+    ------
+    ValueError
+        If the embedding or a column does not exist.
+
+    Examples
+    --------
+    >>> adata = AnnData(np.zeros((3, 1)), obs=pd.DataFrame({"type": ["B", "B", "T"]}, index=list("xyz")))
+    >>> adata.obsm["X_umap"] = np.arange(6.0).reshape(3, 2)
+    >>> figure = embedding(adata, ["type"])
+    """
+    if basis not in adata.obsm:
+        raise unknown_name("embedding", basis, "adata.obsm", adata.obsm)
+    for column in columns:
+        if column not in adata.obs:
+            raise unknown_name("column", column, "adata.obs", adata.obs.columns)
+    points = np.asarray(adata.obsm[basis])[:, :2]
+    is_number = {column: pd.api.types.is_numeric_dtype(adata.obs[column]) for column in columns}
+    names = sorted({str(name) for column in columns if not is_number[column] for name in adata.obs[column].dropna()})
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    colours = {name: palette[i % len(palette)] for i, name in enumerate(names)}
+    figure = Figure(figsize=(4.4 * len(columns) + 1.6, 4), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    size = float(np.clip(20_000 / max(1, len(points)), 2, 30))
+    for axes, column in zip(panels, columns, strict=True):
+        if is_number[column]:
+            drawn = axes.scatter(*points.T, c=adata.obs[column], s=size, cmap="viridis", linewidths=0)
+            figure.colorbar(drawn, ax=axes, shrink=0.7)
+        else:
+            _scatter_by_name(axes, points, adata.obs[column].astype(str).to_numpy(), colours, size)
+        axes.set_title(column.replace("_", " "))
+        axes.set(xticks=[], yticks=[], xlabel=f"{basis.removeprefix('X_')} 1", ylabel=f"{basis.removeprefix('X_')} 2")
+    if colours:
+        labelled = next(axes for axes, column in zip(panels, columns, strict=True) if not is_number[column])
+        handles = [labelled.scatter([], [], color=colour, label=name, s=30) for name, colour in colours.items()]
+        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def _scatter_by_name(axes: Axes, points: np.ndarray, names: np.ndarray, colours: dict, size: float) -> None:
+    order = np.random.default_rng(0).permutation(len(points))  # so that no type hides the others
+    drawn = [colours.get(name, "lightgrey") for name in names[order]]
+    axes.scatter(*points[order].T, c=drawn, s=size, linewidths=0)
