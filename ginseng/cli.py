@@ -189,7 +189,7 @@ def annotate(
         write_adata(adata, output)
     if truth is not None:
         annotated = table if isinstance(table, pd.DataFrame) else adata.obs
-        typer.echo(str(score(adata.obs[truth], annotated["ginseng_cell_type"])))
+        typer.echo(score(adata.obs[truth], annotated["ginseng_cell_type"]).report())
     _say(quiet, f"{adata.n_obs:,} cells annotated: saved {output}")
 
 
@@ -232,7 +232,7 @@ def demo(
             adata, label or "bulk_labels", out, n_genes=genes, epochs=epochs, seed=seed, silent=quiet
         )
     _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
-    typer.echo(str(scores))
+    typer.echo(scores.report("held-out cells"))
 
 
 def _say(quiet: bool, text: str) -> None:

@@ -29,10 +29,11 @@ class Scores:
     accuracy: float
     macro_f1: float
 
-    def __str__(self) -> str:
+    def report(self, cells: str = "cells") -> str:
+        """The table, and a last line with accuracy, macro-F1 and the number of `cells`."""
+        table = self.table.to_string(float_format="{:.3f}".format)
         n_cells = int(self.table["cells"].sum())
-        summary = f"accuracy {self.accuracy:.3f}  macro-F1 {self.macro_f1:.3f}  on {n_cells} held-out cells"
-        return f"{self.table.to_string(float_format='{:.3f}'.format)}\n{summary}"
+        return f"{table}\naccuracy {self.accuracy:.3f}  macro-F1 {self.macro_f1:.3f}  on {n_cells} {cells}"
 
 
 def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:

@@ -5,14 +5,18 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
 from ginseng.model.nn import normalize_cell
 
+Cells = Num[Array | np.ndarray, "batch genes"]
+Types = Int[Array | np.ndarray, " batch"]
 
-def nn_normalize(x: Num[Array, "*batch genes"], target_sum: float = 1e4) -> Float[Array, "*batch genes"]:
+
+def nn_normalize(x: Num[Array | np.ndarray, "*batch genes"], target_sum: float = 1e4) -> Float[Array, "*batch genes"]:
     """Normalise the counts of each cell and take their logarithm.
 
     Parameters
@@ -32,7 +36,7 @@ def nn_normalize(x: Num[Array, "*batch genes"], target_sum: float = 1e4) -> Floa
     >>> nn_normalize(jnp.array([[1.0, 3.0], [0.0, 0.0]]), target_sum=4.0).round(3)
     Array([[0.693, 1.386], [0.   , 0.   ]], dtype=float32)
     """
-    return jnp.vectorize(lambda cell: normalize_cell(cell, target_sum), signature="(g)->(g)")(x)
+    return jnp.vectorize(lambda cell: normalize_cell(cell, target_sum), signature="(g)->(g)")(jnp.asarray(x))
 
 
 def nn_annotate_init(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim: int = 256) -> Params:
@@ -62,7 +66,7 @@ def nn_annotate_init(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim
 def nn_annotate(
     params: Params,
     key: PRNGKeyArray | None,
-    x: Num[Array, "batch genes"],
+    x: Cells,
     dropout_rate: float = 0.5,
     normalize: bool = True,
     target_sum: float | None = 1e4,
@@ -103,15 +107,15 @@ def nn_annotate(
     (5, 3)
     """
     model = _configured(params, dropout_rate, normalize, target_sum)
-    logits, attention = eqx.nn.inference_mode(model, not training).attend(x, key=key)
+    logits, attention = eqx.nn.inference_mode(model, not training).attend(jnp.asarray(x), key=key)
     return (logits, attention) if return_attn else logits
 
 
 def nn_annotate_loss(
     params: Params,
     key: PRNGKeyArray,
-    x: Num[Array, "batch genes"],
-    y: Int[Array, " batch"],
+    x: Cells,
+    y: Types,
     dropout_rate: float = 0.5,
     normalize: bool = True,
     target_sum: float | None = 1e4,
@@ -137,15 +141,15 @@ def nn_annotate_loss(
     ()
     """
     model = _configured(params, dropout_rate, normalize, target_sum)
-    logits, _ = model.attend(x, key=key)
+    logits, _ = model.attend(jnp.asarray(x), key=key)
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 def nn_annotate_evaluate(
     params: Params,
     key: PRNGKeyArray | None,
-    x: Num[Array, "batch genes"],
-    y: Int[Array, " batch"],
+    x: Cells,
+    y: Types,
     dropout_rate: float = 0.5,
     normalize: bool = True,
     target_sum: float | None = 1e4,
@@ -173,7 +177,7 @@ def nn_annotate_evaluate(
     (2, True)
     """
     model = eqx.nn.inference_mode(_configured(params, dropout_rate, normalize, target_sum))
-    logits, _ = model.attend(x)
+    logits, _ = model.attend(jnp.asarray(x))
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
     return loss, jnp.asarray(y.shape[0]), jnp.sum(jnp.argmax(logits, axis=-1) == y)
 
@@ -309,7 +313,7 @@ class GinsengClassifier:
 
     def predict(
         self,
-        x: Num[Array, "batch genes"],
+        x: Cells,
         params: Params | None = None,
         key: PRNGKeyArray | None = None,
         training: bool = False,
@@ -340,9 +344,7 @@ class GinsengClassifier:
         key = self._get_key() if key is None else key
         return _predict(params, key, x, **self.options, return_attn=return_attn, training=training)
 
-    def loss(
-        self, params: Params, key: PRNGKeyArray, x: Num[Array, "batch genes"], y: Int[Array, " batch"]
-    ) -> Float[Array, ""]:
+    def loss(self, params: Params, key: PRNGKeyArray, x: Cells, y: Types) -> Float[Array, ""]:
         """Mean cross-entropy of a batch with dropout, differentiable with respect to `params`.
 
         Parameters
@@ -363,7 +365,7 @@ class GinsengClassifier:
         """
         return nn_annotate_loss(params, key, x, y, **self.options)
 
-    def evaluate(self, x: Num[Array, "batch genes"], y: Int[Array, " batch"]) -> tuple[float, float]:
+    def evaluate(self, x: Cells, y: Types) -> tuple[float, float]:
         """Loss and accuracy of a batch, without dropout.
 
         Parameters

@@ -240,7 +240,7 @@ def classify(
         state = model_state if isinstance(model_state, GinsengClassifierState) else load_model(model_state)
         data = read_adata(adata, backed=backed) if not isinstance(adata, AnnData) else adata
         model = _configured(state, normalize, target_sum, randomness)
-        probabilities = _annotate(model, state.genes, data, gene_key, layer, batch_size, seed, silent)
+        probabilities = _annotate(model, np.asarray(state.genes), data, gene_key, layer, batch_size, seed, silent)
 
     labels = state.output_labels
     best = probabilities.argmax(axis=1)

@@ -44,9 +44,9 @@ class GinsengClassifierState:
     """
 
     params: Params
-    genes: np.ndarray
-    label_keys: np.ndarray
-    label_values: np.ndarray
+    genes: np.ndarray | list[str]
+    label_keys: np.ndarray | list[str]
+    label_values: np.ndarray | list[int]
     n_genes: int
     n_classes: int
     hidden_dim: int
@@ -84,7 +84,7 @@ class GinsengClassifierState:
     @property
     def output_labels(self) -> np.ndarray:
         """Cell-type names in the order of the model's outputs."""
-        return self.label_keys[np.argsort(self.label_values)]
+        return np.asarray(self.label_keys)[np.argsort(self.label_values)]
 
     def _module(self):
         return model_from_params(

@@ -18,7 +18,7 @@ class Counts:
     Parameters
     ----------
     adata : AnnData
-        In memory, backed, lazily loaded, or a view of any of these.
+        In memory, backed, lazily loaded, or a view of any of these (a view of a backed one is read whole).
     layer : str or None
         Key in ``adata.layers``, or ``"raw"`` for ``adata.raw`` where no layer has that name; None for ``adata.X``.
     nonnegative : bool
@@ -49,14 +49,10 @@ class Counts:
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
         self._nonnegative = nonnegative
-        self._view: AnnData | None = None
-        self._matrix: Any = None
+        self._matrix: Any
         if layer is None:
             self._name = "adata.X"
-            if adata.isbacked and adata.is_view:
-                self._view = adata  # touching its X would read all of it: it is sliced block by block
-            else:
-                self._matrix = adata.X
+            self._matrix = adata.X
         elif layer in adata.layers:
             self._name = f"adata.layers['{layer}']"
             self._matrix = adata.layers[layer]
@@ -67,7 +63,7 @@ class Counts:
         else:
             raw = ["raw"] if adata.raw is not None else []
             raise unknown_name("layer", layer, "adata.layers", [*adata.layers, *raw])
-        if self._view is None and self._matrix is None:
+        if self._matrix is None:
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {list(adata.layers)}.")
         if isinstance(self._matrix, CSCDataset):
             self._matrix = self._matrix.to_memory()
@@ -77,7 +73,7 @@ class Counts:
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
-        block: Any = self._matrix[start:stop] if self._view is None else self._view[start:stop].X
+        block: Any = self._matrix[start:stop]
         if hasattr(block, "compute"):
             block = block.compute()
         block = sparse.csr_matrix(block)

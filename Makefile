@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but python3 (3.11 or newer), pip and make.
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv
+CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
+
+.PHONY: demo test lint clean
+.SECONDARY:
+
+demo: $(VENV)/.py$(VERSION)-demo
+	$(VENV)/bin/ginseng demo
+
+test: $(VENV)/.py$(VERSION)-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.py$(VERSION)-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+clean:
+	rm -rf $(VENV) .cache demo
+
+# One stamp per Python and per extra. The pip of $(PYTHON) fills the environment, so that ensurepip is not needed.
+$(VENV)/.py$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make ... PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear --without-pip $(VENV)
+	@touch $@
+
+$(VENV)/.py$(VERSION)-%: $(VENV)/.py$(VERSION) pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) pip --editable ".[$*]"
+	@touch $@

@@ -1,0 +1,328 @@
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+from ginseng import GinsengDataset
+from tests.conftest import GOLDEN, simulate
+
+
+def streamed(dataset, *args, **kwargs):
+    batches = list(dataset.stream(*args, **kwargs))
+    return np.vstack([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+class TestCreate:
+    def test_what_is_stored(self, adata, dataset):
+        assert (dataset.n_cells, dataset.n_genes) == adata.shape
+        assert dataset.label_names == ["B cell", "NK cell", "T cell"]
+        assert dataset.group_names == ["d1", "d2", "d3", "d4"]
+        assert dataset.gene_names == list(adata.var_names)
+        assert dataset.labels.dtype == np.int32
+        assert [dataset.label_names[i] for i in dataset.labels] == list(adata.obs["cell_type"])
+        assert [dataset.group_names[i] for i in dataset.groups] == list(adata.obs["donor"])
+        assert dataset.train_idx is None
+        assert dataset.test_idx is None
+        assert dataset.root.attrs["layer_used"] == "X"
+        assert "120 cells x 30 genes, 3 labels (B cell, NK cell, T cell), 4 groups" in repr(dataset)
+
+    def test_order_without_shuffle_is_the_source_s(self, adata, dataset):
+        x, y = streamed(dataset, 50, "all", shuffle=False)
+        np.testing.assert_array_equal(x, adata.X.toarray())
+        np.testing.assert_array_equal(y, dataset.labels)
+        assert x.dtype == np.float32
+
+    def test_anndata_reads_it(self, adata, dataset):
+        dataset.make_split(0.2)
+        again = ad.read_zarr(dataset.path)
+        np.testing.assert_array_equal(again.X.toarray(), adata.X.toarray())
+        assert list(again.obs["cell_type"]) == list(adata.obs["cell_type"])
+        assert list(again.obs_names) == list(adata.obs_names)
+        assert list(again.var_names) == list(adata.var_names)
+
+    @pytest.mark.parametrize("storage", ["dense", "csc", "backed", "path", "view"])
+    def test_from_any_storage(self, adata, tmp_path, storage):
+        expected = adata.X.toarray()
+        if storage == "dense":
+            adata.X = expected
+        elif storage == "csc":
+            adata.X = sparse.csc_matrix(adata.X)
+        elif storage in ("backed", "path"):
+            adata.write_h5ad(tmp_path / "x.h5ad")
+            adata = ad.read_h5ad(tmp_path / "x.h5ad", backed="r") if storage == "backed" else tmp_path / "x.h5ad"
+        else:
+            order = np.random.default_rng(0).permutation(adata.n_obs)
+            adata, expected = adata[order], expected[order]
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", chunk_size=7, silent=True)
+        np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], expected)
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        x=hnp.arrays(
+            np.float32,
+            st.tuples(st.integers(2, 20), st.integers(1, 6)),
+            elements=st.floats(0, 2**20, width=32) | st.just(0.0),
+        ),
+        chunk_size=st.integers(1, 9),
+    )
+    def test_any_matrix_makes_the_round_trip(self, tmp_path_factory, x, chunk_size):
+        labels = ["a", "b"] * (len(x) // 2) + ["a"] * (len(x) % 2)
+        obs = pd.DataFrame({"label": labels}, index=[f"c{i}" for i in range(len(x))])
+        path = tmp_path_factory.mktemp("any") / "x.zarr"
+        adata = ad.AnnData(sparse.csr_matrix(x), obs=obs)
+        with pytest.warns(UserWarning) if (x != np.round(x)).any() else no_warning():
+            dataset = GinsengDataset.create(path, adata, "label", chunk_size=chunk_size, silent=True)
+        np.testing.assert_array_equal(streamed(dataset, 4, "all", shuffle=False)[0], x)
+
+    @pytest.mark.parametrize(
+        ("genes", "expected"),
+        [
+            (["GENE7", "GENE2", "GENE11"], [7, 2, 11]),
+            (np.array(["GENE29", "GENE0"]), [29, 0]),
+            ("chosen", [0, 3, 6, 9]),
+            (None, range(30)),
+        ],
+    )
+    def test_choice_and_order_of_genes(self, adata, tmp_path, genes, expected):
+        adata.var["chosen"] = [i % 3 == 0 and i < 12 for i in range(30)]
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", genes=genes, silent=True)
+        assert dataset.gene_names == [f"GENE{i}" for i in expected]
+        np.testing.assert_array_equal(
+            streamed(dataset, 64, "all", shuffle=False)[0], adata.X.toarray()[:, list(expected)]
+        )
+
+    def test_layer_and_raw(self, adata, tmp_path):
+        adata.layers["counts"] = adata.X * 2
+        adata.raw = adata.copy()
+        expected = adata.X.toarray()
+        adata.X = np.zeros(adata.shape)
+        for layer, factor in (("counts", 2), ("raw", 1)):
+            dataset = GinsengDataset.create(tmp_path / layer, adata, "cell_type", layer=layer, silent=True)
+            np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], factor * expected)
+            assert dataset.root.attrs["layer_used"] == layer
+
+    def test_cells_without_label_are_left_out_with_a_count_or_refused(self, adata, tmp_path):
+        adata.obs.loc[adata.obs_names[[3, 50]], "cell_type"] = np.nan
+        with pytest.warns(UserWarning, match="2 of 120 cells have no label"):
+            dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", chunk_size=16, silent=True)
+        assert dataset.n_cells == 118
+        keep = np.delete(np.arange(120), [3, 50])
+        np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], adata.X.toarray()[keep])
+        with pytest.raises(ValueError, match="2 of 120 cells have no label"):
+            GinsengDataset.create(tmp_path / "d.zarr", adata, "cell_type", missing_labels="error", silent=True)
+
+    def test_numbers_as_labels(self, adata, tmp_path):
+        adata.obs["cluster"] = np.arange(120) % 3
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cluster", silent=True)
+        assert dataset.label_names == ["0", "1", "2"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"label_key": "celltype"}, "label column 'celltype' is not in adata.obs; did you mean 'cell_type'"),
+            ({"group_key": "doner"}, "group column 'doner'.*did you mean 'donor'.*It has: cell_type, donor"),
+            ({"layer": "counts"}, "layer 'counts' is not in adata.layers"),
+            ({"genes": "highly_variable"}, "gene column 'highly_variable' is not in adata.var"),
+            ({"genes": "symbol"}, "boolean"),
+            ({"genes": ["GENE1", "CD3D", "CD4"]}, "2 of 3 genes are not in the data: CD3D, CD4"),
+            ({"genes": ["GENE1", "GENE1"]}, "unique.*GENE1"),
+            ({"genes": []}, "No gene is chosen"),
+            ({"label_key": "one"}, "at least two labels.*'same'"),
+            ({"label_key": "none"}, "at least two labels"),
+            ({"chunk_size": 0}, "chunk_size.*at least 1"),
+            ({"group_key": "gaps"}, "1 cells have no group"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.*have no label")
+    def test_a_failure_is_clear_and_leaves_the_old_dataset(self, adata, dataset, options, message):
+        adata.obs["one"], adata.obs["none"], adata.obs["gaps"] = "same", None, adata.obs["donor"]
+        adata.obs.loc["cell4", "gaps"] = None
+        with pytest.raises(ValueError, match=message):
+            GinsengDataset.create(dataset.path, adata, **{"label_key": "cell_type", "silent": True, **options})
+        self.assert_untouched(dataset)
+
+    def test_a_failure_half_way_leaves_the_old_dataset(self, adata, dataset):
+        adata.X[100, 3] = np.nan
+        with pytest.raises(ValueError, match="nan for gene 'GENE3' in cell 'cell100'"):
+            GinsengDataset.create(dataset.path, adata, "cell_type", chunk_size=16, silent=True)
+        self.assert_untouched(dataset)
+
+    def assert_untouched(self, dataset):
+        assert GinsengDataset(dataset.path).n_cells == 120
+        assert [path.name for path in dataset.path.parent.iterdir()] == [dataset.path.name]
+
+    def test_overwriting(self, dataset):
+        smaller = simulate(n_cells=20)
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            GinsengDataset.create(dataset.path, smaller, "cell_type", overwrite=False, silent=True)
+        assert GinsengDataset.create(dataset.path, smaller, "cell_type", silent=True).n_cells == 20
+        assert [path.name for path in dataset.path.parent.iterdir()] == [dataset.path.name]
+
+    def test_what_is_not_a_dataset_is_never_replaced(self, adata, tmp_path):
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter.txt").write_text("precious")
+        with pytest.raises(FileExistsError, match="not a ginseng dataset"):
+            GinsengDataset.create(tmp_path / "thesis", adata, "cell_type", silent=True)
+        assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
+
+    def test_repeated_gene_names_are_refused(self, adata, tmp_path):
+        adata.var_names = ["GENE0", "GENE0", *adata.var_names[2:]]
+        with pytest.raises(ValueError, match=r"unique; repeated: GENE0.*var_names_make_unique"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+
+    def test_opening_what_is_not_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no dataset"):
+            GinsengDataset(tmp_path / "nothing.zarr")
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ValueError, match="not a ginseng dataset"):
+            GinsengDataset(tmp_path / "folder")
+
+
+class no_warning:
+    def __enter__(self): ...
+    def __exit__(self, *_): ...
+
+
+class TestReferenceStore:
+    def test_it_opens(self, golden):
+        dataset = GinsengDataset(GOLDEN / "dataset.zarr")
+        x, y = streamed(dataset, 7, "all", shuffle=False)
+        np.testing.assert_array_equal(x, golden["x"])
+        np.testing.assert_array_equal(y, golden["y"])
+        assert dataset.label_names == ["B cell", "NK cell", "T cell"]
+        assert [dataset.group_names[i] for i in dataset.groups] == golden["donor"].tolist()
+        np.testing.assert_array_equal(dataset.train_idx, golden["train_idx"])
+        np.testing.assert_array_equal(dataset.test_idx, golden["test_idx"])
+
+    def test_our_names_and_attributes_are_the_documented_ones(self, dataset):
+        theirs = json.loads((GOLDEN / "dataset.zarr" / "zarr.json").read_text())["attributes"]
+        assert set(theirs) <= set(dataset.root.attrs)
+        dataset.make_split()
+        for name in ("labels", "groups", "split/train", "split/test"):
+            assert dataset.root[name].dtype == np.int32
+
+
+class TestSplit:
+    def test_cells_are_split_once_and_stored(self, dataset):
+        dataset.make_split(0.25, seed=3)
+        assert len(dataset.test_idx) == 30
+        assert sorted([*dataset.train_idx, *dataset.test_idx]) == list(range(120))
+        again = GinsengDataset(dataset.path)
+        np.testing.assert_array_equal(again.test_idx, dataset.test_idx)
+        again.make_split(0.25, seed=3)
+        np.testing.assert_array_equal(again.test_idx, dataset.test_idx)
+        again.make_split(0.25, seed=4)
+        assert not np.array_equal(again.test_idx, dataset.test_idx)
+
+    def test_groups_stay_together(self, dataset):
+        dataset.make_split(0.5, stratify_group=True)
+        train, test = set(dataset.groups[dataset.train_idx]), set(dataset.groups[dataset.test_idx])
+        assert len(train) == len(test) == 2
+        assert not train & test
+
+    def test_nothing_held_out(self, dataset):
+        dataset.make_split(0.0)
+        assert len(dataset.train_idx) == 120
+        assert list(dataset.stream(10, "test")) == []
+
+    def test_a_small_share_holds_out_at_least_one(self, dataset):
+        dataset.make_split(0.001)
+        assert len(dataset.test_idx) == 1
+        dataset.make_split(0.999, stratify_group=True)
+        assert len(set(dataset.groups[dataset.train_idx])) == 1
+
+    @pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5])
+    def test_bad_fractions_are_refused_and_the_old_split_stays(self, dataset, fraction):
+        dataset.make_split(0.25)
+        before = dataset.test_idx
+        with pytest.raises(ValueError, match=rf"`fraction` must lie in \[0, 1\), but got {fraction}"):
+            dataset.make_split(fraction)
+        np.testing.assert_array_equal(GinsengDataset(dataset.path).test_idx, before)
+
+    def test_groups_are_needed_to_split_by_them(self, adata, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="pass `group_key` to GinsengDataset.create"):
+            dataset.make_split(stratify_group=True)
+        adata.obs["all"] = "one"
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", group_key="all", silent=True)
+        with pytest.raises(ValueError, match="needs two"):
+            dataset.make_split(stratify_group=True)
+
+
+class TestStream:
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        batch_size=st.integers(1, 130),
+        split=st.sampled_from(["train", "test", "all"]),
+        fraction=st.floats(0.0, 0.99),
+        shuffle=st.booleans(),
+        seed=st.integers(0, 99),
+    )
+    def test_every_cell_of_the_part_exactly_once(self, numbered, batch_size, split, fraction, shuffle, seed):
+        numbered.make_split(fraction, seed=seed)
+        expected = {"train": numbered.train_idx, "test": numbered.test_idx, "all": np.arange(60)}[split]
+        batches = list(numbered.stream(batch_size, split, shuffle=shuffle, rng=seed))
+        cells = [int(cell) for x, _ in batches for cell in x[:, 0]]
+        assert (sorted(cells) if shuffle else cells) == list(expected)
+        assert all(len(y) == batch_size for _, y in batches[:-1])
+        assert all(
+            numbered.labels[int(cell)] == label for x, y in batches for cell, label in zip(x[:, 0], y, strict=True)
+        )
+
+    @pytest.fixture(scope="class")
+    def numbered(self, tmp_path_factory):
+        """The first gene of a cell is its number."""
+        x = np.arange(60, dtype=np.float32)[:, None] * [1, 0] + [0, 1]
+        obs = pd.DataFrame({"label": ["a"] * 45 + ["b"] * 10 + ["c"] * 5}, index=[f"c{i}" for i in range(60)])
+        path = tmp_path_factory.mktemp("numbered") / "x.zarr"
+        return GinsengDataset.create(path, ad.AnnData(x.astype(np.float32), obs=obs), "label", silent=True)
+
+    def test_balanced_labels_are_equally_many_of_the_training_part_only(self, numbered):
+        numbered.make_split(0.2, seed=1)
+        rarest = np.bincount(numbered.labels[numbered.train_idx]).min()
+        x, y = streamed(numbered, 8, balance_labels=True, rng=0)
+        assert np.bincount(y).tolist() == [rarest] * 3
+        assert set(x[:, 0].astype(int)) <= set(numbered.train_idx)
+        assert len(np.unique(x[:, 0])) == len(x)
+        other, _ = streamed(numbered, 8, balance_labels=True, rng=1)
+        assert set(other[:, 0]) != set(x[:, 0])
+        for split in ("test", "all"):
+            expected = {"test": len(numbered.test_idx), "all": 60}[split]
+            assert len(streamed(numbered, 8, split, balance_labels=True)[0]) == expected
+
+    def test_equal_seeds_give_equal_batches_and_leave_numpy_s_generator_alone(self, numbered):
+        numbered.make_split(0.2)
+        np.random.seed(0)  # noqa: NPY002
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        first, second = streamed(numbered, 7, rng=5), streamed(numbered, 7, rng=5)
+        np.testing.assert_array_equal(first[0], second[0])
+        assert not np.array_equal(first[0], streamed(numbered, 7, rng=6)[0])
+        assert not np.array_equal(streamed(numbered, 7)[0], streamed(numbered, 7)[0])
+        np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+        assert (np.diff(numbered.train_idx) > 0).all()
+
+    def test_bad_requests_are_refused_at_once(self, adata, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="call make_split first"):
+            dataset.stream(10)
+        for batch_size in (0, -1):
+            with pytest.raises(ValueError, match=f"`batch_size` must be at least 1, but got {batch_size}"):
+                dataset.stream(batch_size, "all")
+
+
+def test_real_counts_make_the_round_trip(real_data, tmp_path):
+    source = ad.read_h5ad(real_data("pancreas_baron_human_sub.h5ad"))
+    dataset = GinsengDataset.create(
+        tmp_path / "baron.zarr", real_data("pancreas_baron_human_sub.h5ad"), "cell_type", group_key="donor", silent=True
+    )
+    assert dataset.label_names == sorted(source.obs["cell_type"].unique())
+    for i, (x, y) in enumerate(dataset.stream(500, "all", shuffle=False)):
+        rows = slice(500 * i, 500 * i + len(y))
+        np.testing.assert_array_equal(x, source.X[rows].toarray())
+        assert [dataset.label_names[label] for label in y] == list(source.obs["cell_type"].iloc[rows])

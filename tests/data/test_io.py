@@ -1,0 +1,232 @@
+import gzip
+import http.server
+import shutil
+import threading
+
+import anndata as ad
+import h5py
+import numpy as np
+import pooch
+import pytest
+import scipy.io
+from scipy import sparse
+
+from ginseng import read_adata
+from ginseng.data.io import read_10x_h5, read_10x_mtx
+
+CELLS, IDS, SYMBOLS = ["AAAC-1", "AAAG-1"], ["ENSG1", "ENSG2", "ENSG3", "AB1"], ["CD3D", "MS4A1", "CD3D", "CD3"]
+KINDS = ["Gene Expression"] * 3 + ["Antibody Capture"]
+COUNTS = np.array([[1, 0, 2, 9], [0, 3, 0, 8]])
+
+
+def write_mtx(folder, *, gzipped, n_columns, genes_file="features.tsv"):
+    folder.mkdir()
+    columns = [IDS, SYMBOLS, KINDS, ["GRCh38"] * 4, ["x"] * 4][:n_columns]
+    texts = {
+        "barcodes.tsv": "".join(f"{cell}\n" for cell in CELLS),
+        genes_file: "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True)),
+    }
+    scipy.io.mmwrite(folder / "matrix.mtx", sparse.coo_matrix(COUNTS.T))
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    if gzipped:
+        for name in (*texts, "matrix.mtx"):
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+            (folder / name).unlink()
+    return folder
+
+
+def write_h5(path, layout):
+    matrix = sparse.csr_matrix(COUNTS)
+
+    def write(group, matrix):
+        group["barcodes"] = np.array(CELLS, "S")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name)
+        group["shape"] = np.array(matrix.shape[::-1])
+
+    with h5py.File(path, "w") as file:
+        if layout == "features":
+            group = file.create_group("matrix")
+            write(group, matrix)
+            features = group.create_group("features")
+            genomes = ["GRCh38", "mm10", "GRCh38", ""]
+            for name, values in {"id": IDS, "name": SYMBOLS, "feature_type": KINDS, "genome": genomes}.items():
+                features[name] = np.array(values, "S")
+        else:
+            for genome, factor in (("hg19", 1), ("mm10", 10)):
+                group = file.create_group(genome)
+                write(group, matrix * factor)
+                group["genes"], group["gene_names"] = np.array(IDS, "S"), np.array(SYMBOLS, "S")
+    return path
+
+
+class TestRead10xMtx:
+    @pytest.mark.parametrize("gzipped", [True, False])
+    @pytest.mark.parametrize("n_columns", [2, 3, 4, 5])
+    def test_plain_and_gzipped_any_number_of_columns(self, tmp_path, gzipped, n_columns):
+        adata = read_10x_mtx(write_mtx(tmp_path / "x", gzipped=gzipped, n_columns=n_columns))
+        n_genes = 3 if n_columns > 2 else 4
+        assert adata.var_names.tolist()[:3] == ["CD3D", "MS4A1", "CD3D-1"]
+        assert adata.var["gene_ids"].tolist() == IDS[:n_genes]
+        assert adata.obs_names.tolist() == CELLS
+        np.testing.assert_array_equal(adata.X.toarray(), COUNTS[:, :n_genes])
+
+    def test_genes_tsv_of_one_column(self, tmp_path):
+        folder = write_mtx(tmp_path / "x", gzipped=False, n_columns=1, genes_file="genes.tsv")
+        assert read_10x_mtx(folder).var_names.tolist() == IDS
+
+    def test_names(self, tmp_path):
+        folder = write_mtx(tmp_path / "x", gzipped=False, n_columns=2, genes_file="genes.tsv")
+        adata = read_10x_mtx(folder, var_names="gene_ids")
+        assert adata.var_names.tolist() == IDS
+        assert adata.var["gene_symbols"].tolist() == SYMBOLS
+        assert read_10x_mtx(folder, make_unique=False).var_names.tolist() == SYMBOLS
+        with pytest.raises(ValueError, match="'gene_symbols' or 'gene_ids'"):
+            read_10x_mtx(folder, var_names="symbols")
+
+    def test_other_features_are_left_out_with_a_message_or_kept(self, tmp_path, caplog):
+        folder = write_mtx(tmp_path / "x", gzipped=True, n_columns=3)
+        assert read_10x_mtx(folder).n_vars == 3
+        assert "1 Antibody Capture" in caplog.text
+        assert read_10x_mtx(folder, gex_only=False).n_vars == 4
+
+    def test_what_is_missing_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no folder"):
+            read_10x_mtx(tmp_path / "nothing")
+        folder = write_mtx(tmp_path / "outs", gzipped=False, n_columns=2)
+        with pytest.raises(FileNotFoundError, match=r"no matrix.mtx.*Did you mean .*outs"):
+            read_10x_mtx(tmp_path)
+        (folder / "features.tsv").unlink()
+        with pytest.raises(FileNotFoundError, match=r"no features.tsv or genes.tsv.*It has: barcodes.tsv, matrix.mtx"):
+            read_10x_mtx(folder)
+
+    def test_tables_that_do_not_fit_are_refused(self, tmp_path):
+        folder = write_mtx(tmp_path / "x", gzipped=False, n_columns=2)
+        (folder / "barcodes.tsv").write_text("AAAC-1\n")
+        with pytest.raises(ValueError, match=r"\(2, 4\) cells and features, but the tables beside it name \(1, 4\)"):
+            read_10x_mtx(folder)
+
+
+class TestRead10xH5:
+    def test_features_layout(self, tmp_path):
+        adata = read_10x_h5(write_h5(tmp_path / "x.h5", "features"))
+        assert adata.var_names.tolist() == ["CD3D", "MS4A1", "CD3D-1"]
+        assert list(adata.var.columns) == ["gene_ids", "feature_types", "genome"]
+        np.testing.assert_array_equal(adata.X.toarray(), COUNTS[:, :3])
+        assert read_10x_h5(tmp_path / "x.h5", gex_only=False).n_vars == 4
+        assert read_10x_h5(tmp_path / "x.h5", genome="mm10").var_names.tolist() == ["MS4A1"]
+        with pytest.raises(ValueError, match=r"genome 'GRCh37' is not in .*did you mean 'GRCh38'"):
+            read_10x_h5(tmp_path / "x.h5", genome="GRCh37")
+
+    def test_legacy_layout_with_two_genomes(self, tmp_path, caplog):
+        path = write_h5(tmp_path / "x.h5", "legacy")
+        np.testing.assert_array_equal(read_10x_h5(path).X.toarray(), COUNTS)
+        assert "hg19, mm10; reading hg19" in caplog.text
+        adata = read_10x_h5(path, genome="mm10", var_names="gene_ids")
+        np.testing.assert_array_equal(adata.X.toarray(), 10 * COUNTS)
+        assert adata.var_names.tolist() == IDS
+        with pytest.raises(ValueError, match=r"genome 'hg38' is not in .*It has: hg19, mm10"):
+            read_10x_h5(path, genome="hg38")
+
+    def test_what_is_no_10x_file_is_refused(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no file"):
+            read_10x_h5(tmp_path / "nothing.h5")
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["something"] = 1
+        with pytest.raises(ValueError, match="not one of 10x Genomics; it has: something"):
+            read_10x_h5(tmp_path / "x.h5")
+        whole = write_h5(tmp_path / "y.h5", "features").read_bytes()
+        (tmp_path / "y.h5").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="not an HDF5 file, or it is truncated"):
+            read_10x_h5(tmp_path / "y.h5")
+
+
+class TestReadAdata:
+    def test_every_kind_of_file(self, adata, tmp_path):
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        shutil.copy(tmp_path / "a.h5ad", tmp_path / "a.h5")
+        adata.write_zarr(tmp_path / "a.zarr")
+        for name in ("a.h5ad", "a.h5", "a.zarr"):
+            assert read_adata(tmp_path / name).shape == adata.shape
+        assert read_adata(str(tmp_path / "a.h5ad")).isbacked
+        assert not read_adata(tmp_path / "a.h5ad", backed=False).isbacked
+        assert read_adata(write_h5(tmp_path / "x.h5", "legacy")).shape == (2, 4)
+        assert read_adata(write_mtx(tmp_path / "mtx", gzipped=True, n_columns=3)).shape == (2, 3)
+
+    def test_the_wrong_file_is_named(self, tmp_path):
+        (tmp_path / "b.h5ad").write_text("")
+        with pytest.raises(FileNotFoundError, match=r"There is no .*a.h5ad. Beside it: b.h5ad"):
+            read_adata(tmp_path / "a.h5ad")
+        (tmp_path / "b.h5ad").write_text("name,value")
+        with pytest.raises(ValueError, match="not an HDF5 file, or it is truncated"):
+            read_adata(tmp_path / "b.h5ad")
+        with h5py.File(tmp_path / "c.h5", "w") as file:
+            file["something"] = 1
+        with pytest.raises(ValueError, match="neither an AnnData nor a 10x file; it has: something"):
+            read_adata(tmp_path / "c.h5")
+
+    @pytest.mark.parametrize("version", ["v3", "v1.2"])
+    def test_real_10x_folder_and_file_agree(self, real_data, version):
+        folder, file = {
+            "v3": ("filtered_feature_bc_matrix", "filtered_feature_bc_matrix.h5"),
+            "v1.2": ("filtered_gene_bc_matrices/hg19_chr21", "filtered_gene_bc_matrices_h5.h5"),
+        }[version]
+        from_folder = read_adata(real_data(f"10x/{version}/{folder}"))
+        from_file = read_adata(real_data(f"10x/{version}/{file}"))
+        assert from_folder.var_names.tolist() == from_file.var_names.tolist()
+        assert from_folder.obs_names.tolist() == from_file.obs_names.tolist()
+        assert (from_folder.X != from_file.X).nnz == 0
+        assert from_file.shape == {"v3": (1107, 507), "v1.2": (12, 343)}[version]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serve `content`, of which the first answer breaks off half way if `broken` is set."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        content = b""
+        broken = False
+        n_requests = 0
+
+        def do_GET(self):
+            Handler.n_requests += 1
+            if not Handler.content:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(Handler.content)))
+            self.end_headers()
+            self.wfile.write(Handler.content[: len(Handler.content) // 2] if Handler.broken else Handler.content)
+
+        def log_message(self, *_): ...
+
+    monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        Handler.url = f"http://127.0.0.1:{server.server_port}/cells.h5ad"
+        yield Handler
+        server.shutdown()
+
+
+class TestDownload:
+    def test_a_url_is_read_and_kept(self, adata, server, tmp_path):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        server.content = (tmp_path / "x.h5ad").read_bytes()
+        for _ in range(2):
+            downloaded = read_adata(server.url)
+            np.testing.assert_array_equal(ad.AnnData(downloaded.X[:]).X.toarray(), adata.X.toarray())
+        assert server.n_requests == 1
+
+    def test_a_partial_download_is_never_taken_for_a_whole_one(self, adata, server, tmp_path):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        server.content, server.broken = (tmp_path / "x.h5ad").read_bytes(), True
+        with pytest.raises(ValueError, match="could not be downloaded.*nothing was kept"):
+            read_adata(server.url)
+        assert not list((tmp_path / "cache").glob("*"))
+        server.broken = False
+        assert read_adata(server.url).shape == adata.shape
+
+    def test_a_missing_page_is_named(self, server):
+        with pytest.raises(ValueError, match=r"cells.h5ad could not be downloaded.*404"):
+            read_adata(server.url)

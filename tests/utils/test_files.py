@@ -1,0 +1,41 @@
+import pytest
+
+from ginseng.utils.files import replacing
+from ginseng.utils.messages import unknown_name
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_all_or_nothing(tmp_path, kind, existing, error):
+    def write(path, text):
+        if kind == "folder":
+            path.mkdir()
+            path = path / "inside"
+        path.write_text(text)
+
+    def read():
+        return (target / "inside" if kind == "folder" else target).read_text()
+
+    target = tmp_path / "deep" / "x.out"
+    if existing:
+        target.parent.mkdir()
+        write(target, "old")
+    if error is None:
+        with replacing(target) as fresh:
+            write(fresh, "new")
+        assert read() == "new"
+    else:
+        with pytest.raises(error), replacing(target) as fresh:
+            write(fresh, "new")
+            raise error
+        assert target.exists() == existing
+        if existing:
+            assert read() == "old"
+    assert [path.name for path in target.parent.iterdir()] == (["x.out"] if target.exists() else [])
+
+
+def test_an_error_suggests_the_nearest_name_whatever_its_case():
+    assert "did you mean 'Cell_Type'" in str(unknown_name("label column", "celltype", "adata.obs", ["Cell_Type", "x"]))
+    assert "did you mean" not in str(unknown_name("label column", "celltype", "adata.obs", ["donor"]))
+    assert "It has: nothing" in str(unknown_name("layer", "counts", "adata.layers", []))

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from ginseng.utils.genes import gene_selector, match_genes
+
+NAMES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12)
+
+
+@given(names=NAMES, model=NAMES.map(lambda names: sorted(set(names), reverse=True)), seed=st.integers(0, 99))
+def test_alignment_sums_by_name(names, model, seed):
+    x = np.random.default_rng(seed).integers(0, 9, (3, len(names)))
+    aligned = sparse.csr_matrix(x) @ gene_selector(match_genes(np.array(names), np.array(model)), len(model))
+    expected = [x[:, [i for i, name in enumerate(names) if name == gene]].sum(axis=1) for gene in model]
+    np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
+
+
+def test_versions_of_identifiers_are_ignored_but_suffixes_of_symbols_are_not():
+    model = np.array(["ENSG00000187608", "ENSMUSG00000051951.6", "CH507-9B2.2"])
+    names = np.array(["ENSG00000187608.10", "ENSMUSG00000051951", "CH507-9B2.1", "CH507-9B2.2"])
+    assert match_genes(names, model).tolist() == [0, 1, -1, 2]
+
+
+def test_versions_count_where_the_model_tells_two_apart():
+    model = np.array(["ENSG00000187608.1", "ENSG00000187608.2"])
+    assert match_genes(model[::-1], model).tolist() == [1, 0]
+
+
+def test_repeated_genes_of_a_model_are_refused():
+    with pytest.raises(ValueError, match=r"unique.*'A'"):
+        match_genes(np.array(["A"]), np.array(["A", "B", "A"]))
