@@ -57,8 +57,8 @@ def real_data():
 def simulate(n_cells=120, n_genes=30, n_types=3, seed=0):
     """Counts of cell types that differ enough to be learnt within a few epochs."""
     rng = np.random.default_rng(seed)
+    profiles = rng.gamma(0.4, 3.0, (4, n_genes))[:n_types]
     types = rng.integers(0, n_types, n_cells)
-    profiles = rng.gamma(0.4, 3.0, (n_types, n_genes))
     counts = rng.poisson(profiles[types]).astype(np.float32)
     obs = pd.DataFrame(
         {

@@ -230,7 +230,7 @@ class GinsengDataset:
         else:
             train, test = sampling.split_cells(self.n_cells, fraction, rng)
         store.write_split(self.root, train, test)
-        self._load_metadata()
+        self.train_idx, self.test_idx = train, test
 
     def stream(
         self,

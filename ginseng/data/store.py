@@ -52,11 +52,12 @@ def write_store(
     """
     root = zarr.create_group(path, zarr_format=3)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", **attributes})
-    anndata.io.write_elem(root, "obs", obs)
-    anndata.io.write_elem(root, "var", pd.DataFrame(index=pd.Index(gene_names, dtype=object)))
     _write_counts(root.create_group("X"), blocks, len(gene_names), chunk_size)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        anndata.io.write_elem(root, "obs", obs)
+        anndata.io.write_elem(root, "var", pd.DataFrame(index=pd.Index(gene_names, dtype=object)))
         zarr.consolidate_metadata(root.store)
     for name, values in arrays.items():
         root.create_array(name, data=values.astype(np.int32))

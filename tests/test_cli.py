@@ -1,0 +1,226 @@
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from ginseng import GinsengDataset, load_model
+from ginseng.cli import app
+from tests.conftest import simulate
+
+QUICK = ["--epochs", "6", "--hidden-dim", "8", "--batch-size", "32", "--lr", "0.005"]
+
+
+def ginseng(*args, fails=False):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == (0 if not fails else result.exit_code), result.output
+    assert not fails or result.exit_code != 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def counts(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    simulate().write_h5ad(folder / "cells.h5ad")
+    ginseng("fit", folder / "cells.h5ad", "--label", "cell_type", "-o", folder / "m.h5", *QUICK)
+    return folder / "m.h5"
+
+
+class TestFit:
+    def test_a_model_is_saved(self, counts, tmp_path):
+        output = ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 10, *QUICK)
+        assert "3 cell types, 10 genes: saved" in output
+        assert "epoch 6: train loss" in output
+        assert load_model(tmp_path / "m.h5").metadata["settings"]["hidden_dim"] == 8
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "m.h5"]
+
+    def test_quiet(self, counts, tmp_path):
+        assert ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", *QUICK, "-q") == ""
+
+    def test_groups_cells_and_dataset(self, counts, tmp_path):
+        ginseng(
+            *("fit", counts, "--label", "cell_type", "-o", tmp_path / "m", "--cells", "donor != 'd4'"),
+            *("--group", "donor", "--hold-out-groups", "--holdout", 0.3, "--dataset", tmp_path / "kept.zarr", *QUICK),
+        )
+        kept = GinsengDataset(tmp_path / "kept.zarr")
+        assert kept.group_names == ["d1", "d2", "d3"]
+        assert len(set(kept.groups[kept.test_idx])) == 1
+        assert (tmp_path / "m.h5").exists()
+
+    def test_gene_column_and_layer(self, adata, tmp_path):
+        adata.var["mine"] = np.arange(30) < 20
+        adata.layers["counts"] = adata.X.copy()
+        adata.X = np.zeros(adata.shape, dtype=np.float32)
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        options = ["--layer", "counts", "--gene-column", "mine"]
+        ginseng("fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *options, *QUICK)
+        state = load_model(tmp_path / "m.h5")
+        assert list(state.genes) == [f"GENE{i}" for i in range(20)]
+        assert state.metadata["history"]["train_loss"][-1] < 0.5
+
+    def test_fine_tuning(self, model, tmp_path):
+        simulate(n_types=4, n_cells=200).write_h5ad(tmp_path / "new.h5ad")
+        output = ginseng(
+            *(
+                "fit",
+                tmp_path / "new.h5ad",
+                "--label",
+                "cell_type",
+                "-o",
+                tmp_path / "tuned.h5",
+                "--from",
+                model,
+                *QUICK,
+            )
+        )
+        assert "4 cell types, 30 genes" in output
+        assert "γδ T cell" in ginseng("inspect", tmp_path / "tuned.h5")
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["--label", "celltype"], "error: label column 'celltype' is not in adata.obs; did you mean 'cell_type'"),
+            (["--label", "cell_type", "--hold-out-groups"], "error: --hold-out-groups needs --group"),
+            (["--label", "cell_type", "--cells", "doner == 'd1'"], "--cells.*doner.*Columns of obs: cell_type, donor"),
+            (["--label", "cell_type", "--cells", "donor == 'x'"], "holds for none of the 120 cells"),
+            (["--label", "cell_type", "--holdout", "1"], r"`holdout_fraction` must lie in \[0, 1\), but got 1.0"),
+            (["--label", "cell_type", "--group", "batch"], "group column 'batch' is not in adata.obs"),
+            (["--label", "cell_type", "--from", "nothing.h5"], "no model file nothing.h5"),
+        ],
+    )
+    def test_errors_are_one_line_and_nothing_is_lost(self, counts, model, tmp_path, args, message):
+        old = model.read_bytes()
+        (tmp_path / "m.h5").write_bytes(old)
+        output = ginseng("fit", counts, "-o", tmp_path / "m.h5", *args, *QUICK, fails=True)
+        assert pd.Series([output.replace("\n", " ")]).str.contains(message)[0], output
+        assert "Traceback" not in output
+        assert (tmp_path / "m.h5").read_bytes() == old
+
+
+class TestAnnotate:
+    def test_h5ad(self, model, counts, tmp_path):
+        output = ginseng(
+            "annotate", model, counts, "-o", tmp_path / "a.h5ad", "--probabilities", "--truth", "cell_type"
+        )
+        assert "120 cells annotated: saved" in output
+        assert "macro-F1" in output
+        annotated = ad.read_h5ad(tmp_path / "a.h5ad")
+        assert (annotated.obs["ginseng_cell_type"].astype(str) == annotated.obs["cell_type"].astype(str)).mean() > 0.9
+        assert annotated.obsm["ginseng_probs"].shape == (120, 3)
+        assert annotated.X.sum() == ad.read_h5ad(counts).X.sum()
+
+    @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+    def test_tables(self, model, counts, tmp_path, suffix):
+        path = tmp_path / f"a.{suffix}"
+        ginseng("annotate", model, counts, "-o", path, "--cells", "donor == 'd1'")
+        read = {"csv": pd.read_csv, "tsv": lambda p, **k: pd.read_csv(p, sep="\t", **k), "parquet": pd.read_parquet}
+        table = read[suffix](path) if suffix == "parquet" else read[suffix](path, index_col=0)
+        assert table.columns[:2].tolist() == ["ginseng_cell_type", "ginseng_confidence"]
+        assert len(table) == (simulate().obs["donor"] == "d1").sum()
+
+    @pytest.mark.parametrize(
+        ("output", "args", "message"),
+        [
+            ("a.txt", [], r"error: .*must end in .h5ad, .csv, .tsv, .parquet"),
+            ("cells.h5ad", [], "is the file of counts itself; name another"),
+            ("a.csv", ["--truth", "type"], "column of true cell types 'type' is not in adata.obs"),
+            ("a.csv", ["--gene-key", "name"], "gene column 'name' is not in adata.var"),
+            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*gene_key=None would match 30"),
+            ("a.csv", ["--layer", "raw"], "layer 'raw' is not in adata.layers"),
+        ],
+    )
+    def test_errors(self, model, counts, tmp_path, output, args, message):
+        before = counts.read_bytes()
+        printed = ginseng("annotate", model, counts, "-o", tmp_path / output, *args, fails=True)
+        assert pd.Series([printed.replace("\n", " ")]).str.contains(message)[0], printed
+        assert counts.read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+    def test_swapped_arguments(self, model, counts, tmp_path):
+        assert "were the two swapped" in ginseng("annotate", counts, model, "-o", tmp_path / "a.csv", fails=True)
+
+
+class TestInspect:
+    def test_model(self, model):
+        output = ginseng("inspect", model)
+        for part in (
+            "30 genes, 3 cell types",
+            "B cell, NK cell, T cell",
+            "10000 counts per cell",
+            "6 epochs",
+            "lr=0.005",
+        ):
+            assert part in output
+
+    def test_dataset(self, dataset):
+        assert "split: none yet" in ginseng("inspect", dataset.path)
+        dataset.make_split(0.25)
+        output = ginseng("inspect", dataset.path)
+        assert "90 cells to train on, 30 held out" in output
+        assert f"B cell: {(dataset.labels == 0).sum()} cells" in output
+
+    def test_counts(self, counts):
+        output = ginseng("inspect", counts)
+        for part in ("120 cells x 30 genes", "cell_type: 3 values", "donor: 4 values", "symbol"):
+            assert part in output
+
+    def test_nothing_there(self, tmp_path):
+        assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["annotate"], ["inspect"], ["demo"]])
+def test_help(command):
+    output = ginseng(*command, "--help")
+    assert "Usage:" in output
+    assert "Annotate" in output or "Example" in output or "Tell" in output or "Train" in output
+
+
+def test_as_a_program(counts):
+    done = subprocess.run(
+        [sys.executable, "-m", "ginseng", "fit", counts, "--label", "x", "-o", "m.h5"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: label column 'x' is not in adata.obs")
+    assert "Traceback" not in done.stderr
+
+
+HELD_OUT = {
+    "pbmc_kang_ctrl_8donors.h5ad": ("donor in ['101', '1015']", 0.88),
+    "pancreas_baron_human_sub.h5ad": ("donor == 'human4'", 0.9),
+    "pbmc3k.h5ad": ("index.str[6] == 'C'", 0.8),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_real_cells_that_were_held_out(real_data, tmp_path, name):
+    cells, at_least = HELD_OUT[name]
+    data, model = real_data(name), tmp_path / "m.h5"
+    fit = [
+        "fit",
+        data,
+        "--label",
+        "cell_type",
+        "--cells",
+        f"not ({cells})",
+        "--epochs",
+        3,
+        "--genes",
+        1000,
+        "-o",
+        model,
+    ]
+    ginseng(*fit, "--batch-size", 64, "-q")
+    output = ginseng("annotate", model, data, "--cells", cells, "--truth", "cell_type", "-o", tmp_path / "a.csv", "-q")
+    accuracy = float(output.split("accuracy ")[1].split()[0])
+    assert accuracy > at_least, output

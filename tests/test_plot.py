@@ -1,0 +1,55 @@
+import matplotlib.collections
+import numpy as np
+import pytest
+
+from ginseng import plot
+from ginseng.metrics import score
+from ginseng.train.logger import GinsengLogger
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_confusion_matrix_shows_the_numbers_of_cells(tmp_path):
+    figure = plot.confusion_matrix(score(["A", "A", "A", "B"], ["A", "A", "B", "B"]))
+    axes = figure.axes[0]
+    assert sorted(texts(axes)) == ["1", "1", "2"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
+    figure.savefig(tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_training_curve_shows_every_epoch():
+    figure = plot.training_curve(GinsengLogger([0, 1, 2], [3.0, 2.0, 1.0], [3.5, 3.0, 2.5], [0.2, 0.4, 0.6]))
+    left, right = figure.axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[3.0, 2.0, 1.0], [3.5, 3.0, 2.5]]
+    assert list(right.lines[0].get_xdata()) == [1, 2, 3]
+
+
+def test_embedding_gives_a_type_one_colour_in_all_panels(adata, tmp_path):
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(120, 2))
+    adata.obs["predicted"] = adata.obs["cell_type"].astype(str).replace("B cell", "T cell").astype("category")
+    adata.obs["confidence"] = np.linspace(0, 1, 120)
+    figure = plot.embedding(adata, ["cell_type", "predicted", "confidence"])
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["cell type", "predicted", "confidence"]
+    true, predicted = (
+        next(c for c in axes.collections if isinstance(c, matplotlib.collections.PathCollection)) for axes in panels[:2]
+    )
+    same = (adata.obs["cell_type"].astype(str) == adata.obs["predicted"].astype(str)).to_numpy()
+    order = np.random.default_rng(0).permutation(120)
+    np.testing.assert_array_equal(true.get_facecolors()[same[order]], predicted.get_facecolors()[same[order]])
+    assert not np.array_equal(true.get_facecolors(), predicted.get_facecolors())
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["B cell", "NK cell", "T cell"]
+    figure.savefig(tmp_path / "e.png")
+
+
+def test_missing_embedding_or_column_is_named(adata):
+    with pytest.raises(ValueError, match="embedding 'X_umap' is not in adata.obsm"):
+        plot.embedding(adata, ["cell_type"])
+    adata.obsm["X_umap"] = np.zeros((120, 2))
+    with pytest.raises(ValueError, match="column 'celltype' is not in adata.obs; did you mean 'cell_type'"):
+        plot.embedding(adata, ["celltype"])

@@ -1,0 +1,373 @@
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+from ginseng import (
+    AttentionClassifier,
+    GinsengClassifier,
+    GinsengClassifierTrainer,
+    GinsengClassifierTrainerSettings,
+    GinsengDataset,
+    Trainer,
+    adam_l2,
+    classify,
+    load_model,
+    save_model,
+    state_from_classifier_trainer,
+)
+from tests.conftest import simulate
+
+QUICK = GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False)
+
+
+def leaves_of(model):
+    return jax.tree.leaves(eqx.filter(model, eqx.is_array))
+
+
+def assert_same_weights(first, second, same=True):
+    pairs = zip(leaves_of(first), leaves_of(second), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs) == same
+
+
+class Ensemble(eqx.Module):
+    """The mean logits of several classifiers, as in the README."""
+
+    members: AttentionClassifier
+
+    def __call__(self, x, *, key=None):
+        n_members = self.members.head.weight.shape[0]
+        keys = None if key is None else jr.split(key, n_members)
+        logits = eqx.filter_vmap(lambda member, key: member(x, key=key))(self.members, keys)
+        return logits.mean(axis=0)
+
+
+class NewHead(eqx.Module):
+    """A frozen extractor under a new head, as in the README."""
+
+    extractor: AttentionClassifier
+    head: eqx.nn.MLP
+
+    def __call__(self, x, *, key=None):
+        return self.head(self.extractor.features(x, key=key))
+
+
+class Plain(eqx.Module):
+    """A module whose call takes no key."""
+
+    weight: jax.Array
+
+    def __call__(self, x):
+        return self.weight @ jnp.log1p(x)
+
+
+def attention(n_classes=3, seed=0):
+    return AttentionClassifier(30, n_classes, 8, dropout_rate=0.2, key=jr.key(seed))
+
+
+def sequential():
+    return eqx.nn.Sequential([attention(8), eqx.nn.Lambda(jax.nn.relu), eqx.nn.Linear(8, 3, key=jr.key(1))])
+
+
+def ensemble():
+    make = eqx.filter_vmap(lambda key: AttentionClassifier(30, 3, 8, dropout_rate=0.2, key=key))
+    return Ensemble(make(jr.split(jr.key(0), 3)))
+
+
+def replaced_layer():
+    return eqx.tree_at(lambda m: m.features2, attention(), eqx.nn.MLP(30, 30, 6, 1, key=jr.key(2)))
+
+
+def new_head():
+    return NewHead(attention(), eqx.nn.MLP(30, 3, 16, 1, key=jr.key(3)))
+
+
+def plain():
+    return Plain(jnp.zeros((3, 30)))
+
+
+class TestTrainer:
+    @pytest.mark.parametrize("make", [attention, sequential, ensemble, replaced_layer, new_head, plain])
+    def test_any_module_learns_and_stays_as_it_was(self, dataset, make):
+        model = make()
+        before = jax.tree.map(jnp.copy, leaves_of(model))
+        dataset.make_split(0.25)
+        trainer = Trainer(model, dataset, optimizer=adam_l2(1e-2), batch_size=32)
+        trained = trainer.fit(epochs=8, silent=True)
+        assert jax.tree.structure(trained) == jax.tree.structure(model)
+        assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
+        assert trainer.logger.holdout_accuracy[-1] > 0.9
+        for leaf, old in zip(leaves_of(model), before, strict=True):
+            np.testing.assert_array_equal(leaf, old)
+
+    def test_frozen_leaves_get_no_gradient_and_no_optimiser_state(self, dataset):
+        model = new_head()
+        spec = eqx.tree_at(lambda m: m.head, jax.tree.map(lambda _: False, model), replace=True)
+        trainer = Trainer(model, dataset, optimizer=adam_l2(1e-2, weight_decay=0.1), trainable=spec, batch_size=32)
+        assert len(jax.tree.leaves(trainer.opt_state.m)) == 4
+        trained = trainer.fit(epochs=6, silent=True)
+        assert_same_weights(trained.extractor, model.extractor)
+        assert_same_weights(trained.head, model.head, same=False)
+        assert trainer.logger.train_loss[-1] < trainer.logger.train_loss[0]
+
+    def test_one_step_is_the_update_of_the_optimizer_on_the_mean_gradient(self, dataset):
+        model = plain()
+        trained = Trainer(model, dataset, optimizer=optax.sgd(0.1), batch_size=120).fit(epochs=1, silent=True)
+        ((x, y),) = dataset.stream(120, "all", shuffle=False)
+
+        def loss(model):
+            return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(jnp.asarray(x)), y).mean()
+
+        expected = model.weight - 0.1 * eqx.filter_grad(loss)(model).weight
+        np.testing.assert_allclose(trained.weight, expected, rtol=1e-4, atol=1e-6)
+
+    def test_a_padded_tail_counts_only_its_cells(self, dataset):
+        """Without steps (rate 0) the mean loss does not depend on how the cells are cut into batches."""
+        losses = []
+        for batch_size in (120, 50, 7):
+            model = plain()
+            model = eqx.tree_at(lambda m: m.weight, model, jnp.asarray(np.random.default_rng(0).normal(size=(3, 30))))
+            trainer = Trainer(model, dataset, optimizer=optax.sgd(0.0), batch_size=batch_size)
+            dataset.make_split(0.3)
+            trainer.fit(1, silent=True)
+            losses.append((trainer.logger.train_loss[0], trainer.logger.holdout_loss[0]))
+        np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
+
+    def test_holdout_metrics_are_those_of_the_trained_module_without_dropout(self, dataset):
+        dataset.make_split(0.4)
+        trainer = Trainer(attention(), dataset, batch_size=32)
+        model = eqx.nn.inference_mode(trainer.fit(2, silent=True))
+        x = np.vstack([x for x, _ in dataset.stream(50, "test", shuffle=False)])
+        y = dataset.labels[dataset.test_idx]
+        logits = jax.vmap(model)(jnp.asarray(x))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        np.testing.assert_allclose(trainer.logger.holdout_loss[-1], loss, rtol=1e-4)
+        assert trainer.logger.holdout_accuracy[-1] == pytest.approx(np.mean(np.argmax(logits, axis=1) == y))
+
+    def test_equal_seeds_give_equal_weights(self, dataset):
+        def run(seed):
+            return Trainer(attention(), dataset, batch_size=32, seed=seed).fit(2, silent=True)
+
+        assert_same_weights(run(3), run(3))
+        assert_same_weights(run(3), run(4), same=False)
+
+    def test_fit_goes_on(self, dataset):
+        at_once, in_parts = (Trainer(attention(), dataset, batch_size=32) for _ in range(2))
+        at_once.fit(3, silent=True)
+        first = in_parts.fit(1, silent=True)
+        kept = jax.tree.map(jnp.copy, leaves_of(first))
+        in_parts.fit(2, silent=True)
+        assert_same_weights(at_once.model, in_parts.model)
+        assert in_parts.logger.epoch == [0, 1, 2]
+        for leaf, old in zip(leaves_of(first), kept, strict=True):
+            np.testing.assert_array_equal(leaf, old)
+
+    def test_augmentation_runs_inside_the_step(self, dataset):
+        """Counts that are all lost leave nothing to learn from but the bias."""
+        trainer = Trainer(plain(), dataset, augment=lambda key, x: 0 * x, batch_size=32)
+        assert_same_weights(trainer.fit(1, silent=True), plain())
+
+    def test_progress_is_shown_unless_silent(self, dataset, capsys):
+        Trainer(plain(), dataset).fit(1, silent=True)
+        captured = capsys.readouterr()
+        assert captured.out + captured.err == ""
+        Trainer(plain(), dataset).fit(1)
+        captured = capsys.readouterr()
+        assert "epoch 1: train loss" in captured.out
+        assert "Epoch 1/1" in captured.err
+
+    def test_bad_requests_are_refused(self, dataset):
+        with pytest.raises(ValueError, match="`batch_size` must be at least 1, but got 0"):
+            Trainer(plain(), dataset, batch_size=0)
+        with pytest.raises(ValueError, match="selects no floating-point array"):
+            Trainer(plain(), dataset, trainable=False)
+        with pytest.raises(ValueError, match="`epochs` must not be negative"):
+            Trainer(plain(), dataset).fit(-1)
+
+
+class TestSettings:
+    def test_documented_defaults(self):
+        expected = {
+            "rate": None,
+            "lam_max": None,
+            "lower": None,
+            "upper": None,
+            "hidden_dim": 64,
+            "dropout_rate": 0.2,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-9,
+            "weight_decay": 0.01,
+            "normalize": True,
+            "target_sum": 1e4,
+            "holdout_fraction": 0.1,
+            "balance_train": True,
+            "group_level": False,
+            "group_mode": "fraction",
+            "seed": 1,
+        }
+        assert expected.items() <= dataclasses.asdict(GinsengClassifierTrainerSettings()).items()
+
+    def test_bad_settings_are_refused(self, dataset):
+        with pytest.raises(ValueError, match="group_mode.*'leave one out'"):
+            GinsengClassifierTrainerSettings(group_mode="leave one out")
+        settings = GinsengClassifierTrainerSettings()
+        settings.holdout_fraction = 1.0
+        with pytest.raises(ValueError, match=r"`holdout_fraction` must lie in \[0, 1\), but got 1.0"):
+            GinsengClassifierTrainer(dataset, settings)
+        with pytest.raises(ValueError, match="batch_size"):
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, batch_size=0))
+        with pytest.raises(ValueError, match="dropout_rate"):
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, dropout_rate=1.0))
+
+
+class TestGinsengClassifierTrainer:
+    @pytest.fixture(scope="class")
+    def trained(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("trained")
+        dataset = GinsengDataset.create(folder / "cells.zarr", simulate(), "cell_type", silent=True)
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.fit(6, silent=True)
+        return trainer
+
+    def test_fit_returns_the_classifier(self, trained):
+        assert isinstance(trained.classifier, GinsengClassifier)
+        assert trained.fit(0) is trained.classifier
+        assert trained.logger.holdout_accuracy[-1] > 0.9
+        assert (len(trained.dataset.test_idx), trained.classifier.hidden_dim) == (12, 8)
+
+    def test_initial_weights_are_those_of_the_seed(self, dataset):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        assert_same_weights(trainer.model, GinsengClassifier(30, 3, 8, 0.2, seed=QUICK.seed).module)
+
+    def test_train_save_load_annotate(self, trained, tmp_path):
+        save_model(state_from_classifier_trainer(trained), tmp_path / "m.h5")
+        state = load_model(tmp_path / "m.h5")
+        assert (state.normalize, state.dropout_rate, state.training) == (True, 0.2, False)
+        assert state.metadata["settings"]["hidden_dim"] == 8
+        assert state.metadata["history"]["train_loss"] == trained.logger.train_loss
+        new = simulate(n_cells=200, seed=0)
+        classify(state, new, silent=True)
+        assert (new.obs["ginseng_cell_type"].astype(str) == new.obs["cell_type"].astype(str)).mean() > 0.95
+
+    def test_dataset_by_path_and_default_settings(self, dataset):
+        trainer = GinsengClassifierTrainer(str(dataset.path))
+        assert trainer.settings == GinsengClassifierTrainerSettings()
+        assert trainer.balance_train
+
+    def test_an_existing_split_is_kept(self, dataset):
+        dataset.make_split(0.5)
+        assert len(GinsengClassifierTrainer(dataset, QUICK).dataset.test_idx) == 60
+
+    def test_groups_are_held_out(self, dataset):
+        settings = dataclasses.replace(QUICK, group_level=True, holdout_fraction=0.25)
+        GinsengClassifierTrainer(dataset, settings)
+        assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
+
+    def test_nothing_held_out(self, dataset):
+        trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, holdout_fraction=0.0))
+        trainer.fit(1, silent=True)
+        assert np.isnan(trainer.logger.holdout_loss[0])
+
+    def test_augmentation_and_balancing(self, dataset):
+        settings = dataclasses.replace(QUICK, rate=0.1, lam_max=0.1, lower=0, upper=2, balance_train=True)
+        trainer = GinsengClassifierTrainer(dataset, settings)
+        trainer.fit(6, silent=True)
+        assert trainer.logger.train_loss[-1] < trainer.logger.train_loss[0]
+
+    def test_weight_decay_in_both_forms(self, dataset):
+        models = [
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, weight_decay=wd, decoupled=decoupled))
+            .fit(1, silent=True)
+            .module
+            for wd, decoupled in ((0.0, True), (1.0, True), (1.0, False))
+        ]
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            assert_same_weights(models[first], models[second], same=False)
+
+    def test_negative_values_are_refused_where_counts_are_normalised(self, adata, tmp_path):
+        adata.X = adata.X.toarray() - 1
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True)
+        GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, normalize=False)).fit(1, silent=True)
+
+    def test_too_many_genes_are_refused_with_the_bytes(self, dataset):
+        dataset.n_genes, dataset.gene_names = 10**6, list(map(str, range(10**6)))
+        with pytest.raises(MemoryError, match=r"1,000,000 genes.*32,000,000,000,000 bytes.*select_hvgs"):
+            GinsengClassifierTrainer(dataset, QUICK)
+
+
+class TestFineTuning:
+    @pytest.fixture
+    def model_file(self, dataset, tmp_path):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.fit(6, silent=True)
+        save_model(state_from_classifier_trainer(trainer), tmp_path / "m.h5")
+        return tmp_path / "m.h5"
+
+    def create(self, folder, adata, **options):
+        return GinsengDataset.create(folder / "new.zarr", adata, "cell_type", silent=True, **options)
+
+    def test_it_starts_where_training_ended(self, model_file, adata, tmp_path):
+        trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
+        state = load_model(model_file)
+        expected = classify(state, adata, return_table=True, silent=True)
+        np.testing.assert_allclose(
+            jax.nn.softmax(trainer.classifier.predict(adata.X.toarray())), expected.iloc[:, 2:], rtol=1e-3, atol=1e-5
+        )
+        trainer.fit(1, silent=True)
+        assert trainer.logger.train_loss[0] < 0.5
+        assert "start" in state_from_classifier_trainer(trainer).metadata
+
+    def test_genes_in_another_order_and_some_missing(self, model_file, adata, tmp_path):
+        genes = list(np.random.default_rng(0).permutation(adata.var_names)[:25])
+        dataset = self.create(tmp_path, adata, genes=genes)
+        with pytest.warns(UserWarning, match="5 of the 30 genes of the classifier are not in the dataset"):
+            trainer = GinsengClassifierTrainer(dataset, QUICK, start=load_model(model_file))
+        trainer.fit(3, silent=True)
+        assert trainer.genes == list(adata.var_names)
+        state = state_from_classifier_trainer(trainer)
+        table = classify(state, adata[:, genes].copy(), return_table=True, silent=True)
+        assert (table["ginseng_cell_type"].astype(str) == adata.obs["cell_type"].astype(str)).mean() > 0.9
+
+    def test_a_part_of_the_labels(self, model_file, adata, tmp_path):
+        subset = adata[adata.obs["cell_type"] != "B cell"].copy()
+        trainer = GinsengClassifierTrainer(self.create(tmp_path, subset), QUICK, start=model_file)
+        assert trainer.label_names == ["B cell", "NK cell", "T cell"]
+        trainer.fit(1, silent=True)
+        assert trainer.logger.holdout_accuracy[0] > 0.9
+
+    def test_new_labels_are_added_to_the_head(self, model_file, tmp_path):
+        adata = simulate(n_types=4, n_cells=200, seed=0)
+        trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
+        assert trainer.label_names == ["B cell", "NK cell", "T cell", "γδ T cell"]
+        old = load_model(model_file).params["head"]["W"]
+        np.testing.assert_array_equal(trainer.classifier.params["head"]["W"][:, :3], old)
+        trainer.fit(8, silent=True)
+        assert trainer.logger.holdout_accuracy[-1] > 0.9
+        assert state_from_classifier_trainer(trainer).n_classes == 4
+
+    def test_parts_can_be_frozen(self, model_file, adata, tmp_path):
+        def only_head(model):
+            return eqx.tree_at(lambda m: m.head, jax.tree.map(lambda _: False, model), replace=True)
+
+        start = load_model(model_file)
+        dataset = self.create(tmp_path, adata)
+        spec = only_head(GinsengClassifierTrainer(dataset, QUICK, start=start).model)
+        trainer = GinsengClassifierTrainer(dataset, QUICK, start=start, trainable=spec)
+        params = trainer.fit(1, silent=True).params
+        for name, layer in start.params.items():
+            assert np.array_equal(layer["W"], params[name]["W"]) == (name != "head")
+        assert len(jax.tree.leaves(trainer.opt_state.m)) == 2
+
+    def test_no_gene_in_common(self, model_file, adata, tmp_path):
+        adata.var_names = [f"mouse{i}" for i in range(30)]
+        with pytest.raises(ValueError, match="No gene in common: the classifier knows GENE0.*mouse0"):
+            GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
