@@ -20,6 +20,7 @@ from ginseng.metrics import score
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
+from ginseng.utils.counts import layer_names
 from ginseng.utils.files import replacing
 from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.messages import shorten, unknown_name
@@ -297,7 +298,7 @@ def _describe_counts(adata: AnnData) -> str:
     lines = [
         f"counts: {adata.n_obs:,} cells x {adata.n_vars:,} genes",
         f"genes: {shorten(adata.var_names, 8)}",
-        f"layers: {shorten(adata.layers) or 'none'}",
+        f"layers: {shorten(layer_names(adata)) or 'none'}",
         f"var: {shorten(adata.var.columns) or 'no columns'}",
         "obs:" if len(adata.obs.columns) else "obs: no columns",
     ]

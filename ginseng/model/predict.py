@@ -286,12 +286,12 @@ def _annotate(
     counts = Counts(adata, layer, nonnegative=model.normalize)
     if model.normalize:
         counts.warn_unless_integers()
-    probabilities = np.empty((counts.n_cells, model.n_classes), dtype=np.float32)
+    probabilities = [jnp.empty((0, model.n_classes))]  # left on the device, so that reading goes on meanwhile
     key = jr.key(seed)
     with tqdm(total=counts.n_cells, desc="Annotating", unit="cells", unit_scale=True, disable=silent) as bar:
         for batch, start, end in _aligned_batches(counts, genes, gene_key, batch_size):
             x = np.zeros((batch_size, len(genes)), dtype=np.float32)  # one shape for all, so that one is compiled
             x[: end - start] = batch
-            probabilities[start:end] = _probabilities(model, jnp.asarray(x), jr.fold_in(key, start))[: end - start]
+            probabilities.append(_probabilities(model, jnp.asarray(x), jr.fold_in(key, start)))
             bar.update(end - start)
-    return probabilities
+    return np.concatenate(probabilities)[: counts.n_cells]

@@ -340,7 +340,8 @@ class GinsengClassifierTrainer(Trainer):
         A trained classifier (or its file) to go on from. Its genes, network, normalisation and dropout are kept: the
         dataset's genes are matched to them, and labels that it does not know are added to its head.
     trainable : PyTree of bool or callable, optional
-        Filter spec over the network: which leaves to train; see `Trainer`.
+        Filter spec over the network: which leaves to train; see `Trainer`. A spec made from the network of `start`
+        also holds where labels are added to the head.
 
     Attributes
     ----------
@@ -403,6 +404,8 @@ class GinsengClassifierTrainer(Trainer):
             if state is None
             else _with_classes(classifier_from_state(state), len(self.label_names), settings.seed)
         )
+        if isinstance(trainable, AttentionClassifier):  # made for a network whose head may have had fewer classes
+            trainable = jax.tree.unflatten(jax.tree.structure(self.classifier.module), jax.tree.leaves(trainable))
         super().__init__(
             self.classifier.module,
             dataset,

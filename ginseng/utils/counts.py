@@ -12,6 +12,17 @@ from scipy import sparse
 from ginseng.utils.messages import unknown_name
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers (from anndata 0.13 on, X is among ``adata.layers``, as None).
+
+    Examples
+    --------
+    >>> layer_names(AnnData(np.eye(2), layers={"counts": np.eye(2)}))
+    ['counts']
+    """
+    return [name for name in adata.layers if name is not None]
+
+
 class Counts:
     """The count matrix of an AnnData, read in blocks of rows as CSR whatever its storage.
 
@@ -62,9 +73,9 @@ class Counts:
             self._matrix = adata.raw.X
         else:
             raw = ["raw"] if adata.raw is not None else []
-            raise unknown_name("layer", layer, "adata.layers", [*adata.layers, *raw])
+            raise unknown_name("layer", layer, "adata.layers", [*layer_names(adata), *raw])
         if self._matrix is None:
-            raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {list(adata.layers)}.")
+            raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {layer_names(adata)}.")
         if isinstance(self._matrix, CSCDataset):
             self._matrix = self._matrix.to_memory()
         if sparse.issparse(self._matrix):

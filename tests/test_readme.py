@@ -1,0 +1,35 @@
+import re
+
+from ginseng import load_model
+from tests.conftest import REPOSITORY, simulate
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    simulate().write_h5ad("reference.h5ad")
+    simulate(seed=0, n_cells=60).write_h5ad("new_cells.h5ad")
+    simulate(n_types=4).write_h5ad("new_labelled_cells.h5ad")
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    results = []
+    for block in blocks:
+        names = {}
+        exec(compile(block, "README.md", "exec"), names)
+        results.append(names)
+    train_and_annotate, compose, tune = results
+    table = train_and_annotate["table"]
+    assert (table["ginseng_cell_type"].astype(str) == simulate(n_cells=60).obs["cell_type"].astype(str)).mean() > 0.9
+    assert type(compose["trained"]).__name__ == "NewHead"
+    assert tune["tuned"].n_classes == 4
+    assert load_model("model.h5").n_classes == 3
+
+
+def test_ten_lines_are_ten_lines():
+    first = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
+    assert len([line for line in first.splitlines() if line.strip()]) <= 10
+
+
+def test_every_file_it_links_to_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (REPOSITORY / target).exists(), target
