@@ -404,8 +404,8 @@ class GinsengClassifierTrainer(Trainer):
             if state is None
             else _with_classes(classifier_from_state(state), len(self.label_names), settings.seed)
         )
-        if isinstance(trainable, AttentionClassifier):  # made for a network whose head may have had fewer classes
-            trainable = jax.tree.unflatten(jax.tree.structure(self.classifier.module), jax.tree.leaves(trainable))
+        if state is not None and isinstance(trainable, AttentionClassifier):
+            trainable = _spec_for(self.classifier.module, trainable, state)
         super().__init__(
             self.classifier.module,
             dataset,
@@ -472,6 +472,16 @@ def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix |
             stacklevel=3,
         )
     return gene_selector(positions, len(genes))
+
+
+def _spec_for(
+    module: AttentionClassifier, spec: AttentionClassifier, state: GinsengClassifierState
+) -> AttentionClassifier:
+    """Carry a filter spec over the network of a state to that network with more classes."""
+    if spec.n_classes == module.n_classes:
+        return spec
+    per_leaf = jax.tree.broadcast(spec, classifier_from_state(state).module)
+    return jax.tree.unflatten(jax.tree.structure(module), jax.tree.leaves(per_leaf))
 
 
 def _with_classes(classifier: GinsengClassifier, n_classes: int, seed: int) -> GinsengClassifier:
