@@ -8,7 +8,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    simulate().write_h5ad("reference.h5ad")
+    simulate(n_cells=600).write_h5ad("reference.h5ad")
     simulate(seed=0, n_cells=60).write_h5ad("new_cells.h5ad")
     simulate(n_types=4).write_h5ad("new_labelled_cells.h5ad")
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
