@@ -6,8 +6,9 @@ from ginseng.model.attention import AttentionClassifier
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
+from ginseng.train.loop import Trainer
 from ginseng.train.opt import adam_l2
-from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings, Trainer
+from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.hvg import select_hvgs
 
 __all__ = [

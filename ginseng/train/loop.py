@@ -1,0 +1,231 @@
+"""A training loop over any Equinox module that maps a cell to logits."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
+from tqdm.auto import tqdm
+
+from ginseng.data.dataset import GinsengDataset
+from ginseng.train.logger import GinsengLogger
+from ginseng.train.opt import adam_l2
+
+Augmentation = Callable[[PRNGKeyArray, Array], Array]
+
+
+class Trainer:
+    """Fit any Equinox module that maps the counts of one cell to logits.
+
+    Parameters
+    ----------
+    model : eqx.Module
+        Called as ``model(x)`` with ``x`` the counts of one cell, or as ``model(x, key=key)`` where its ``__call__``
+        takes a ``key``, as Equinox layers do. It is never modified.
+    dataset : GinsengDataset
+        Training data. Its split is used; without one, all cells are for training.
+    optimizer : optax.GradientTransformation, optional
+        By default `adam_l2` with its defaults.
+    trainable : PyTree of bool or callable, optional
+        Filter spec, as for `equinox.partition`: which leaves to train. The others get no gradient and no optimiser
+        state. By default all floating-point arrays.
+    augment : callable, optional
+        ``augment(key, x)`` on the counts of a batch, ``(cells, genes)``, inside the compiled step.
+    batch_size : int
+        Cells per step.
+    balance_train : bool
+        Downsample every label to the rarest in each epoch.
+    seed : int
+        Seed of everything random.
+
+    Attributes
+    ----------
+    model : eqx.Module
+        The module as trained so far.
+    opt_state : PyTree
+        State of the optimiser, over the trainable leaves.
+    logger : GinsengLogger
+        Metrics of each epoch.
+
+    Raises
+    ------
+    ValueError
+        If `batch_size` is below 1 or no leaf is trainable.
+
+    Examples
+    --------
+    >>> import tempfile, anndata, pandas as pd
+    >>> counts = np.random.default_rng(0).poisson(1.0, (40, 12)).astype("float32")
+    >>> adata = anndata.AnnData(counts, obs=pd.DataFrame({"cell_type": list("AB") * 20}, map(str, range(40))))
+    >>> dataset = GinsengDataset.create(tempfile.mkdtemp() + "/cells.zarr", adata, "cell_type", silent=True)
+    >>> mlp = eqx.nn.MLP(in_size=12, out_size=2, width_size=8, depth=1, key=jr.key(0))
+    >>> trained = Trainer(mlp, dataset, batch_size=16).fit(epochs=2, silent=True)
+    >>> type(trained).__name__
+    'MLP'
+    """
+
+    def __init__(
+        self,
+        model: eqx.Module,
+        dataset: GinsengDataset,
+        *,
+        optimizer: optax.GradientTransformation | None = None,
+        trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
+        augment: Augmentation | None = None,
+        batch_size: int = 128,
+        balance_train: bool = False,
+        seed: int = 1,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+        self.model = model
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.balance_train = balance_train
+        self.logger = GinsengLogger()
+        self.rng = np.random.default_rng(seed)
+        self.key = jr.key(seed)
+        self._optimizer = adam_l2() if optimizer is None else optimizer
+        self._augment = augment
+        self._trainable = trainable
+        self._takes_key = "key" in inspect.signature(type(model).__call__).parameters
+        params, _ = self._partition(model)
+        if not jax.tree.leaves(params):
+            raise ValueError("`trainable` selects no floating-point array of the model.")
+        self.opt_state = self._optimizer.init(params)
+
+    def fit(self, epochs: int = 10, silent: bool = False) -> eqx.Module:
+        """Fit the model; called again, it goes on.
+
+        Parameters
+        ----------
+        epochs : int
+            Number of passes over the training cells.
+        silent : bool
+            Print no progress.
+
+        Returns
+        -------
+        eqx.Module
+            The trained module.
+        """
+        self._fit(epochs, silent)
+        return self.model
+
+    def _fit(self, epochs: int, silent: bool) -> None:
+        if epochs < 0:
+            raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
+        done = len(self.logger.epoch)
+        for epoch in range(done, done + epochs):
+            train_loss = self._run_epoch(epoch, done + epochs, silent)
+            self.logger.update(epoch, train_loss, *self._validate())
+            self.logger.report(silent=silent)
+
+    def _partition(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
+        """Split a module into its trainable floating-point arrays and the rest."""
+        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+        params, frozen = eqx.partition(arrays, self._trainable)
+        return params, eqx.combine(frozen, rest)
+
+    def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of counts and of the model's class indices."""
+        return self.dataset.stream(
+            self.batch_size,
+            split,  # pyright: ignore[reportArgumentType]
+            balance_labels=training and self.balance_train,
+            shuffle=training,
+            rng=self.rng,
+        )
+
+    def _padded(self, split: str, *, training: bool) -> Iterator[tuple[tuple[Array, Array, Array], int]]:
+        """Batches of one shape, so that one step is compiled: the last is padded; a mask and a number tell."""
+        for x, y in self._stream(split, training=training):
+            n_cells = len(y)
+            if n_padding := self.batch_size - n_cells:
+                x, y = np.pad(x, ((0, n_padding), (0, 0))), np.pad(y, (0, n_padding))
+            yield (jnp.asarray(x), jnp.asarray(y), jnp.arange(self.batch_size) < n_cells), n_cells
+
+    @property
+    def _train_split(self) -> str:
+        return "all" if self.dataset.train_idx is None else "train"
+
+    def _run_epoch(self, epoch: int, epochs: int, silent: bool) -> float:
+        """Train on every training cell once; return the mean loss per cell."""
+        # The step gives the memory of its state back to the next step: the state it starts from is a copy, so that
+        # modules that were handed out before stay alive.
+        params, frozen = self._partition(self.model)
+        state = jax.tree.map(jnp.copy, (params, self.opt_state))
+        losses, n_cells = [], []
+        self.key, epoch_key = jr.split(self.key)
+        with tqdm(desc=f"Epoch {epoch + 1}/{epochs}", unit="cells", unit_scale=True, disable=silent) as bar:
+            for step, (batch, n) in enumerate(self._padded(self._train_split, training=True)):
+                state, loss = self._train_step((frozen, jr.fold_in(epoch_key, step), *batch), state)
+                losses.append(loss)
+                n_cells.append(n)
+                bar.update(n)
+        if not losses:
+            raise ValueError("There is no cell to train on.")
+        params, self.opt_state = state
+        self.model = eqx.combine(params, frozen)
+        return float(np.average(np.asarray(jnp.stack(losses)), weights=n_cells))
+
+    def _train_step(self, batch: tuple, state: tuple[PyTree, PyTree]) -> tuple[tuple[PyTree, PyTree], Array]:
+        """Update parameters and optimiser state on one batch; return them with the loss before the update."""
+        return _step(batch, state, self._optimizer, self._augment, self._takes_key)
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean loss and accuracy over the held-out cells, without dropout; NaN if there are none."""
+        if self.dataset.test_idx is None or len(self.dataset.test_idx) == 0:
+            return float("nan"), float("nan")
+        model = eqx.nn.inference_mode(self.model)
+        sums = [_evaluate(model, *batch, self._takes_key) for batch, _ in self._padded("test", training=False)]
+        loss, n_correct = np.sum(np.asarray(jax.device_get(sums)), axis=0)
+        return float(loss / len(self.dataset.test_idx)), float(n_correct / len(self.dataset.test_idx))
+
+
+def _logits(
+    model: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None, takes_key: bool
+) -> Float[Array, "batch classes"]:
+    if not takes_key:
+        return jax.vmap(model)(x)
+    keys = None if key is None else jr.split(key, x.shape[0])
+    return jax.vmap(lambda cell, cell_key: model(cell, key=cell_key))(x, keys)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _step(
+    batch: tuple[PyTree, PRNGKeyArray, Num[Array, "batch genes"], Int[Array, " batch"], Bool[Array, " batch"]],
+    state: tuple[PyTree, PyTree],
+    optimizer: optax.GradientTransformation,
+    augmentation: Augmentation | None,
+    takes_key: bool,
+) -> tuple[tuple[PyTree, PyTree], Float[Array, ""]]:
+    frozen, key, x, y, mask = batch
+    params, opt_state = state
+    augment_key, dropout_key = jr.split(key)
+    x = x if augmentation is None else augmentation(augment_key, x)
+
+    def mean_loss(params):
+        logits = _logits(eqx.combine(params, frozen), x, dropout_key, takes_key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return jnp.sum(losses * mask) / jnp.sum(mask)
+
+    loss, grads = eqx.filter_value_and_grad(mean_loss)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (eqx.apply_updates(params, updates), opt_state), loss
+
+
+@eqx.filter_jit
+def _evaluate(
+    model: PyTree, x: Num[Array, "batch genes"], y: Int[Array, " batch"], mask: Bool[Array, " batch"], takes_key: bool
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Sum of the losses and number of correct predictions over the cells of the mask."""
+    logits = _logits(model, x, None, takes_key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    return jnp.sum(losses * mask), jnp.sum((jnp.argmax(logits, axis=-1) == y) & mask)
