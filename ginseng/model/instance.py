@@ -236,6 +236,7 @@ class GinsengClassifier:
         target_sum: float | None = 1e4,
         seed: int = 42,
     ):
+        self.seed = seed
         self.key, init_key = jr.split(jr.key(seed))
         self.module = AttentionClassifier(
             n_genes,
@@ -251,6 +252,7 @@ class GinsengClassifier:
     def from_module(cls, module: AttentionClassifier, seed: int = 42) -> "GinsengClassifier":
         """Wrap an existing network."""
         classifier = cls.__new__(cls)
+        classifier.seed = seed
         classifier.key = jr.key(seed)
         classifier.module = module
         return classifier

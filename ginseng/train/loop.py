@@ -56,7 +56,7 @@ class Trainer:
     Raises
     ------
     ValueError
-        If `batch_size` is below 1 or no leaf is trainable.
+        If `batch_size` is below 1, no leaf is trainable, or inputs and outputs of the model do not fit the dataset.
 
     Examples
     --------
@@ -95,10 +95,30 @@ class Trainer:
         self._augment = augment
         self._trainable = trainable
         self._takes_key = "key" in inspect.signature(type(model).__call__).parameters
+        self._check_shapes()
         params, _ = self._partition(model)
         if not jax.tree.leaves(params):
             raise ValueError("`trainable` selects no floating-point array of the model.")
         self.opt_state = self._optimizer.init(params)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Numbers of inputs and outputs that the model must have."""
+        return self.dataset.n_genes, len(self.dataset.label_names)
+
+    def _check_shapes(self) -> None:
+        """Refuse a model that does not fit the dataset: a label beyond its outputs would have a loss of NaN."""
+        n_genes, n_labels = self._shape
+        cell = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
+        try:
+            logits = eqx.filter_eval_shape(_logits, eqx.nn.inference_mode(self.model), cell, None, self._takes_key)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The model does not take a cell of the dataset, with {n_genes} genes: {error}") from error
+        if logits.shape != (1, n_labels):
+            raise ValueError(
+                f"The model must map a cell to logits of shape {(n_labels,)}, one for each label of the dataset, but "
+                f"its output has shape {logits.shape[1:]}."
+            )
 
     def fit(self, epochs: int = 10, silent: bool = False) -> eqx.Module:
         """Fit the model; called again, it goes on.
@@ -155,6 +175,10 @@ class Trainer:
     def _train_split(self) -> str:
         return "all" if self.dataset.train_idx is None else "train"
 
+    @property
+    def _n_train(self) -> int:
+        return self.dataset.n_cells if self.dataset.train_idx is None else len(self.dataset.train_idx)
+
     def _run_epoch(self, epoch: int, epochs: int, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
         # The step gives the memory of its state back to the next step: the state it starts from is a copy, so that
@@ -163,7 +187,15 @@ class Trainer:
         state = jax.tree.map(jnp.copy, (params, self.opt_state))
         losses, n_cells = [], []
         self.key, epoch_key = jr.split(self.key)
-        with tqdm(desc=f"Epoch {epoch + 1}/{epochs}", unit="cells", unit_scale=True, disable=silent) as bar:
+        bar = tqdm(
+            desc=f"Epoch {epoch + 1}/{epochs}",
+            total=None if self.balance_train else self._n_train,
+            unit="cells",
+            unit_scale=True,
+            leave=False,
+            disable=silent,
+        )
+        with bar:
             for step, (batch, n) in enumerate(self._padded(self._train_split, training=True)):
                 state, loss = self._train_step((frozen, jr.fold_in(epoch_key, step), *batch), state)
                 losses.append(loss)

@@ -224,6 +224,10 @@ class GinsengClassifierTrainer(Trainer):
         self.classifier.module = cast(AttentionClassifier, self.model)
         return self.classifier
 
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.genes), len(self.label_names)
+
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""
         described = {"settings": dataclasses.asdict(self.settings), "history": dataclasses.asdict(self.logger)}

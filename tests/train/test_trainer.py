@@ -189,6 +189,10 @@ class TestTrainer:
             Trainer(plain(), dataset, trainable=False)
         with pytest.raises(ValueError, match="`epochs` must not be negative"):
             Trainer(plain(), dataset).fit(-1)
+        with pytest.raises(ValueError, match=r"logits of shape \(3,\).*its output has shape \(2,\)"):
+            Trainer(attention(2), dataset)
+        with pytest.raises(ValueError, match="does not take a cell of the dataset, with 30 genes"):
+            Trainer(Plain(jnp.zeros((3, 29))), dataset)
 
 
 class TestSettings:
