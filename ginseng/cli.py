@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,12 +21,13 @@ from ginseng.metrics import score
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.counts import layer_names
+from ginseng.utils.counts import copy_of, layer_names
 from ginseng.utils.files import replacing
 from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.messages import shorten, unknown_name
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
+_N_GENES = 2000
 _TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
     ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
@@ -81,7 +83,10 @@ def fit(
     cells: Cells = None,
     layer: Layer = None,
     group: Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")] = None,
-    genes: Annotated[int, typer.Option(help="How many highly variable genes to train on; 0 for all.", min=0)] = 2000,
+    genes: Annotated[
+        int | None,
+        typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
+    ] = None,
     gene_column: Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
@@ -92,8 +97,12 @@ def fit(
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
-    hidden_dim: Annotated[int, typer.Option(help="Hidden units of the attention.", min=1)] = _DEFAULTS.hidden_dim,
-    dropout: Annotated[float, typer.Option(help="Dropout rate, in [0, 1).")] = _DEFAULTS.dropout_rate,
+    hidden_dim: Annotated[
+        int | None, typer.Option(help=f"Hidden units of the attention; default {_DEFAULTS.hidden_dim}.", min=1)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}.")
+    ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="Downsample each type to the rarest.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     quiet: Quiet = False,
@@ -104,9 +113,12 @@ def fit(
     """
     if hold_out_groups and group is None:
         raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
+    of_a_new_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
+    if start is not None and (given := [name for name, value in of_a_new_model.items() if value is not None]):
+        raise ValueError(f"{' and '.join(given)} cannot be chosen with --from: the saved model has its own.")
     settings = GinsengClassifierTrainerSettings(
-        hidden_dim=hidden_dim,
-        dropout_rate=dropout,
+        hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
+        dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
         batch_size=batch_size,
         lr=lr,
         holdout_fraction=holdout,
@@ -114,13 +126,18 @@ def fit(
         group_level=hold_out_groups,
         seed=seed,
     )
+    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
+    _require_writable(output)
     state = None if start is None else load_model(start)
     with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
-        adata = _cells(read_adata(data, backed=cells is None), cells)
+        adata = _cells(read_adata(data, backed=cells is None and layer != "raw"), cells)
         if label not in adata.obs:
             raise unknown_name("label column", label, "adata.obs", adata.obs.columns)
-        if gene_column is None and state is None and 0 < genes < adata.n_vars:
-            select_hvgs(adata, n_top_genes=genes, layer=layer, silent=quiet)
+        if layer == "raw" and "raw" not in adata.layers and adata.raw is not None:
+            adata, layer = adata.raw.to_adata(), None
+        n_top_genes = _N_GENES if genes is None else genes
+        if gene_column is None and state is None and 0 < n_top_genes < adata.n_vars:
+            select_hvgs(adata, n_top_genes=n_top_genes, layer=layer, silent=quiet)
             gene_column = "ginseng_genes"
         made = GinsengDataset.create(
             dataset or Path(folder) / "train.zarr",
@@ -135,8 +152,7 @@ def fit(
         trainer.fit(epochs, silent=quiet)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
-    saved = output if output.suffix == ".h5" else f"{output}.h5"
-    _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {saved}")
+    _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
 
 
 @_command
@@ -167,6 +183,7 @@ def annotate(
         raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
     if Path(data).exists() and output.exists() and output.samefile(data):
         raise ValueError(f"{output} is the file of counts itself; name another output.")
+    _require_writable(output)
     to_table = suffix != ".h5ad"
     with _warnings(quiet):
         state = load_model(model)
@@ -236,6 +253,17 @@ def demo(
     typer.echo(scores.report("held-out cells"))
 
 
+def _require_writable(output: Path) -> None:
+    """Refuse an output that could not be written, before the work is done rather than after."""
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder; name a file.")
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{output} cannot be written: {folder} is not a folder that you may write to.")
+
+
 def _say(quiet: bool, text: str) -> None:
     if not quiet:
         typer.echo(text)
@@ -251,14 +279,18 @@ def _cells(adata: AnnData, query: str | None) -> AnnData:
         return adata
     try:
         obs: Any = adata.obs
-        chosen = obs.eval(query).to_numpy(dtype=bool)
+        chosen = obs.eval(query)
     except Exception as error:  # pandas raises whatever its parser and the expression do
         raise ValueError(
             f"--cells {query!r} cannot be evaluated ({error}). Columns of obs: {shorten(adata.obs.columns)}."
         ) from error
+    if not isinstance(chosen, pd.Series) or chosen.dtype != bool:
+        raise ValueError(
+            f"--cells {query!r} is not true or false for each cell; to compare, write `column == 'value'`."
+        )
     if not chosen.any():
         raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
-    return adata[chosen].copy()
+    return copy_of(adata[chosen.to_numpy()])
 
 
 def _describe_model(state: GinsengClassifierState) -> str:
@@ -273,8 +305,8 @@ def _describe_model(state: GinsengClassifierState) -> str:
     history = state.metadata.get("history")
     if history and history["epoch"]:
         lines.append(
-            f"training: {len(history['epoch'])} epochs, holdout accuracy {history['holdout_accuracy'][-1]:.3f}, "
-            f"holdout loss {history['holdout_loss'][-1]:.4f}"
+            f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
+            f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}".replace(", holdout accuracy nan", "")
         )
     if settings := state.metadata.get("settings"):
         lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))

@@ -1,6 +1,7 @@
 """From counts to annotated cells and pictures, on real cells (needs the `demo` extra)."""
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.messages import unknown_name
 
 _HELD_OUT = 1 / 3
+_FEWEST_HELD_OUT = 20
 
 
 def pbmc_counts() -> AnnData:
@@ -73,9 +75,17 @@ def run(
     """
     if label_key not in adata.obs:
         raise unknown_name("label column", label_key, "adata.obs", adata.obs.columns)
-    adata = adata[adata.obs[label_key].notna()]
+    labelled = adata.obs[label_key].notna().to_numpy()
+    if not labelled.all():
+        warnings.warn(f"{(~labelled).sum():,} of {adata.n_obs:,} cells have no label and are left out.", stacklevel=2)
+        adata = adata[labelled]
     codes = pd.Categorical(adata.obs[label_key].astype(str)).codes
     train_cells, test_cells = split_within_labels(codes, _HELD_OUT, np.random.default_rng(seed))
+    if len(test_cells) < _FEWEST_HELD_OUT:
+        raise ValueError(
+            f"A third of {adata.n_obs} cells is too few to measure and draw anything; the demo needs "
+            f"{_FEWEST_HELD_OUT} held-out cells."
+        )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
     select_hvgs(training, n_top_genes=n_genes, silent=silent)
     out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ ORDER = [
     "metrics",
     "model.nn",
     "model.attention",
+    "model.functional",
     "model.instance",
     "model.state",
     "model",

@@ -11,7 +11,8 @@ from ginseng import GinsengDataset, load_model
 from ginseng.cli import app
 from tests.conftest import simulate
 
-QUICK = ["--epochs", "6", "--hidden-dim", "8", "--batch-size", "32", "--lr", "0.005"]
+NEW_OR_TUNED = ["--epochs", "6", "--batch-size", "32", "--lr", "0.005"]
+QUICK = [*NEW_OR_TUNED, "--hidden-dim", "8"]
 
 
 def ginseng(*args, fails=False):
@@ -69,6 +70,22 @@ class TestFit:
         assert list(state.genes) == [f"GENE{i}" for i in range(20)]
         assert state.metadata["history"]["train_loss"][-1] < 0.5
 
+    def test_raw_counts(self, adata, tmp_path):
+        adata.raw = adata.copy()
+        adata = adata[:, :5].copy()
+        adata.X = np.zeros(adata.shape, dtype=np.float32)
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        options = ["--layer", "raw", "--genes", 20, *QUICK]
+        ginseng("fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *options)
+        assert load_model(tmp_path / "m.h5").n_genes == 20
+
+    def test_an_output_that_cannot_be_written_is_refused_first(self, counts, tmp_path):
+        (tmp_path / "folder.h5").mkdir()
+        for output, message in (("folder.h5", "is a folder; name a file"), ("cells.h5ad/m.h5", "cannot be written")):
+            printed = ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / output, *QUICK, fails=True)
+            assert message in printed
+            assert "epoch" not in printed
+
     def test_fine_tuning(self, model, tmp_path):
         simulate(n_types=4, n_cells=200).write_h5ad(tmp_path / "new.h5ad")
         output = ginseng(
@@ -81,7 +98,7 @@ class TestFit:
                 tmp_path / "tuned.h5",
                 "--from",
                 model,
-                *QUICK,
+                *NEW_OR_TUNED,
             )
         )
         assert "4 cell types, 30 genes" in output
@@ -96,7 +113,9 @@ class TestFit:
             (["--label", "cell_type", "--cells", "donor == 'x'"], "holds for none of the 120 cells"),
             (["--label", "cell_type", "--holdout", "1"], r"`holdout_fraction` must lie in \[0, 1\), but got 1.0"),
             (["--label", "cell_type", "--group", "batch"], "group column 'batch' is not in adata.obs"),
-            (["--label", "cell_type", "--from", "nothing.h5"], "no model file nothing.h5"),
+            (["--label", "cell_type", "--from", "m.h5"], "--hidden-dim cannot be chosen with --from"),
+            (["--label", "cell_type", "--cells", "cell_type"], "not true or false for each cell; to compare, write"),
+            (["--label", "cell_type", "--cells", "donor = 'd1'"], "not true or false|cannot be evaluated"),
         ],
     )
     def test_errors_are_one_line_and_nothing_is_lost(self, counts, model, tmp_path, args, message):
@@ -162,6 +181,12 @@ class TestInspect:
             "lr=0.005",
         ):
             assert part in output
+
+    def test_model_without_a_holdout(self, counts, tmp_path):
+        ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--holdout", 0, *QUICK)
+        output = ginseng("inspect", tmp_path / "m.h5")
+        assert "6 epochs, train loss" in output
+        assert "nan" not in output
 
     def test_dataset(self, dataset):
         assert "split: none yet" in ginseng("inspect", dataset.path)

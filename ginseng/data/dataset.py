@@ -92,8 +92,7 @@ class GinsengDataset:
         self.group_names: list[str] | None = attributes.get("group_names")
         self.labels = np.asarray(store.read_array(self.root, "labels"))
         self.groups = store.read_array(self.root, "groups")
-        self.train_idx = store.read_array(self.root, "split/train")
-        self.test_idx = store.read_array(self.root, "split/test")
+        self.train_idx, self.test_idx = store.read_split(self.root)
 
     @classmethod
     def create(
@@ -125,8 +124,8 @@ class GinsengDataset:
         layer : str, optional
             Key in ``adata.layers``, or ``"raw"``; None for ``adata.X``.
         genes : str, list of str or numpy.ndarray, optional
-            A boolean column of ``adata.var`` (such as ``"ginseng_genes"``), or the names of the genes to keep, in the
-            order to keep them; None for all.
+            A boolean column of ``adata.var`` (such as ``"ginseng_genes"``), a boolean mask, or the names of the genes
+            to keep, in the order to keep them; None for all.
         group_key : str, optional
             Column of ``adata.obs`` with the donor or batch of each cell.
         chunk_size : int
@@ -306,6 +305,10 @@ def _gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None)
         if mask.dtype != bool:
             raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
         columns = np.flatnonzero(mask)
+    elif np.asarray(genes).dtype == bool:
+        if len(genes) != len(var):
+            raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
+        columns = np.flatnonzero(genes)
     else:
         names = pd.Index(np.asarray(genes).astype(str))
         if not names.is_unique:

@@ -1,6 +1,7 @@
 """Reading counts from files and URLs; model files."""
 
 import json
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
     if path.is_dir():
         is_zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
-        return ad.read_zarr(path) if is_zarr else read_10x_mtx(path)
+        return _read_zarr(path) if is_zarr else read_10x_mtx(path)
     try:
         with h5py.File(path) as file:
             kind = _kind_of(file)
@@ -75,6 +76,13 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     if kind == "model":
         raise ValueError(f"{path} is a ginseng model, where a file of counts is expected; were the two swapped?")
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
+
+
+def _read_zarr(path: Path) -> AnnData:
+    try:
+        return ad.read_zarr(path)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.") from error
 
 
 def write_adata(adata: AnnData, path: str | Path) -> None:
@@ -151,7 +159,12 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         versions = {package: version(package) for package in _VERSIONED_PACKAGES}
         for name, value in {**state.metadata, "versions": versions}.items():
             if name != "created":
-                metadata.create_dataset(name, data=json.dumps(value))
+                metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+    """Stand-in for a value that JSON does not have: NumPy's scalars and arrays, and whatever else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def load_model(path: str | Path) -> GinsengClassifierState:
@@ -191,14 +204,17 @@ def load_model(path: str | Path) -> GinsengClassifierState:
             attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
             params = _load_pytree(file["params"])
             metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
+        for name in ("genes", "label_keys"):
+            arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
+        state = GinsengClassifierState(params=params, **arrays, **attributes, metadata=metadata)
     except OSError as error:
         raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({error}).") from error
-    for name in ("genes", "label_keys"):
-        arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
-    try:
-        return GinsengClassifierState(params=params, **arrays, **attributes, metadata=metadata)
-    except ValueError as error:
-        raise ValueError(f"{path} is inconsistent: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is no whole ginseng model: {error}") from error
+    for layer, leaves in params.items():
+        if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
+            raise ValueError(f"{path} holds weights of layer '{layer}' that are not finite.")
+    return state
 
 
 def is_model(path: str | Path) -> bool:
@@ -249,7 +265,11 @@ def _require_model(file: h5py.File, path: Path) -> None:
 
 
 def _load_metadata(group: Any) -> dict[str, Any]:
-    loaded = {name: json.loads(dataset.asstr()[()]) for name, dataset in group.items()}
+    try:
+        loaded = {name: json.loads(dataset.asstr()[()]) for name, dataset in group.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        warnings.warn(f"The metadata of the model cannot be read and are left out: {error}.", stacklevel=3)
+        return {}
     return {**loaded, "created": group.attrs.get("created")}
 
 

@@ -20,6 +20,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _ROWS_READ_AT_ONCE = 4096
+_SMALLEST_CHUNK = 2**16  # values; the first cells may have no counts at all, and each chunk is a file
 
 
 def write_store(
@@ -109,25 +110,39 @@ def read_array(root: zarr.Group, name: str) -> np.ndarray | None:
 
 
 def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
-    """Store the cells of the two parts of a split, in place of an earlier one."""
-    split = root.require_group("split")
+    """Store the cells of the two parts of a split, in place of an earlier one.
+
+    The earlier one is removed first, and half a split counts as none (see `read_split`): an interruption cannot leave
+    parts of two splits.
+    """
+    if "split" in root:
+        del root["split"]
+    split = root.create_group("split")
     for name, cells in (("train", train), ("test", test)):
-        split.create_array(name, data=cells.astype(np.int32), overwrite=True)
+        split.create_array(name, data=cells.astype(np.int32))
+
+
+def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Read the cells of the two parts of the split, or None twice if there is no whole one."""
+    train, test = read_array(root, "split/train"), read_array(root, "split/test")
+    return (None, None) if train is None or test is None else (train, test)
 
 
 def _write_counts(group: zarr.Group, blocks: Iterable[sparse.csr_matrix], n_genes: int, chunk_size: int) -> None:
     """Write CSR in AnnData's encoding, block by block."""
     row_ends = [np.zeros(1, dtype=np.int64)]
+    n_stored = 0
     data = indices = None
     for block in blocks:
-        n_cells = len(block.indptr) - 1
         if data is None or indices is None:
-            per_chunk = max(1, chunk_size * block.nnz // max(1, n_cells))
+            per_cell = block.nnz // max(1, len(block.indptr) - 1)
+            per_chunk = max(_SMALLEST_CHUNK, chunk_size * per_cell)
             data = group.create_array("data", shape=(0,), dtype=np.float32, chunks=(per_chunk,))
             indices = group.create_array("indices", shape=(0,), dtype=np.int32, chunks=(per_chunk,))
         data.append(block.data.astype(np.float32))
         indices.append(block.indices.astype(np.int32))
-        row_ends.append(block.indptr[1:].astype(np.int64) + row_ends[-1][-1])
+        row_ends.append(block.indptr[1:].astype(np.int64) + n_stored)
+        n_stored += block.nnz
     indptr = np.concatenate(row_ends)
     group.create_array("indptr", data=indptr)
     group.attrs.update(

@@ -158,7 +158,7 @@ def require_memory(n_genes: int, n_copies: int = 1) -> None:
     needed = n_copies * 2 * n_genes**2 * 4
     present = psutil.virtual_memory().total
     if needed > present:
-        why = "" if n_copies == 1 else f" ({n_copies} copies: weights, gradients and two moments)"
+        why = "" if n_copies == 1 else " for weights before and during an epoch, gradients and two moments"
         raise MemoryError(
             f"A model of {n_genes:,} genes has two genes x genes layers, which take {needed:,} bytes"
             f"{why}; this machine has {present:,}. Select genes first, e.g. ginseng.utils.select_hvgs(adata, 2000)."
@@ -192,8 +192,8 @@ def model_from_params(
     ValueError
         If a layer is missing or its shape does not fit the others.
     """
-    if missing := [name for name in _LAYERS if name not in params]:
-        raise ValueError(f"`params` lacks the layers {missing}; it has: {list(params)}.")
+    if missing := [name for name in _LAYERS if not {"W", "b"} <= set(params.get(name, ()))]:
+        raise ValueError(f"`params` lacks W or b of the layers {missing}; it has the layers {list(params)}.")
     n_genes, n_classes = params["head"]["W"].shape
     hidden_dim = params["attn1"]["W"].shape[-1]
     shell = eqx.filter_eval_shape(

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ginseng.data.io import load_model, read_adata
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
-from ginseng.utils.counts import Counts
+from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.genes import gene_selector, match_genes
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -239,6 +239,8 @@ def classify(
         from_path = not isinstance(adata, AnnData)
         state = model_state if isinstance(model_state, GinsengClassifierState) else load_model(model_state)
         data = read_adata(adata, backed=backed) if not isinstance(adata, AnnData) else adata
+        if not (copy or return_table):
+            require_writable(data)
         model = _configured(state, normalize, target_sum, randomness)
         probabilities = _annotate(model, np.asarray(state.genes), data, gene_key, layer, batch_size, seed, silent)
 
@@ -252,12 +254,12 @@ def classify(
         if from_path and data.isbacked:
             data.file.close()
         return pd.concat([table, pd.DataFrame(probabilities, columns=labels, index=data.obs_names)], axis=1)
-    if copy:
-        data = data.to_memory() if data.isbacked else data.copy()
-    data.obs["ginseng_cell_type"] = cell_type
-    data.obs["ginseng_confidence"] = confidence
-    if store_probs:
-        data.obsm["ginseng_probs"] = probabilities
+    data = copy_of(data) if copy else data
+    with quiet_about_views():
+        data.obs["ginseng_cell_type"] = cell_type
+        data.obs["ginseng_confidence"] = confidence
+        if store_probs:
+            data.obsm["ginseng_probs"] = probabilities
     return data if copy or from_path else None
 
 

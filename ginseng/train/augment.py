@@ -82,7 +82,7 @@ def augment_dropgene(
     Raises
     ------
     ValueError
-        If not ``0 <= lower < upper``.
+        If not ``0 <= lower < upper <= genes + 1``.
 
     Examples
     --------
@@ -90,8 +90,8 @@ def augment_dropgene(
     >>> int((augment_dropgene(jr.key(0), x, lower=2, upper=3) == 0).all(axis=0).sum())
     2
     """
-    if not 0 <= lower < upper:
-        raise ValueError(f"Genes to drop need 0 <= `lower` < `upper`, but got {lower} and {upper}.")
+    if not 0 <= lower < upper <= x.shape[1] + 1:
+        raise ValueError(f"Genes to drop need 0 <= `lower` < `upper` <= {x.shape[1] + 1}, but got {lower} and {upper}.")
     number_key, order_key = jr.split(key)
     n_dropped = jr.randint(number_key, (), lower, upper)
     dropped: Bool[Array, " genes"] = jr.permutation(order_key, x.shape[1]) < n_dropped

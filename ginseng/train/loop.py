@@ -99,7 +99,7 @@ class Trainer:
         params, _ = self._partition(model)
         if not jax.tree.leaves(params):
             raise ValueError("`trainable` selects no floating-point array of the model.")
-        self.opt_state = self._optimizer.init(params)
+        self.opt_state = self._fresh_opt_state()
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -153,6 +153,11 @@ class Trainer:
         params, frozen = eqx.partition(arrays, self._trainable)
         return params, eqx.combine(frozen, rest)
 
+    def _fresh_opt_state(self) -> PyTree:
+        """State of the optimiser before its first step; copied, since some optimisers keep the weights in it."""
+        params, _ = self._partition(self.model)
+        return jax.tree.map(jnp.copy, self._optimizer.init(params))
+
     def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of counts and of the model's class indices."""
         return self.dataset.stream(
@@ -181,10 +186,9 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, epochs: int, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
-        # The step gives the memory of its state back to the next step: the state it starts from is a copy, so that
-        # modules that were handed out before stay alive.
         params, frozen = self._partition(self.model)
-        state = jax.tree.map(jnp.copy, (params, self.opt_state))
+        # Each step consumes the state it is given. The weights are copied first, for modules handed out before.
+        state = jax.tree.map(jnp.copy, params), self.opt_state
         losses, n_cells = [], []
         self.key, epoch_key = jr.split(self.key)
         bar = tqdm(
@@ -195,17 +199,34 @@ class Trainer:
             leave=False,
             disable=silent,
         )
-        with bar:
+        try:
             for step, (batch, n) in enumerate(self._padded(self._train_split, training=True)):
                 state, loss = self._train_step((frozen, jr.fold_in(epoch_key, step), *batch), state)
                 losses.append(loss)
                 n_cells.append(n)
                 bar.update(n)
+        finally:
+            bar.close()
+            self._keep(state, frozen)
         if not losses:
             raise ValueError("There is no cell to train on.")
-        params, self.opt_state = state
-        self.model = eqx.combine(params, frozen)
-        return float(np.average(np.asarray(jnp.stack(losses)), weights=n_cells))
+        loss = float(np.average(np.asarray(jnp.stack(losses)), weights=n_cells))
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The training loss is {loss} in epoch {epoch + 1}: the learning rate may be too large, or the counts "
+                "may hold values that the model cannot take."
+            )
+        return loss
+
+    def _keep(self, state: tuple[PyTree, PyTree], frozen: PyTree) -> None:
+        """Take over the state of an epoch, whole or interrupted."""
+        params, opt_state = state
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array))):
+            # Interrupted inside a step, which had consumed the state: back to the weights of the epoch's beginning.
+            opt_state = self._fresh_opt_state()
+        else:
+            self.model = eqx.combine(params, frozen)
+        self.opt_state = opt_state
 
     def _train_step(self, batch: tuple, state: tuple[PyTree, PyTree]) -> tuple[tuple[PyTree, PyTree], Array]:
         """Update parameters and optimiser state on one batch; return them with the loss before the update."""

@@ -1,7 +1,6 @@
 """Training the gene-attention classifier, from scratch or from a saved one."""
 
 import dataclasses
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from ginseng.train.loop import Augmentation, Trainer
 from ginseng.train.opt import adam_l2
 from ginseng.utils.genes import gene_selector, match_genes
 from ginseng.utils.messages import shorten
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -164,17 +161,26 @@ class GinsengClassifierTrainer(Trainer):
         state = load_model(start) if isinstance(start, str | Path) else start
         if dataset.train_idx is None:
             dataset.make_split(settings.holdout_fraction, settings.group_level, settings.seed)
-        else:
-            _logger.info("Using the split that %s has; make_split makes another.", dataset.path)
+        elif settings.group_level and _mixes_groups(dataset):
+            warnings.warn(
+                f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
+                "dataset.make_split(fraction, stratify_group=True).",
+                stacklevel=2,
+            )
 
+        if state is not None:
+            kept = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
+            settings = dataclasses.replace(settings, **{name: getattr(state, name) for name in kept})
         self.settings = settings
         self.genes = list(map(str, dataset.gene_names if state is None else state.genes))
         self.label_names = list(map(str, dataset.label_names if state is None else state.output_labels))
         self.label_names += [label for label in dataset.label_names if label not in self.label_names]
-        self._start_metadata = {} if state is None else {"start": state.metadata}
+        self._start_metadata = (
+            {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
+        )
         self._codes = np.array([self.label_names.index(label) for label in dataset.label_names], dtype=np.int32)
         self._selector = _selector(dataset.gene_names, self.genes)
-        require_memory(len(self.genes), n_copies=4)
+        require_memory(len(self.genes), n_copies=5)
         self.classifier = (
             GinsengClassifier(
                 len(self.genes),
@@ -220,9 +226,13 @@ class GinsengClassifierTrainer(Trainer):
         GinsengClassifier
             The trained classifier.
         """
+        self.model = self.classifier.module
         self._fit(epochs, silent)
-        self.classifier.module = cast(AttentionClassifier, self.model)
         return self.classifier
+
+    def _keep(self, state: tuple[PyTree, PyTree], frozen: PyTree) -> None:
+        super()._keep(state, frozen)
+        self.classifier.module = cast(AttentionClassifier, self.model)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -241,6 +251,12 @@ class GinsengClassifierTrainer(Trainer):
                     "raw counts, or train with normalize=False."
                 )
             yield (x if self._selector is None else x @ self._selector), self._codes[y]
+
+
+def _mixes_groups(dataset: GinsengDataset) -> bool:
+    if dataset.groups is None:
+        return True
+    return bool(np.isin(dataset.groups[dataset.train_idx], dataset.groups[dataset.test_idx]).any())
 
 
 def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix | None:

@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
+from anndata import AnnData, ImplicitModificationWarning
 from anndata.abc import CSCDataset
 from scipy import sparse
 
@@ -21,6 +22,43 @@ def layer_names(adata: AnnData) -> list[str]:
     ['counts']
     """
     return [name for name in adata.layers if name is not None]
+
+
+def copy_of(adata: AnnData) -> AnnData:
+    """An independent copy in memory.
+
+    Examples
+    --------
+    >>> copy_of(AnnData(np.eye(2))).isbacked
+    False
+    """
+    return adata.to_memory() if adata.isbacked else adata.copy()
+
+
+def require_writable(adata: AnnData) -> None:
+    """Raise a ValueError if nothing can be added to `adata`, which is so for views of backed data.
+
+    Examples
+    --------
+    >>> require_writable(AnnData(np.eye(2)))
+    """
+    if adata.isbacked and adata.is_view:
+        raise ValueError("Nothing can be added to a view of a backed AnnData; pass copy=True, or view.to_memory().")
+
+
+@contextmanager
+def quiet_about_views() -> Iterator[None]:
+    """Add to a view, which becomes a copy, without anndata's warning: that is what the caller asked for.
+
+    Examples
+    --------
+    >>> view = AnnData(np.eye(2))[:1]
+    >>> with quiet_about_views():
+    ...     view.obs["type"] = "B"
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        yield
 
 
 class Counts:
@@ -115,7 +153,7 @@ class Counts:
         if len(fractions):
             warnings.warn(
                 f"{self._name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised "
-                "data would be normalised once more. Name the layer of raw counts, or pass normalize=False.",
+                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?",
                 stacklevel=3,
             )
 

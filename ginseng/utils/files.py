@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     >>> target.read_text()
     'gene,mean'
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:8]
     fresh = path.with_name(f".{path.stem}.{unique}{path.suffix}")

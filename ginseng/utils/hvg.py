@@ -5,7 +5,7 @@ from anndata import AnnData
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.utils.counts import Counts
+from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 
 
 def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
@@ -89,6 +89,8 @@ def select_hvgs(
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
     if n_bins < 1:
         raise ValueError(f"`n_bins` must be at least 1, but got {n_bins}.")
+    if not copy:
+        require_writable(adata)
     if adata.n_obs < 2:
         raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
     if layer == "raw" and "raw" not in adata.layers:
@@ -97,8 +99,9 @@ def select_hvgs(
     mean, variance = _moments(Counts(adata, layer, nonnegative=target_sum is not None), target_sum, chunk_size, silent)
     chosen = np.zeros(adata.n_vars, dtype=bool)
     chosen[_most_dispersed(mean, variance, n_top_genes, (min_mean, max_mean), n_bins)] = True
-    marked = adata.to_memory() if copy else adata
-    marked.var["ginseng_genes"] = chosen
+    marked = copy_of(adata) if copy else adata
+    with quiet_about_views():
+        marked.var["ginseng_genes"] = chosen
     return marked if copy else None
 
 

@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -86,6 +87,7 @@ class TestCreate:
             (["GENE7", "GENE2", "GENE11"], [7, 2, 11]),
             (np.array(["GENE29", "GENE0"]), [29, 0]),
             ("chosen", [0, 3, 6, 9]),
+            (np.arange(30) > 26, [27, 28, 29]),
             (None, range(30)),
         ],
     )
@@ -117,6 +119,28 @@ class TestCreate:
         with pytest.raises(ValueError, match="2 of 120 cells have no label"):
             GinsengDataset.create(tmp_path / "d.zarr", adata, "cell_type", missing_labels="error", silent=True)
 
+    @pytest.mark.parametrize("unlabelled", [slice(0, 40), slice(40, 80), slice(80, 120)])
+    @pytest.mark.filterwarnings("ignore:.*have no label")
+    def test_whole_blocks_without_label(self, adata, tmp_path, unlabelled):
+        adata.obs.loc[adata.obs_names[unlabelled], "cell_type"] = np.nan
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", chunk_size=10, silent=True)
+        kept = np.delete(np.arange(120), np.arange(120)[unlabelled])
+        np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], adata.X.toarray()[kept])
+
+    def test_first_cells_without_counts_do_not_shatter_the_store(self, adata, tmp_path):
+        adata.X = adata.X.toarray() * (np.arange(120) > 40)[:, None]
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", chunk_size=20, silent=True)
+        np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], adata.X)
+        assert len([path for path in (tmp_path / "c.zarr" / "X").rglob("*") if path.is_file()]) < 10
+
+    def test_through_a_link(self, adata, dataset):
+        link = dataset.path.parent / "link.zarr"
+        link.symlink_to(dataset.path)
+        assert GinsengDataset.create(link, simulate(n_cells=20), "cell_type", silent=True).n_cells == 20
+        assert link.is_symlink()
+        assert GinsengDataset(dataset.path).n_cells == 20
+        assert sorted(path.name for path in link.parent.iterdir()) == sorted([link.name, dataset.path.name])
+
     def test_numbers_as_labels(self, adata, tmp_path):
         adata.obs["cluster"] = np.arange(120) % 3
         dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cluster", silent=True)
@@ -133,6 +157,7 @@ class TestCreate:
             ({"genes": ["GENE1", "CD3D", "CD4"]}, "2 of 3 genes are not in the data: CD3D, CD4"),
             ({"genes": ["GENE1", "GENE1"]}, "unique.*GENE1"),
             ({"genes": []}, "No gene is chosen"),
+            ({"genes": np.ones(7, bool)}, "a mask of 7 genes, but the data have 30"),
             ({"label_key": "one"}, "at least two labels.*'same'"),
             ({"label_key": "none"}, "at least two labels"),
             ({"chunk_size": 0}, "chunk_size.*at least 1"),
@@ -244,6 +269,22 @@ class TestSplit:
         with pytest.raises(ValueError, match=rf"`fraction` must lie in \[0, 1\), but got {fraction}"):
             dataset.make_split(fraction)
         np.testing.assert_array_equal(GinsengDataset(dataset.path).test_idx, before)
+
+    def test_an_interrupted_split_is_none(self, dataset, monkeypatch):
+        dataset.make_split(0.25)
+        create_array = zarr.Group.create_array
+
+        def interrupted(group, name, **kwargs):
+            if name == "test":
+                raise KeyboardInterrupt
+            return create_array(group, name, **kwargs)
+
+        monkeypatch.setattr(zarr.Group, "create_array", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.make_split(0.5, seed=9)
+        again = GinsengDataset(dataset.path)
+        assert again.train_idx is None
+        assert again.test_idx is None
 
     def test_groups_are_needed_to_split_by_them(self, adata, tmp_path):
         dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)

@@ -102,11 +102,15 @@ def test_suffix(state, tmp_path, given, written):
     assert [path.name for path in tmp_path.iterdir()] == [written]
 
 
-def test_a_failed_save_leaves_the_old_file(state, tmp_path):
+def test_a_failed_save_leaves_the_old_file(state, tmp_path, monkeypatch):
     save_model(state, tmp_path / "m.h5")
-    broken = dataclasses.replace(state, metadata={"settings": {1, 2}})  # a set is no JSON
-    with pytest.raises(TypeError):
-        save_model(broken, tmp_path / "m.h5")
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ginseng.data.io._save_pytree", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_model(dataclasses.replace(state, dropout_rate=0.5), tmp_path / "m.h5")
     assert_states_equal(load_model(tmp_path / "m.h5"), state)
     assert [path.name for path in tmp_path.iterdir()] == ["m.h5"]
 
@@ -173,7 +177,11 @@ def replace(name, value):
             r"`label_values` must be 0 to 2 in any order, but got \[0 1 5\]",
         ),
         (replace("params/features1/W", np.ones((3, 4), np.float32)), "Layer 'features1'"),
-        (lambda file: file["params"].pop("head"), "lacks the layers.*head"),
+        (lambda file: file["params"].pop("head"), "lacks W or b of the layers.*head"),
+        (lambda file: file["params/head"].pop("W"), "lacks W or b of the layers.*head"),
+        (replace("params/head", np.ones(3)), "no whole ginseng model"),
+        (set_attribute("n_genes", "thirty"), "no whole ginseng model"),
+        (replace("params/attn1/b", np.full(5, np.nan, np.float32)), "layer 'attn1' that are not finite"),
         (lambda file: file.attrs.pop("normalize"), "lacks attribute normalize"),
     ],
 )
@@ -189,6 +197,21 @@ def test_a_file_that_contradicts_itself_is_refused(state, tmp_path, change, mess
 def test_no_target_sum_is_the_default_and_can_be_saved(state, tmp_path):
     save_model(dataclasses.replace(state, target_sum=None), tmp_path / "m.h5")
     assert load_model(tmp_path / "m.h5").target_sum == 1e4
+
+
+def test_any_metadata_can_be_saved(state, tmp_path):
+    settings = {"lr": np.float32(0.5), "seed": np.int64(3), "betas": np.array([0.5, 0.75]), "path": tmp_path}
+    save_model(dataclasses.replace(state, metadata={"settings": settings}), tmp_path / "m.h5")
+    loaded = load_model(tmp_path / "m.h5").metadata["settings"]
+    assert loaded == {"lr": 0.5, "seed": 3, "betas": [0.5, 0.75], "path": str(tmp_path)}
+
+
+def test_metadata_that_cannot_be_read_are_left_out_with_a_warning(state, tmp_path):
+    save_model(state, tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        replace("metadata/settings", "{broken")(file)
+    with pytest.warns(UserWarning, match="metadata of the model cannot be read"):
+        assert_states_equal(load_model(tmp_path / "m.h5"), state)
 
 
 def test_trees_of_any_depth(tmp_path):

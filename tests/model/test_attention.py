@@ -75,7 +75,7 @@ def test_parameters_survive_the_documented_tree(model):
 
 def test_parameters_that_do_not_fit_are_refused(model):
     params = params_of(model)
-    with pytest.raises(ValueError, match="lacks the layers.*'head'"):
+    with pytest.raises(ValueError, match="lacks W or b of the layers.*'head'"):
         model_from_params({name: layer for name, layer in params.items() if name != "head"})
     with pytest.raises(ValueError, match="'features2'.*has W"):
         model_from_params({**params, "features2": {"W": jnp.ones((3, 3)), "b": jnp.ones(3)}})

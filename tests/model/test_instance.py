@@ -126,6 +126,27 @@ class TestGinsengClassifier:
             model.params = params
         assert_trees_close(model.params, before, rtol=0, atol=0)
 
+    def test_settings_can_be_assigned(self, x):
+        model = GinsengClassifier(N_GENES, N_CLASSES, HIDDEN_DIM, seed=3)
+        assert model.seed == 3
+        params, default = model.params, model.predict(x)
+        model.target_sum = 10.0
+        assert not np.allclose(model.predict(x), default)
+        model.target_sum, model.dropout_rate = None, 0.0
+        np.testing.assert_allclose(model.predict(x, training=True), default, rtol=1e-5)
+        model.normalize = False
+        assert not np.allclose(model.predict(x), default)
+        assert_trees_close(model.params, params, rtol=0, atol=0)
+        with pytest.raises(ValueError, match="dropout_rate"):
+            model.dropout_rate = 1.0
+
+    def test_input_that_does_not_fit_is_refused(self, x):
+        model = GinsengClassifier(N_GENES + 1, N_CLASSES, HIDDEN_DIM)
+        with pytest.raises(ValueError, match="`x` has 24 genes, but the model has 25"):
+            model.predict(x)
+        with pytest.raises(ValueError, match="24 genes"):
+            model.evaluate(x, jnp.zeros(60, int))
+
     def test_loss_and_evaluate(self, x, y):
         model = GinsengClassifier(N_GENES, N_CLASSES, HIDDEN_DIM)
         grads = jax.grad(model.loss)(model.params, model._get_key(), x, y)

@@ -98,6 +98,9 @@ class TestClassify:
             adata.write_h5ad(tmp_path / "x.h5ad")
             adata = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
         cells = np.arange(120)
+        if storage == "backed view":
+            with pytest.raises(ValueError, match="view of a backed AnnData; pass copy=True"):
+                classify(state, adata[:3], silent=True)
         if storage.endswith("view"):
             cells = np.array([7, 100, 3, 55])
             adata = adata[cells]
@@ -158,6 +161,12 @@ class TestClassify:
         np.testing.assert_array_equal(first, second)
         assert not np.allclose(first, other)
         assert not np.allclose(first, table_of(state, adata)["ginseng_confidence"])
+
+    def test_a_view_is_annotated_without_a_warning(self, state, adata, recwarn):
+        view = adata[:10]
+        classify(state, view, store_probs=True, silent=True)
+        assert view.obsm["ginseng_probs"].shape == (10, 3)
+        assert not recwarn
 
     def test_no_cells(self, state, adata):
         table = table_of(state, adata[:0].copy())

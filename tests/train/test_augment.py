@@ -62,5 +62,6 @@ def test_parts_can_be_switched_off():
 
 
 def test_a_bad_range_is_refused():
-    with pytest.raises(ValueError, match="0 <= `lower` < `upper`, but got 2 and 2"):
-        augment_dropgene(jr.key(0), X, 2, 2)
+    for lower, upper in ((2, 2), (5, 52)):
+        with pytest.raises(ValueError, match=f"0 <= `lower` < `upper` <= 51, but got {lower} and {upper}"):
+            augment_dropgene(jr.key(0), X, lower, upper)

@@ -194,6 +194,34 @@ class TestTrainer:
         with pytest.raises(ValueError, match="does not take a cell of the dataset, with 30 genes"):
             Trainer(Plain(jnp.zeros((3, 29))), dataset)
 
+    def test_a_loss_that_is_not_finite_is_refused(self, dataset):
+        with pytest.raises(ValueError, match="training loss is nan in epoch 1: the learning rate may be too large"):
+            Trainer(plain(), dataset, optimizer=optax.sgd(1e38), batch_size=16).fit(1, silent=True)
+
+    @pytest.mark.parametrize("inside_a_step", [False, True])
+    def test_an_interruption_keeps_what_was_learnt(self, dataset, monkeypatch, inside_a_step):
+        trainer = Trainer(attention(), dataset, optimizer=adam_l2(1e-2), batch_size=16)
+        step, n_steps = trainer._train_step, 0
+
+        def interrupted(batch, state):
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == 12 and not inside_a_step:
+                raise KeyboardInterrupt
+            result = step(batch, state)
+            if n_steps == 12:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(trainer, "_train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(5, silent=True)
+        assert trainer.logger.epoch == [0]
+        assert_same_weights(trainer.model, attention(), same=False)
+        assert int(trainer.opt_state.step) == (0 if inside_a_step else 11)
+        trainer.fit(5, silent=True)
+        assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
+
 
 class TestSettings:
     def test_documented_defaults(self):
@@ -270,6 +298,32 @@ class TestGinsengClassifierTrainer:
         dataset.make_split(0.5)
         assert len(GinsengClassifierTrainer(dataset, QUICK).dataset.test_idx) == 60
 
+    def test_a_split_that_mixes_groups_is_named(self, dataset):
+        dataset.make_split(0.5)
+        settings = dataclasses.replace(QUICK, group_level=True)
+        with pytest.warns(UserWarning, match="cells of a group on both sides"):
+            GinsengClassifierTrainer(dataset, settings)
+
+    def test_an_interrupted_classifier_is_the_one_trained_so_far(self, dataset, monkeypatch):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        validate = trainer._validate
+
+        def interrupted():
+            if len(trainer.logger.epoch) == 2:
+                raise KeyboardInterrupt
+            return validate()
+
+        monkeypatch.setattr(trainer, "_validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(5, silent=True)
+        assert trainer.classifier.module is trainer.model
+        assert_same_weights(trainer.model, GinsengClassifier(30, 3, 8, 0.2, seed=QUICK.seed).module, same=False)
+
+    def test_training_starts_from_the_classifier_s_parameters(self, dataset):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.classifier.params = jax.tree.map(jnp.zeros_like, trainer.classifier.params)
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(trainer.fit(0).params))
+
     def test_groups_are_held_out(self, dataset):
         settings = dataclasses.replace(QUICK, group_level=True, holdout_fraction=0.25)
         GinsengClassifierTrainer(dataset, settings)
@@ -305,7 +359,7 @@ class TestGinsengClassifierTrainer:
 
     def test_too_many_genes_are_refused_with_the_bytes(self, dataset):
         dataset.n_genes, dataset.gene_names = 10**6, list(map(str, range(10**6)))
-        with pytest.raises(MemoryError, match=r"1,000,000 genes.*32,000,000,000,000 bytes.*select_hvgs"):
+        with pytest.raises(MemoryError, match=r"1,000,000 genes.*40,000,000,000,000 bytes.*select_hvgs"):
             GinsengClassifierTrainer(dataset, QUICK)
 
 
@@ -329,7 +383,14 @@ class TestFineTuning:
         )
         trainer.fit(1, silent=True)
         assert trainer.logger.train_loss[0] < 0.5
-        assert "start" in state_from_classifier_trainer(trainer).metadata
+        metadata = state_from_classifier_trainer(trainer).metadata
+        assert metadata["start"]["history"] == state.metadata["history"]
+
+    def test_the_network_s_settings_are_the_saved_ones(self, model_file, adata, tmp_path):
+        settings = dataclasses.replace(QUICK, hidden_dim=99, dropout_rate=0.9, normalize=False, target_sum=1.0)
+        trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), settings, start=model_file)
+        assert trainer.settings == QUICK
+        assert trainer.metadata()["settings"]["hidden_dim"] == trainer.classifier.hidden_dim == 8
 
     def test_genes_in_another_order_and_some_missing(self, model_file, adata, tmp_path):
         genes = list(np.random.default_rng(0).permutation(adata.var_names)[:25])

@@ -39,11 +39,27 @@ def test_choices_depend_on_neither_storage_nor_chunks(golden, chunk_size):
 def test_backed_and_copy(golden, tmp_path):
     ad.AnnData(sparse.csr_matrix(golden["hvg_counts"])).write_h5ad(tmp_path / "x.h5ad")
     backed = read_adata(tmp_path / "x.h5ad")
+    with pytest.raises(ValueError, match="view of a backed AnnData; pass copy=True"):
+        select_hvgs(backed[:100], 50, silent=True)
     copied = select_hvgs(backed, 50, silent=True, copy=True)
     assert "ginseng_genes" not in backed.var
     np.testing.assert_array_equal(copied.var["ginseng_genes"], golden["hvg_default"])
     select_hvgs(backed, 50, silent=True)
     np.testing.assert_array_equal(backed.var["ginseng_genes"], golden["hvg_default"])
+
+
+def test_a_copy_is_independent(golden):
+    adata = ad.AnnData(sparse.csr_matrix(golden["hvg_counts"]))
+    copied = select_hvgs(adata, 50, silent=True, copy=True)
+    copied.X.data[:] = -1
+    np.testing.assert_array_equal(adata.X.toarray(), golden["hvg_counts"])
+
+
+def test_a_view_is_marked_without_a_warning(golden, recwarn):
+    view = ad.AnnData(golden["hvg_counts"])[:200]
+    select_hvgs(view, 50, silent=True)
+    assert view.var["ginseng_genes"].sum() == 50
+    assert not recwarn
 
 
 def test_layer_is_used(golden):
