@@ -53,6 +53,7 @@ def nn_annotate_init(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim
 
     Examples
     --------
+    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> params["head"]["W"].shape
     (20, 3)
@@ -99,6 +100,7 @@ def nn_annotate(
 
     Examples
     --------
+    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> nn_annotate(params, None, jnp.ones((5, 20)), training=False).shape
     (5, 3)
@@ -133,6 +135,7 @@ def nn_annotate_loss(
 
     Examples
     --------
+    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> nn_annotate_loss(params, jr.key(1), jnp.ones((2, 20)), jnp.array([0, 2])).shape
     ()
@@ -168,6 +171,7 @@ def nn_annotate_evaluate(
 
     Examples
     --------
+    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> loss, total, correct = nn_annotate_evaluate(params, None, jnp.ones((2, 20)), jnp.array([0, 2]))
     >>> int(total), int(correct) <= 2
