@@ -72,7 +72,7 @@ class GinsengDataset:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.root: zarr.Group = store.open_store(self.path)
-        self._counts: sparse.csr_matrix | None = None
+        self._counts: np.ndarray | sparse.csr_matrix | None = None
         self._load_metadata()
 
     def __repr__(self) -> str:
@@ -184,7 +184,7 @@ class GinsengDataset:
 
             def blocks() -> Iterator[sparse.csr_matrix]:
                 for start, stop, block in counts.blocks(chunk_size):
-                    selected = block[labelled[start:stop]].astype(np.float32) @ selector
+                    selected = sparse.csr_matrix(block[labelled[start:stop]] @ selector)
                     selected.sort_indices()
                     yield selected
                     bar.update(stop - start)
@@ -200,7 +200,9 @@ class GinsengDataset:
             )
         return cls(path)
 
-    def make_split(self, fraction: float = 0.1, stratify_group: bool = False, seed: int = 123) -> None:
+    def make_split(
+        self, fraction: float = 0.1, stratify_group: bool = False, seed: int = 123, *, stratify_label: bool = False
+    ) -> None:
         """Split the cells into a training and a test part, and store the split with the dataset.
 
         Parameters
@@ -211,16 +213,23 @@ class GinsengDataset:
             Keep all cells of a group in the same part.
         seed : int
             Seed of the choice.
+        stratify_label : bool
+            Split the cells of each label on their own, so that rare types are in both parts.
 
         Raises
         ------
         ValueError
-            If `fraction` is out of range, or groups are asked for and the dataset has fewer than two.
+            If `fraction` is out of range, groups are asked for and the dataset has fewer than two, or groups and labels
+            are both asked for.
         """
         if not 0.0 <= fraction < 1.0:
             raise ValueError(f"`fraction` must lie in [0, 1), but got {fraction}.")
+        if stratify_group and stratify_label:
+            raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
         rng = np.random.default_rng(seed)
-        if stratify_group:
+        if stratify_label:
+            train, test = sampling.split_within_labels(self.labels, fraction, rng)
+        elif stratify_group:
             if self.groups is None:
                 raise ValueError("A split by groups needs groups: pass `group_key` to GinsengDataset.create.")
             if fraction > 0 and len(np.unique(self.groups)) < 2:
@@ -239,6 +248,7 @@ class GinsengDataset:
         shuffle: bool = True,
         *,
         rng: np.random.Generator | int | None = None,
+        drop_last: bool = False,
     ) -> Iterator[tuple[Float32[np.ndarray, "batch genes"], Int32[np.ndarray, " batch"]]]:
         """Stream mini-batches of counts and labels, each cell once.
 
@@ -254,6 +264,8 @@ class GinsengDataset:
             Random order; else the order of the dataset.
         rng : numpy.random.Generator or int, optional
             Source or seed of everything random; by default not reproducible.
+        drop_last : bool
+            Leave out the last batch if it is smaller than the others.
 
         Yields
         ------
@@ -268,6 +280,8 @@ class GinsengDataset:
             If `batch_size` is below 1, `split` is unknown or was not made.
         """
         cells = self._epoch(batch_size, split, balance_labels, shuffle, np.random.default_rng(rng))
+        if drop_last:
+            cells = cells[: len(cells) // batch_size * batch_size]
         return self._batches(cells, batch_size)
 
     def _epoch(
@@ -291,7 +305,9 @@ class GinsengDataset:
             self._counts = store.read_counts(self.root)
         for start in range(0, len(cells), batch_size):
             rows = cells[start : start + batch_size]
-            yield self._counts[rows].toarray(), self.labels[rows]
+            batch = self._counts[rows]
+            dense = batch if isinstance(batch, np.ndarray) else batch.toarray()
+            yield dense.astype(np.float32), self.labels[rows]
 
 
 def _gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None) -> np.ndarray:

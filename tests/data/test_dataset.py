@@ -13,6 +13,8 @@ from scipy import sparse
 from ginseng import GinsengDataset
 from tests.conftest import GOLDEN, simulate
 
+SHAPES = st.tuples(st.integers(2, 20), st.integers(1, 6))
+
 
 def streamed(dataset, *args, **kwargs):
     batches = list(dataset.stream(*args, **kwargs))
@@ -63,12 +65,14 @@ class TestCreate:
         dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", chunk_size=7, silent=True)
         np.testing.assert_array_equal(streamed(dataset, 64, "all", shuffle=False)[0], expected)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
-        x=hnp.arrays(
-            np.float32,
-            st.tuples(st.integers(2, 20), st.integers(1, 6)),
-            elements=st.floats(0, 2**20, width=32) | st.just(0.0),
+        x=st.one_of(
+            hnp.arrays(np.float32, SHAPES, elements=st.floats(-4, 2**20, width=32) | st.just(0.0)),
+            *(
+                hnp.arrays(dtype, SHAPES, elements=st.just(0) | st.integers(low, high))
+                for dtype, low, high in (("u1", 0, 255), ("i4", 0, 70_000), ("i8", 0, 2**24), ("f4", -300, 300))
+            ),
         ),
         chunk_size=st.integers(1, 9),
     )
@@ -209,6 +213,52 @@ class TestCreate:
             GinsengDataset(tmp_path / "folder")
 
 
+class TestStorage:
+    def create(self, x, path, **options):
+        obs = pd.DataFrame({"label": ["a", "b"] * (len(x) // 2)}, index=[f"c{i}" for i in range(len(x))])
+        return GinsengDataset.create(path / "x.zarr", ad.AnnData(x, obs=obs), "label", silent=True, **options)
+
+    @pytest.mark.parametrize(
+        ("largest", "dtype"),
+        [(255, "uint8"), (256, "uint16"), (65_535, "uint16"), (65_536, "uint32"), (2.5, "float32"), (-3, "int16")],
+    )
+    @pytest.mark.filterwarnings("ignore:.*fractions")
+    def test_counts_are_stored_in_the_smallest_type(self, tmp_path, largest, dtype):
+        x = np.eye(60, 50, dtype=np.float32)
+        x[55, 3] = largest
+        dataset = self.create(x, tmp_path, chunk_size=7)
+        assert dataset.root["X/data"].dtype == dtype
+        assert dataset.root["X/indices"].dtype == "uint8"
+        np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x)
+
+    def test_the_type_may_widen_when_shards_are_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("ginseng.data.store._SMALLEST_CHUNK", 3)
+        monkeypatch.setattr("ginseng.data.store._CHUNKS_PER_SHARD", 2)
+        x = np.random.default_rng(0).poisson(0.3, (80, 20)).astype(np.float32)
+        x[30, 5], x[50, 6], x[70, 7] = 300, 70_000, 2.0**24
+        dataset = self.create(x, tmp_path, chunk_size=1)
+        assert dataset.root["X/data"].dtype == "uint32"
+        assert len(list((tmp_path / "x.zarr" / "X" / "data").rglob("*"))) > 10
+        np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x)
+        assert sorted(path.name for path in (tmp_path / "x.zarr" / "X").iterdir() if path.is_dir()) == [
+            "data",
+            "indices",
+            "indptr",
+        ]
+
+    def test_mostly_nonzero_counts_are_stored_dense(self, tmp_path):
+        x = np.random.default_rng(0).poisson(5.0, (80, 20)).astype(np.float32)
+        dataset = self.create(x, tmp_path, chunk_size=16)
+        assert dataset.root["X"].dtype == "uint8"
+        assert dataset.root["X"].chunks == (16, 20)
+        np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x)
+        np.testing.assert_array_equal(ad.read_zarr(dataset.path).X, x)
+
+    def test_anndata_reads_rows_from_the_disk(self, adata, dataset):
+        backed = ad.io.sparse_dataset(dataset.root["X"])
+        np.testing.assert_array_equal(backed[5:17].toarray(), adata.X[5:17].toarray())
+
+
 class no_warning:
     def __enter__(self): ...
     def __exit__(self, *_): ...
@@ -250,6 +300,17 @@ class TestSplit:
         train, test = set(dataset.groups[dataset.train_idx]), set(dataset.groups[dataset.test_idx])
         assert len(train) == len(test) == 2
         assert not train & test
+
+    def test_every_label_is_split_on_its_own(self, tmp_path):
+        labels = np.repeat(["a", "b", "c"], [100, 10, 2])
+        adata = ad.AnnData(np.eye(112, dtype=np.float32), obs=pd.DataFrame({"label": labels}, map(str, range(112))))
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "label", silent=True)
+        for seed in range(10):
+            dataset.make_split(0.2, seed=seed, stratify_label=True)
+            assert np.bincount(dataset.labels[dataset.test_idx]).tolist() == [20, 2, 1]
+            assert sorted([*dataset.train_idx, *dataset.test_idx]) == list(range(112))
+        with pytest.raises(ValueError, match="choose `stratify_group` or `stratify_label`"):
+            dataset.make_split(0.2, stratify_group=True, stratify_label=True)
 
     def test_nothing_held_out(self, dataset):
         dataset.make_split(0.0)
@@ -323,6 +384,11 @@ class TestStream:
         obs = pd.DataFrame({"label": ["a"] * 45 + ["b"] * 10 + ["c"] * 5}, index=[f"c{i}" for i in range(60)])
         path = tmp_path_factory.mktemp("numbered") / "x.zarr"
         return GinsengDataset.create(path, ad.AnnData(x.astype(np.float32), obs=obs), "label", silent=True)
+
+    @pytest.mark.parametrize("batch_size", [7, 60, 61])
+    def test_a_short_last_batch_can_be_dropped(self, numbered, batch_size):
+        batches = list(numbered.stream(batch_size, "all", drop_last=True))
+        assert [len(y) for _, y in batches] == [batch_size] * (60 // batch_size)
 
     def test_balanced_labels_are_equally_many_of_the_training_part_only(self, numbered):
         numbered.make_split(0.2, seed=1)
