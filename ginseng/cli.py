@@ -88,6 +88,9 @@ def fit(
         typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
     ] = None,
     gene_column: Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")] = None,
+    require_labels: Annotated[
+        bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
+    ] = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
@@ -146,6 +149,7 @@ def fit(
             layer=layer,
             genes=gene_column,
             group_key=group,
+            missing_labels="error" if require_labels else "drop",
             silent=quiet,
         )
         trainer = GinsengClassifierTrainer(made, settings, start=state)

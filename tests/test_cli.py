@@ -70,6 +70,14 @@ class TestFit:
         assert list(state.genes) == [f"GENE{i}" for i in range(20)]
         assert state.metadata["history"]["train_loss"][-1] < 0.5
 
+    def test_cells_without_a_label(self, adata, tmp_path):
+        adata.obs.loc["cell7", "cell_type"] = np.nan
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        fit = ["fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *QUICK]
+        with pytest.warns(UserWarning, match="1 of 120 cells have no label"):
+            ginseng(*fit)
+        assert "error: 1 of 120 cells have no label" in ginseng(*fit, "--require-labels", fails=True)
+
     def test_raw_counts(self, adata, tmp_path):
         adata.raw = adata.copy()
         adata = adata[:, :5].copy()
