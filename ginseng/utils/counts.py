@@ -126,7 +126,9 @@ class Counts:
         if hasattr(block, "compute"):
             block = block.compute()
         block = sparse.csr_matrix(block)
-        block.sum_duplicates()
+        if not block.has_canonical_format:
+            block = block.copy()  # a block of all rows is the caller's own matrix
+            block.sum_duplicates()
         self._refuse(~np.isfinite(block.data), block, start, "counts must be finite")
         if self._nonnegative:
             self._refuse(

@@ -87,7 +87,10 @@ def test_any_block_size_covers_every_cell_once(values, size):
 
 def test_entries_stored_twice_are_added():
     twice = sparse.csr_matrix((np.ones(3, np.float32), [1, 1, 0], [0, 2, 3]), shape=(2, 2))
+    before = twice.copy()
     block = Counts(ad.AnnData(twice)).rows(0, 2)
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(twice, name), getattr(before, name))
     assert block.nnz == 2
     assert block.toarray().tolist() == [[0, 2], [1, 0]]
 
