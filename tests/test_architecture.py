@@ -29,6 +29,7 @@ ORDER = [
     "data.tenx",
     "data.io",
     "data.sampling",
+    "data.annotation",
     "data.store",
     "data.dataset",
     "data",

@@ -1,6 +1,5 @@
 """Labelled counts on disk, split and streamed for training."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +13,12 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data import sampling, store
+from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of
 from ginseng.data.io import read_adata
 from ginseng.utils.counts import Counts
 from ginseng.utils.files import replacing
 from ginseng.utils.genes import gene_selector
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.messages import shorten
 
 
 class GinsengDataset:
@@ -159,12 +159,12 @@ class GinsengDataset:
         data = adata if isinstance(adata, AnnData) else read_adata(adata)
         counts = Counts(data, layer)
         counts.warn_unless_integers()
-        columns = _gene_columns(counts.var, genes)
+        columns = gene_columns(counts.var, genes)
         gene_names = [str(name) for name in counts.var.index[columns]]
-        labelled, labels = _labels(data.obs, label_key, missing_labels)
+        labelled, labels = labels_of(data.obs, label_key, missing_labels)
         obs = {label_key: labels}
         if group_key is not None:
-            obs[group_key] = _groups(data.obs, group_key, labelled)
+            obs[group_key] = groups_of(data.obs, group_key, labelled)
         groups = obs.get(group_key) if group_key is not None else None
 
         arrays = {"labels": labels.codes} | ({} if groups is None else {"groups": groups.codes})
@@ -176,7 +176,7 @@ class GinsengDataset:
             "n_genes": len(gene_names),
             "layer_used": layer or "X",
         }
-        selector = gene_selector(_positions(columns, counts.n_genes), len(columns))
+        selector = gene_selector(positions_of(columns, counts.n_genes), len(columns))
         with (
             replacing(path) as fresh,
             tqdm(total=counts.n_cells, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
@@ -308,83 +308,3 @@ class GinsengDataset:
             batch = self._counts[rows]
             dense = batch if isinstance(batch, np.ndarray) else batch.toarray()
             yield dense.astype(np.float32), self.labels[rows]
-
-
-def _gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None) -> np.ndarray:
-    """Indices of the chosen genes, in the chosen order."""
-    if genes is None:
-        columns = np.arange(len(var))
-    elif isinstance(genes, str):
-        if genes not in var:
-            raise unknown_name("gene column", genes, "adata.var", var.columns)
-        mask = var[genes].to_numpy()
-        if mask.dtype != bool:
-            raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
-        columns = np.flatnonzero(mask)
-    elif np.asarray(genes).dtype == bool:
-        if len(genes) != len(var):
-            raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
-        columns = np.flatnonzero(genes)
-    else:
-        names = pd.Index(np.asarray(genes).astype(str))
-        if not names.is_unique:
-            raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
-        lacking = names.difference(var.index, sort=False)
-        if len(lacking):
-            raise ValueError(
-                f"{len(lacking):,} of {len(names):,} genes are not in the data: {shorten(lacking, 5)}. "
-                f"The data have: {shorten(var.index, 5)}."
-            )
-        columns = np.flatnonzero(var.index.isin(names))
-        columns = columns[np.argsort(names.get_indexer(var.index[columns]), kind="stable")]
-    if len(columns) == 0:
-        raise ValueError("No gene is chosen.")
-    chosen = var.index[columns]
-    if not chosen.is_unique:
-        raise ValueError(
-            f"Genes must be unique; repeated: {shorten(chosen[chosen.duplicated()].unique(), 5)}. "
-            "Call adata.var_names_make_unique() first."
-        )
-    return columns
-
-
-def _positions(columns: np.ndarray, n_genes: int) -> np.ndarray:
-    """For each gene of the data its position among the chosen ones, or -1."""
-    positions = np.full(n_genes, -1)
-    positions[columns] = np.arange(len(columns))
-    return positions
-
-
-def _labels(obs: Any, key: str, missing: str) -> tuple[np.ndarray, pd.Categorical]:
-    """Which cells have a label, and the labels of those."""
-    if key not in obs:
-        raise unknown_name("label column", key, "adata.obs", obs.columns)
-    if missing not in ("drop", "error"):
-        raise ValueError(f"`missing_labels` must be 'drop' or 'error', but got '{missing}'.")
-    labelled = obs[key].notna().to_numpy()
-    n_missing = int((~labelled).sum())
-    if n_missing and missing == "error":
-        raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
-    if n_missing:
-        warnings.warn(
-            f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.", stacklevel=3
-        )
-    labels = _sorted_categorical(obs[key], labelled)
-    if len(labels.categories) < 2:
-        raise ValueError(
-            f"A classifier needs at least two labels, but adata.obs['{key}'] has {list(labels.categories)}."
-        )
-    return labelled, labels
-
-
-def _groups(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
-    if key not in obs:
-        raise unknown_name("group column", key, "adata.obs", obs.columns)
-    n_missing = int(obs[key][labelled].isna().sum())
-    if n_missing:
-        raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")
-    return _sorted_categorical(obs[key], labelled)
-
-
-def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
-    return pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))

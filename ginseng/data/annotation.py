@@ -1,0 +1,118 @@
+"""What a dataset takes from the annotation of an AnnData: genes, labels, groups."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ginseng.utils.messages import shorten, unknown_name
+
+
+def gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None) -> np.ndarray:
+    """Indices of the chosen genes, in the chosen order."""
+    if genes is None:
+        columns = np.arange(len(var))
+    elif isinstance(genes, str):
+        if genes not in var:
+            raise unknown_name("gene column", genes, "adata.var", var.columns)
+        mask = var[genes].to_numpy()
+        if mask.dtype != bool:
+            raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
+        columns = np.flatnonzero(mask)
+    elif np.asarray(genes).dtype == bool:
+        if len(genes) != len(var):
+            raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
+        columns = np.flatnonzero(genes)
+    else:
+        names = pd.Index(np.asarray(genes).astype(str))
+        if not names.is_unique:
+            raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
+        lacking = names.difference(var.index, sort=False)
+        if len(lacking):
+            raise ValueError(
+                f"{len(lacking):,} of {len(names):,} genes are not in the data: {shorten(lacking, 5)}. "
+                f"The data have: {shorten(var.index, 5)}."
+            )
+        columns = np.flatnonzero(var.index.isin(names))
+        columns = columns[np.argsort(names.get_indexer(var.index[columns]), kind="stable")]
+    if len(columns) == 0:
+        raise ValueError("No gene is chosen.")
+    chosen = var.index[columns]
+    if not chosen.is_unique:
+        raise ValueError(
+            f"Genes must be unique; repeated: {shorten(chosen[chosen.duplicated()].unique(), 5)}. "
+            "Call adata.var_names_make_unique() first."
+        )
+    return columns
+
+
+def positions_of(columns: np.ndarray, n_genes: int) -> np.ndarray:
+    """For each gene of the data its position among the chosen ones, or -1."""
+    positions = np.full(n_genes, -1)
+    positions[columns] = np.arange(len(columns))
+    return positions
+
+
+def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd.Categorical]:
+    """Find which cells have a label, and the labels of those.
+
+    Parameters
+    ----------
+    obs : pandas.DataFrame
+        Annotation of the cells.
+    key : str
+        Column with the labels.
+    missing : {"drop", "error"}
+        Leave cells without a label out, with a warning that counts them, or refuse them.
+
+    Returns
+    -------
+    labelled : numpy.ndarray
+        Boolean, for every cell.
+    labels : pandas.Categorical
+        Labels of the labelled cells; the categories are sorted.
+
+    Raises
+    ------
+    ValueError
+        If the column does not exist, there are fewer than two labels, or cells without a label are refused.
+
+    Examples
+    --------
+    >>> labelled, labels = labels_of(pd.DataFrame({"type": ["T", "B", "T"]}), "type")
+    >>> labels.codes
+    array([1, 0, 1], dtype=int8)
+    """
+    if key not in obs:
+        raise unknown_name("label column", key, "adata.obs", obs.columns)
+    if missing not in ("drop", "error"):
+        raise ValueError(f"`missing_labels` must be 'drop' or 'error', but got '{missing}'.")
+    labelled = obs[key].notna().to_numpy()
+    n_missing = int((~labelled).sum())
+    if n_missing and missing == "error":
+        raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
+    if n_missing:
+        warnings.warn(
+            f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.", stacklevel=3
+        )
+    labels = _sorted_categorical(obs[key], labelled)
+    if len(labels.categories) < 2:
+        raise ValueError(
+            f"A classifier needs at least two labels, but adata.obs['{key}'] has {list(labels.categories)}."
+        )
+    return labelled, labels
+
+
+def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
+    """Groups of the labelled cells, each of which must have one; the categories are sorted."""
+    if key not in obs:
+        raise unknown_name("group column", key, "adata.obs", obs.columns)
+    n_missing = int(obs[key][labelled].isna().sum())
+    if n_missing:
+        raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")
+    return _sorted_categorical(obs[key], labelled)
+
+
+def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
+    return pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))
