@@ -1,7 +1,6 @@
 """From counts to annotated cells and pictures, on real cells (needs the `demo` extra)."""
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ginseng import plot
+from ginseng.data.annotation import labels_of
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import save_model, write_adata
 from ginseng.data.sampling import split_within_labels
@@ -21,7 +21,6 @@ from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import replacing
 from ginseng.utils.hvg import select_hvgs
-from ginseng.utils.messages import unknown_name
 
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
@@ -73,14 +72,9 @@ def run(
     Scores
         On the held-out cells.
     """
-    if label_key not in adata.obs:
-        raise unknown_name("label column", label_key, "adata.obs", adata.obs.columns)
-    labelled = adata.obs[label_key].notna().to_numpy()
-    if not labelled.all():
-        warnings.warn(f"{(~labelled).sum():,} of {adata.n_obs:,} cells have no label and are left out.", stacklevel=2)
-        adata = adata[labelled]
-    codes = pd.Categorical(adata.obs[label_key].astype(str)).codes
-    train_cells, test_cells = split_within_labels(codes, _HELD_OUT, np.random.default_rng(seed))
+    labelled, labels = labels_of(adata.obs, label_key)
+    adata = adata[labelled]
+    train_cells, test_cells = split_within_labels(labels.codes, _HELD_OUT, np.random.default_rng(seed))
     if len(test_cells) < _FEWEST_HELD_OUT:
         raise ValueError(
             f"A third of {adata.n_obs} cells is too few to measure and draw anything; the demo needs "

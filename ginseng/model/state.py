@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import equinox as eqx
 import numpy as np
 
-from ginseng.model.attention import Params, model_from_params
+from ginseng.model.attention import AttentionClassifier, Params, model_from_params
 from ginseng.model.instance import GinsengClassifier
 
 
@@ -60,7 +61,7 @@ class GinsengClassifierState:
         self.genes = np.asarray(self.genes, dtype=object).astype(str)
         self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
         self.label_values = np.asarray(self.label_values)
-        model = self._module()
+        model = eqx.filter_eval_shape(self._module, self.params)  # shapes are enough: the weights are not copied
         self.target_sum = model.target_sum
         sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
         for name, size in sizes.items():
@@ -86,9 +87,9 @@ class GinsengClassifierState:
         """Cell-type names in the order of the model's outputs."""
         return np.asarray(self.label_keys)[np.argsort(self.label_values)]
 
-    def _module(self):
+    def _module(self, params: Params) -> AttentionClassifier:
         return model_from_params(
-            self.params, dropout_rate=self.dropout_rate, normalize=self.normalize, target_sum=self.target_sum
+            params, dropout_rate=self.dropout_rate, normalize=self.normalize, target_sum=self.target_sum
         )
 
 
@@ -115,7 +116,7 @@ def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
     >>> classifier_from_state(state).n_classes
     2
     """
-    return GinsengClassifier.from_module(state._module())
+    return GinsengClassifier.from_module(state._module(state.params))
 
 
 @runtime_checkable

@@ -174,7 +174,7 @@ class Trainer:
             n_cells = len(y)
             if n_padding := self.batch_size - n_cells:
                 x, y = np.pad(x, ((0, n_padding), (0, 0))), np.pad(y, (0, n_padding))
-            yield (jnp.asarray(x), jnp.asarray(y), jnp.arange(self.batch_size) < n_cells), n_cells
+            yield (jnp.asarray(x), jnp.asarray(y), jnp.asarray(np.arange(self.batch_size) < n_cells)), n_cells
 
     @property
     def _train_split(self) -> str:
