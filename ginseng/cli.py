@@ -1,9 +1,11 @@
-"""The command line: fit, annotate, inspect, demo."""
+"""The command line: create, fit, annotate, inspect, demo."""
 
 import functools
 import importlib
 import importlib.util
 import os
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -17,11 +19,12 @@ from anndata import AnnData
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import is_model, load_model, read_adata, save_model, write_adata
+from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.metrics import score
 from ginseng.model.predict import classify
-from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.counts import copy_of, layer_names
+from ginseng.utils.counts import copy_of
 from ginseng.utils.files import replacing
 from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.messages import shorten, unknown_name
@@ -50,6 +53,11 @@ Cells = Annotated[
     typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
+Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
+GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by.")]
+RequireLabels = Annotated[
+    bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 
 
@@ -58,6 +66,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave as after an error, so that nothing is left behind
     app()
 
 
@@ -76,21 +85,60 @@ def _command(function: Callable) -> Callable:
 
 
 @_command
-def fit(
-    data: Data,
+def create(
+    data: Annotated[
+        list[str], typer.Argument(help="Raw counts, as for `ginseng fit`; of several, the genes that all have.")
+    ],
     label: Annotated[str, typer.Option(help="Column of obs with the cell types.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the dataset.", show_default=False)],
+    layer: Layer = None,
+    group: Group = None,
+    gene_column: GeneColumn = None,
+    require_labels: RequireLabels = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a dataset of labelled counts, to train on again and again, whatever its size.
+
+    Example: ginseng create donor1.h5ad donor2.h5ad --label cell_type -o cells.zarr
+    """
+    with _warnings(quiet):
+        dataset = GinsengDataset.create(
+            output,
+            data,
+            label,
+            layer=layer,
+            genes=gene_column,
+            group_key=group,
+            overwrite=overwrite,
+            missing_labels="error" if require_labels else "drop",
+            silent=quiet,
+        )
+    _say(quiet, f"{dataset}: saved {output}")
+
+
+@_command
+def fit(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL; or a dataset of `ginseng create`.",
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the model (.h5).", show_default=False)],
+    label: Annotated[
+        str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
+    ] = None,
     cells: Cells = None,
     layer: Layer = None,
-    group: Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")] = None,
+    group: Group = None,
     genes: Annotated[
         int | None,
         typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
     ] = None,
-    gene_column: Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")] = None,
-    require_labels: Annotated[
-        bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
-    ] = False,
+    gene_column: GeneColumn = None,
+    require_labels: RequireLabels = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
@@ -106,7 +154,12 @@ def fit(
     dropout: Annotated[
         float | None, typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}.")
     ] = None,
-    balance: Annotated[bool, typer.Option("--balance", help="Downsample each type to the rarest.")] = False,
+    balance: Annotated[
+        str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (draw rare ones again).")
+    ] = "none",
+    memory: Annotated[
+        str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     quiet: Quiet = False,
 ) -> None:
@@ -114,7 +167,12 @@ def fit(
 
     Example: ginseng fit reference.h5ad --label cell_type -o model.h5
     """
-    if hold_out_groups and group is None:
+    is_dataset = (store.is_url(data) and data.rstrip("/").endswith(".zarr")) or store.is_store(Path(data))
+    of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
+    of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
+    if is_dataset and (given := [name for name, value in of_counts.items() if value is not None]):
+        raise ValueError(f"{' and '.join(given)} cannot be chosen for a dataset: {data} has been made with its own.")
+    if hold_out_groups and not is_dataset and group is None:
         raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
     of_a_new_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
     if start is not None and (given := [name for name, value in of_a_new_model.items() if value is not None]):
@@ -133,26 +191,33 @@ def fit(
     _require_writable(output)
     state = None if start is None else load_model(start)
     with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
-        adata = _cells(read_adata(data, backed=cells is None and layer != "raw"), cells)
-        if label not in adata.obs:
-            raise unknown_name("label column", label, "adata.obs", adata.obs.columns)
-        if layer == "raw" and "raw" not in adata.layers and adata.raw is not None:
-            adata, layer = adata.raw.to_adata(), None
-        n_top_genes = _N_GENES if genes is None else genes
-        if gene_column is None and state is None and 0 < n_top_genes < adata.n_vars:
-            select_hvgs(adata, n_top_genes=n_top_genes, layer=layer, silent=quiet)
-            gene_column = "ginseng_genes"
-        made = GinsengDataset.create(
-            dataset or Path(folder) / "train.zarr",
-            adata,
-            label,
-            layer=layer,
-            genes=gene_column,
-            group_key=group,
-            missing_labels="error" if require_labels else "drop",
-            silent=quiet,
-        )
-        trainer = GinsengClassifierTrainer(made, settings, start=state)
+        if is_dataset:
+            made = GinsengDataset(data)
+        else:
+            adata = _cells(read_adata(data, backed=cells is None and layer != "raw"), cells)
+            if label is None:
+                raise ValueError(
+                    f"--label is needed: the column with the cell types, of: {shorten(adata.obs.columns)}."
+                )
+            if label not in adata.obs:
+                raise unknown_name("label column", label, "adata.obs", adata.obs.columns)
+            if layer == "raw" and "raw" not in adata.layers and adata.raw is not None:
+                adata, layer = adata.raw.to_adata(), None
+            n_top_genes = _N_GENES if genes is None else genes
+            if gene_column is None and state is None and 0 < n_top_genes < adata.n_vars:
+                select_hvgs(adata, n_top_genes=n_top_genes, layer=layer, silent=quiet)
+                gene_column = "ginseng_genes"
+            made = GinsengDataset.create(
+                dataset or Path(folder) / "train.zarr",
+                adata,
+                label,
+                layer=layer,
+                genes=gene_column,
+                group_key=group,
+                missing_labels="error" if require_labels else "drop",
+                silent=quiet,
+            )
+        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
@@ -221,11 +286,11 @@ def inspect(
 ) -> None:
     """Tell what is in a model, a dataset or a file of counts."""
     if is_model(file):
-        typer.echo(_describe_model(load_model(file)))
+        typer.echo(describe_model(load_model(file)))
     elif file.is_dir() and store.is_store(file):
-        typer.echo(_describe_dataset(GinsengDataset(file)))
+        typer.echo(describe_dataset(GinsengDataset(file)))
     else:
-        typer.echo(_describe_counts(read_adata(file)))
+        typer.echo(describe_counts(read_adata(file)))
 
 
 @_command
@@ -295,50 +360,3 @@ def _cells(adata: AnnData, query: str | None) -> AnnData:
     if not chosen.any():
         raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
     return copy_of(adata[chosen.to_numpy()])
-
-
-def _describe_model(state: GinsengClassifierState) -> str:
-    normalisation = f"to {state.target_sum:g} counts per cell, log1p" if state.normalize else "none"
-    lines = [
-        f"ginseng model: {state.n_genes:,} genes, {state.n_classes} cell types, hidden dimension {state.hidden_dim}",
-        f"cell types: {shorten(state.output_labels, 50)}",
-        f"genes: {shorten(state.genes, 8)}",
-        f"normalisation: {normalisation}",
-        f"dropout rate: {state.dropout_rate:g}",
-    ]
-    history = state.metadata.get("history")
-    if history and history["epoch"]:
-        lines.append(
-            f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
-            f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}".replace(", holdout accuracy nan", "")
-        )
-    if settings := state.metadata.get("settings"):
-        lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
-    if versions := state.metadata.get("versions"):
-        lines.append(f"saved: {state.metadata['created']} by {', '.join(f'{n} {v}' for n, v in versions.items())}")
-    return "\n".join(lines)
-
-
-def _describe_dataset(dataset: GinsengDataset) -> str:
-    counts = pd.Series(dataset.labels).value_counts().reindex(range(len(dataset.label_names)), fill_value=0)
-    lines = [repr(dataset), f"genes: {shorten(dataset.gene_names, 8)}"]
-    if dataset.train_idx is None or dataset.test_idx is None:
-        lines.append("split: none yet")
-    else:
-        lines.append(f"split: {len(dataset.train_idx):,} cells to train on, {len(dataset.test_idx):,} held out")
-    lines += [f"  {name}: {n:,} cells" for name, n in zip(dataset.label_names, counts, strict=True)]
-    return "\n".join(lines)
-
-
-def _describe_counts(adata: AnnData) -> str:
-    lines = [
-        f"counts: {adata.n_obs:,} cells x {adata.n_vars:,} genes",
-        f"genes: {shorten(adata.var_names, 8)}",
-        f"layers: {shorten(layer_names(adata)) or 'none'}",
-        f"var: {shorten(adata.var.columns) or 'no columns'}",
-        "obs:" if len(adata.obs.columns) else "obs: no columns",
-    ]
-    for column in adata.obs:
-        values = pd.Series(adata.obs[column]).value_counts()
-        lines.append(f"  {column}: {len(values):,} values ({shorten(values.index, 6)})")
-    return "\n".join(lines)

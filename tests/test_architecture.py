@@ -15,6 +15,8 @@ PACKAGE = REPOSITORY / "ginseng"
 ORDER = [
     "utils.messages",
     "utils.files",
+    "utils.memory",
+    "utils.transpose",
     "utils.counts",
     "utils.genes",
     "utils.hvg",
@@ -30,7 +32,10 @@ ORDER = [
     "data.io",
     "data.sampling",
     "data.annotation",
+    "data.sources",
+    "data.shards",
     "data.store",
+    "data.streaming",
     "data.dataset",
     "data",
     "model.predict",
@@ -42,6 +47,7 @@ ORDER = [
     "train",
     "plot",
     "demo",
+    "describe",
     "cli",
     "__main__",
 ]

@@ -9,6 +9,12 @@ import pandas as pd
 from ginseng.utils.messages import shorten, unknown_name
 
 
+def require_column(obs: Any, kind: str, key: str | None) -> None:
+    """Raise a ValueError if the column of labels or groups does not exist."""
+    if key is not None and key not in obs:
+        raise unknown_name(f"{kind} column", key, "adata.obs", obs.columns)
+
+
 def gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None) -> np.ndarray:
     """Indices of the chosen genes, in the chosen order."""
     if genes is None:
@@ -84,8 +90,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
     >>> labels.codes
     array([1, 0, 1], dtype=int8)
     """
-    if key not in obs:
-        raise unknown_name("label column", key, "adata.obs", obs.columns)
+    require_column(obs, "label", key)
     if missing not in ("drop", "error"):
         raise ValueError(f"`missing_labels` must be 'drop' or 'error', but got '{missing}'.")
     labelled = obs[key].notna().to_numpy()
@@ -106,8 +111,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
 
 def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     """Groups of the labelled cells, each of which must have one; the categories are sorted."""
-    if key not in obs:
-        raise unknown_name("group column", key, "adata.obs", obs.columns)
+    require_column(obs, "group", key)
     n_missing = int(obs[key][labelled].isna().sum())
     if n_missing:
         raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")

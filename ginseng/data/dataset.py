@@ -1,24 +1,25 @@
 """Labelled counts on disk, split and streamed for training."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import zarr
-from anndata import AnnData
 from jaxtyping import Float32, Int32
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.data import sampling, store
-from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of
-from ginseng.data.io import read_adata
-from ginseng.utils.counts import Counts
+from ginseng.data import sampling, store, streaming
+from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import replacing
-from ginseng.utils.genes import gene_selector
+from ginseng.utils.memory import bytes_of, free_memory
 from ginseng.utils.messages import shorten
+
+_LARGEST_BUFFER = 2**30
 
 
 class GinsengDataset:
@@ -27,12 +28,13 @@ class GinsengDataset:
     Parameters
     ----------
     path : str or Path
-        An existing dataset; `create` makes one.
+        An existing dataset, which `create` makes: a directory, or a URL that zarr opens by fsspec (``s3://``,
+        ``https://``; with the extra ``remote``).
 
     Attributes
     ----------
     path : Path
-        The zarr directory.
+        The zarr directory; of a URL, the text.
     root : zarr.Group
         Its root.
     n_cells, n_genes : int
@@ -60,6 +62,7 @@ class GinsengDataset:
     Examples
     --------
     >>> import tempfile
+    >>> from anndata import AnnData
     >>> adata = AnnData(np.eye(6, 4, dtype="float32"), obs=pd.DataFrame({"cell_type": list("ABABAB")}, list("uvwxyz")))
     >>> dataset = GinsengDataset.create(tempfile.mkdtemp() + "/cells.zarr", adata, "cell_type", silent=True)
     >>> dataset
@@ -70,9 +73,9 @@ class GinsengDataset:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = str(path) if store.is_url(path) else Path(path)
         self.root: zarr.Group = store.open_store(self.path)
-        self._counts: np.ndarray | sparse.csr_matrix | None = None
+        self._counts: streaming.Counts | None = None
         self._load_metadata()
 
     def __repr__(self) -> str:
@@ -98,7 +101,7 @@ class GinsengDataset:
     def create(
         cls,
         path: str | Path,
-        adata: str | Path | AnnData,
+        adata: Source | Sequence[Source],
         label_key: str,
         layer: str | None = None,
         genes: str | list[str] | np.ndarray | None = None,
@@ -111,25 +114,27 @@ class GinsengDataset:
     ) -> "GinsengDataset":
         """Create a dataset from labelled counts.
 
-        The dataset is written beside `path` and renamed, so that a failure leaves an older one as it was.
+        The counts of files and of backed, zarr and Dask arrays pass through memory in blocks. The dataset is written
+        beside `path` and renamed, so that a failure leaves an older one as it was.
 
         Parameters
         ----------
         path : str or Path
             Directory to create.
-        adata : str, Path or AnnData
-            Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr).
+        adata : str, Path, AnnData or a sequence of these
+            Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr). Of several, the genes that
+            all have are kept, in the order of the first.
         label_key : str
             Column of ``adata.obs`` with the cell types.
         layer : str, optional
             Key in ``adata.layers``, or ``"raw"``; None for ``adata.X``.
         genes : str, list of str or numpy.ndarray, optional
             A boolean column of ``adata.var`` (such as ``"ginseng_genes"``), a boolean mask, or the names of the genes
-            to keep, in the order to keep them; None for all.
+            to keep, in the order to keep them; None for all. With several inputs no mask.
         group_key : str, optional
             Column of ``adata.obs`` with the donor or batch of each cell.
         chunk_size : int
-            Cells per chunk of the stored counts.
+            Cells that are read at once from the input, and stored together in one file.
         overwrite : bool
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
@@ -149,6 +154,8 @@ class GinsengDataset:
         ValueError
             If a column, layer or gene does not exist, a value is not finite, or there are fewer than two labels.
         """
+        if store.is_url(path):
+            raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
         path = Path(path)
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` must be at least 1, but got {chunk_size}.")
@@ -156,44 +163,33 @@ class GinsengDataset:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
         if path.exists() and not store.is_store(path):
             raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
-        data = adata if isinstance(adata, AnnData) else read_adata(adata)
-        counts = Counts(data, layer)
-        counts.warn_unless_integers()
-        columns = gene_columns(counts.var, genes)
-        gene_names = [str(name) for name in counts.var.index[columns]]
-        labelled, labels = labels_of(data.obs, label_key, missing_labels)
-        obs = {label_key: labels}
-        if group_key is not None:
-            obs[group_key] = groups_of(data.obs, group_key, labelled)
-        groups = obs.get(group_key) if group_key is not None else None
-
-        arrays = {"labels": labels.codes} | ({} if groups is None else {"groups": groups.codes})
+        sources = Sources(adata, label_key, group_key, layer, genes, missing_labels)
+        obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
+        if group_key is not None and sources.groups is not None:
+            obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes
         attributes = {
-            "label_names": list(labels.categories),
-            "group_names": None if groups is None else list(groups.categories),
-            "gene_names": gene_names,
-            "n_cells": int(labelled.sum()),
-            "n_genes": len(gene_names),
+            "label_names": list(sources.labels.categories),
+            "group_names": None if sources.groups is None else list(sources.groups.categories),
+            "gene_names": sources.gene_names,
+            "n_cells": len(sources.labels),
+            "n_genes": len(sources.gene_names),
             "layer_used": layer or "X",
         }
-        selector = gene_selector(positions_of(columns, counts.n_genes), len(columns))
         with (
             replacing(path) as fresh,
-            tqdm(total=counts.n_cells, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
+            tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
         ):
 
             def blocks() -> Iterator[sparse.csr_matrix]:
-                for start, stop, block in counts.blocks(chunk_size):
-                    selected = sparse.csr_matrix(block[labelled[start:stop]] @ selector)
-                    selected.sort_indices()
-                    yield selected
-                    bar.update(stop - start)
+                for n_read, block in sources.blocks(chunk_size):
+                    yield block
+                    bar.update(n_read)
 
             store.write_store(
                 fresh,
                 blocks(),
-                pd.DataFrame(obs, index=pd.Index(data.obs_names[labelled].to_numpy(), dtype=object)),
-                gene_names,
+                pd.DataFrame(obs, index=sources.cell_names.astype(object)),
+                sources.gene_names,
                 attributes,
                 arrays,
                 chunk_size,
@@ -237,20 +233,29 @@ class GinsengDataset:
             train, test = sampling.split_groups(self.groups, fraction, rng)
         else:
             train, test = sampling.split_cells(self.n_cells, fraction, rng)
-        store.write_split(self.root, train, test)
+        if store.is_writable(self.root):
+            store.write_split(self.root, train, test)
+        else:
+            warnings.warn(f"{self.path} cannot be written to: the split holds for this object only.", stacklevel=2)
         self.train_idx, self.test_idx = train, test
 
     def stream(
         self,
         batch_size: int,
         split: Literal["train", "test", "all"] = "train",
-        balance_labels: bool = False,
+        balance_labels: bool | sampling.Balance = False,
         shuffle: bool = True,
         *,
         rng: np.random.Generator | int | None = None,
+        memory: int | str | None = None,
         drop_last: bool = False,
+        alpha: float = 1.0,
     ) -> Iterator[tuple[Float32[np.ndarray, "batch genes"], Int32[np.ndarray, " batch"]]]:
         """Stream mini-batches of counts and labels, each cell once.
+
+        Counts that fit in `memory` are read once and kept, and every epoch is an exact shuffle. Others are read in each
+        epoch: 400 random blocks of consecutive cells at a time fill a buffer, whose cells are shuffled and streamed
+        while a thread reads the next. Closing the iterator stops the thread.
 
         Parameters
         ----------
@@ -258,14 +263,22 @@ class GinsengDataset:
             Number of cells per batch; the last may be smaller.
         split : {"train", "test", "all"}
             Cells to stream; "train" and "test" need `make_split`.
-        balance_labels : bool
-            Of the training part, take of every label only as many cells as the rarest has, chosen anew at each call.
+        balance_labels : bool or {"none", "downsample", "resample"}
+            Balance the labels of the training part. "downsample", or True, takes of every label only as many cells as
+            the rarest has, chosen anew at each call. "resample" draws as many cells as there are, those of rare labels
+            more often: each with a weight of ``1 / n**alpha`` for the n cells of its label. "none", or False, streams
+            each cell once.
         shuffle : bool
             Random order; else the order of the dataset.
         rng : numpy.random.Generator or int, optional
             Source or seed of everything random; by default not reproducible.
+        memory : int or str, optional
+            Bytes that counts may take, such as ``"2 GB"``. By default half of what is free for counts that are kept,
+            and at most 1 GiB for a buffer. Equal seeds give equal batches as long as `memory` is the same, too.
         drop_last : bool
             Leave out the last batch if it is smaller than the others.
+        alpha : float
+            How much "resample" balances, from 0 (not at all) to 1 (equally many of each label).
 
         Yields
         ------
@@ -277,34 +290,64 @@ class GinsengDataset:
         Raises
         ------
         ValueError
-            If `batch_size` is below 1, `split` is unknown or was not made.
-        """
-        cells = self._epoch(batch_size, split, balance_labels, shuffle, np.random.default_rng(rng))
-        if drop_last:
-            cells = cells[: len(cells) // batch_size * batch_size]
-        return self._batches(cells, batch_size)
+            If `batch_size` is below 1, `split`, `balance_labels` or `memory` cannot be understood, or the split was
+            not made.
+        RuntimeError
+            If the dataset is replaced while it is read.
 
-    def _epoch(
-        self, batch_size: int, split: str, balance_labels: bool, shuffle: bool, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Cells of one epoch, in order."""
+        Examples
+        --------
+        >>> for x, y in dataset.stream(128, "train", "resample", memory="2 GB", rng=0):  # doctest: +SKIP
+        ...     model.update(x, y)
+        """
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+        rng = np.random.default_rng(rng)
+        cells = self._chosen(split, balance_labels, alpha, rng)
+        # A generator of its own: this one is drawn from while the iterator is used, and in any order with others.
+        order = np.random.default_rng(rng.integers(2**63)) if shuffle else None
+        return self._batches(cells, batch_size, memory if memory is None else bytes_of(memory), drop_last, order)
+
+    def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        """Cells of one epoch, in increasing order, repeated where they are resampled."""
         parts = {"train": self.train_idx, "test": self.test_idx, "all": np.arange(self.n_cells)}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
         cells = parts[split]
         if cells is None:
             raise ValueError("The dataset has not been split; call make_split first.")
-        if balance_labels and split == "train":
-            cells = sampling.downsample(self.labels, cells, rng)
-        return rng.permutation(cells) if shuffle else cells
+        balance = sampling.balance_of(balance_labels)
+        if split != "train" or balance == "none":
+            return cells
+        if balance == "downsample":
+            return sampling.downsample(self.labels, cells, rng)
+        return sampling.resample(self.labels, cells, alpha, rng)
 
-    def _batches(self, cells: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self._counts is None:
-            self._counts = store.read_counts(self.root)
-        for start in range(0, len(cells), batch_size):
-            rows = cells[start : start + batch_size]
-            batch = self._counts[rows]
-            dense = batch if isinstance(batch, np.ndarray) else batch.toarray()
-            yield dense.astype(np.float32), self.labels[rows]
+    def _batches(
+        self,
+        cells: np.ndarray,
+        batch_size: int,
+        memory: int | None,
+        drop_last: bool,
+        rng: np.random.Generator | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if self._fits(memory):
+            if self._counts is None:
+                self._counts = self._stored.read_all()
+            batches = streaming.from_memory(self._counts, cells if rng is None else rng.permutation(cells), batch_size)
+        else:
+            budget = min(_LARGEST_BUFFER, free_memory() // 2) if memory is None else memory
+            batches = streaming.from_store(self._stored, cells, batch_size, budget, rng)
+        for x, rows in batches:
+            if len(rows) == batch_size or not drop_last:
+                yield x, self.labels[rows]
+
+    def _fits(self, memory: int | None) -> bool:
+        """Whether all counts can be held."""
+        if memory is None and self._counts is not None:
+            return True
+        return int(self._stored.bytes_per_cell.sum()) <= (free_memory() // 2 if memory is None else memory)
+
+    @cached_property
+    def _stored(self) -> store.StoredCounts:
+        return store.StoredCounts(self.root)

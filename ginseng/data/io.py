@@ -11,6 +11,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pooch
+import zarr
 from anndata import AnnData
 
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
@@ -59,8 +60,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
         beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
     if path.is_dir():
-        is_zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
-        return _read_zarr(path) if is_zarr else read_10x_mtx(path)
+        return _read_zarr(path) if _is_zarr(path) else read_10x_mtx(path)
     try:
         with h5py.File(path) as file:
             kind = _kind_of(file)
@@ -78,11 +78,40 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
 
 
-def _read_zarr(path: Path) -> AnnData:
+def open_counts(path: str | Path) -> AnnData:
+    """Open counts like `read_adata`, but leave those of AnnData's .zarr stores on disk, too, and open their URLs.
+
+    Examples
+    --------
+    >>> open_counts("cells.zarr").X  # doctest: +SKIP
+    CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
+    """
+    is_store = str(path).rstrip("/").endswith(".zarr") if "://" in str(path) else _is_zarr(Path(path))
+    return _read_zarr(path, lazily=True) if is_store else read_adata(path)
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def _read_zarr(path: str | Path, *, lazily: bool = False) -> AnnData:
     try:
-        return ad.read_zarr(path)
+        root = zarr.open_group(path, mode="r")
+        if not lazily or "raw" in root:
+            return ad.read_zarr(path)
+        layers: Any = root.get("layers", {})
+        return AnnData(
+            _on_disk(root["X"]) if "X" in root else None,
+            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
+            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
+            layers={name: _on_disk(layers[name]) for name in layers},
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.") from error
+
+
+def _on_disk(matrix: Any) -> Any:
+    return matrix if isinstance(matrix, zarr.Array) else ad.io.sparse_dataset(matrix)
 
 
 def write_adata(adata: AnnData, path: str | Path) -> None:

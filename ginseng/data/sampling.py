@@ -1,7 +1,13 @@
 """Pure functions from labels, groups and a random generator to splits and epoch orders."""
 
+import itertools
+from collections.abc import Iterator
+from typing import Literal, cast, get_args
+
 import numpy as np
 from jaxtyping import Integer
+
+Balance = Literal["none", "downsample", "resample"]
 
 
 def split_cells(
@@ -75,6 +81,137 @@ def downsample(
         return cells
     kept = [rng.choice(np.flatnonzero(of_cells == label), counts.min(), replace=False) for label in present]
     return cells[np.sort(np.concatenate(kept))]
+
+
+def balance_of(balance: bool | str) -> Balance:
+    """Name of a way to balance labels; True and False stand for the documented ones.
+
+    Raises
+    ------
+    ValueError
+        If there is no such way.
+
+    Examples
+    --------
+    >>> balance_of(True), balance_of("resample")
+    ('downsample', 'resample')
+    """
+    name = ("downsample" if balance else "none") if isinstance(balance, bool) else balance
+    if name not in get_args(Balance):
+        raise ValueError(
+            f"Labels are balanced by one of {', '.join(get_args(Balance))} (or True or False), but got {balance!r}."
+        )
+    return cast(Balance, name)
+
+
+def resample(
+    labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], alpha: float, rng: np.random.Generator
+) -> Integer[np.ndarray, " n"]:
+    """Draw as many cells as there are, each with a weight of ``1 / n**alpha`` for the n cells of its label.
+
+    The share of every label is exact, and the cells of a label are drawn equally often, but for one more or less.
+
+    Examples
+    --------
+    >>> drawn = resample(np.array([0, 0, 0, 0, 0, 1]), np.arange(6), 1.0, np.random.default_rng(0))
+    >>> drawn[3:]
+    array([5, 5, 5])
+    """
+    of_cells = labels[cells]
+    present, counts = np.unique(of_cells, return_counts=True)
+    weights = counts.astype(float) ** (1.0 - alpha)
+    shares = weights / weights.sum() * len(cells)
+    n_drawn = np.floor(shares).astype(int)
+    n_drawn[np.argsort(n_drawn - shares, kind="stable")[: len(cells) - n_drawn.sum()]] += 1
+    times = np.zeros(len(cells), dtype=int)
+    for label, n, n_cells in zip(present, n_drawn, counts, strict=True):
+        positions = np.flatnonzero(of_cells == label)
+        times[positions] = n // n_cells
+        times[rng.choice(positions, n % n_cells, replace=False)] += 1
+    return np.repeat(cells, times)
+
+
+def visits(
+    cells: Integer[np.ndarray, " n"], block_size: int, rng: np.random.Generator | None
+) -> list[Integer[np.ndarray, " visited"]]:
+    """Group cells into visits to blocks of consecutive cells, in random order if there is a generator.
+
+    A block from which more cells are wanted than it has, since they are repeated, is visited several times: so the
+    repeats of a rare cell are spread over the epoch.
+
+    Parameters
+    ----------
+    cells : numpy.ndarray
+        Cells in increasing order, repeated or not.
+    block_size : int
+        Cells per block.
+    rng : numpy.random.Generator, optional
+        Source of the order.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Cells of each visit, in increasing order; together they are `cells`.
+
+    Examples
+    --------
+    >>> visits(np.array([0, 2, 3, 3, 3, 4]), 2, None)
+    [array([0]), array([2, 3]), array([3, 3]), array([4])]
+    """
+    n_blocks = 0 if len(cells) == 0 else int(cells[-1]) // block_size + 1
+    bounds = np.searchsorted(cells, np.arange(n_blocks + 1) * block_size)
+    visited = [
+        cells[start + nth : end : n_visits]
+        for start, end in itertools.pairwise(bounds)
+        for n_visits in [-(-(end - start) // block_size)]
+        for nth in range(n_visits)
+    ]
+    return visited if rng is None else [visited[i] for i in rng.permutation(len(visited))]
+
+
+def windows(
+    visited: list[Integer[np.ndarray, " visited"]],
+    bytes_per_cell: Integer[np.ndarray, " cells"],
+    capacity: int,
+    batch_size: int,
+) -> Iterator[list[Integer[np.ndarray, " visited"]]]:
+    """Group visits into windows of at most `capacity` bytes and a whole number of batches, except for the last.
+
+    A window has at least one batch, whatever its size. A visit that does not fit is finished in the next window.
+
+    Examples
+    --------
+    >>> for window in windows([np.array([0, 1]), np.array([4, 5]), np.array([2, 3])], np.full(6, 10), 40, 3):
+    ...     print(window)
+    [array([0, 1]), array([4])]
+    [array([5]), array([2, 3])]
+    """
+    window, n_cells, n_bytes = [], 0, 0
+    for visit in visited:
+        size = int(bytes_per_cell[visit].sum())
+        if n_bytes + size > capacity and n_cells >= batch_size:
+            rest = _cut_off(window, n_cells % batch_size)
+            yield window
+            window, n_cells = rest, sum(map(len, rest))
+            n_bytes = sum(int(bytes_per_cell[cells].sum()) for cells in rest)
+        window.append(visit)
+        n_cells += len(visit)
+        n_bytes += size
+    if window:
+        yield window
+
+
+def _cut_off(window: list[np.ndarray], n_cells: int) -> list[np.ndarray]:
+    """Take the last `n_cells` cells off a window, and return them."""
+    rest = []
+    while n_cells > 0:
+        last = window.pop()
+        n_kept = max(len(last) - n_cells, 0)
+        if n_kept:
+            window.append(last[:n_kept])
+        rest.insert(0, last[n_kept:])
+        n_cells -= len(rest[0])
+    return rest
 
 
 def _n_test(n: int, fraction: float) -> int:

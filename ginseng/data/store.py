@@ -7,9 +7,16 @@ metadata of the root, by which `anndata.read_zarr` lists a store. Dense stores o
 """
 
 import itertools
+import os
 import shutil
+import threading
+import time
+import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +25,17 @@ import numpy as np
 import pandas as pd
 import zarr
 from scipy import sparse
-from zarr.codecs import BloscCodec
 from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
+from zarr.storage import LocalStore
+
+from ginseng.data.shards import GrowingArray, ShardReader, smallest_type
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
+_CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
 _ROWS_READ_AT_ONCE = 4096
-_SMALLEST_CHUNK = 2**16  # values; the first cells may have no counts at all
-_CHUNKS_PER_SHARD = 16  # a shard is a file
-_COMPRESSOR = BloscCodec(cname="lz4", shuffle="bitshuffle")
+_READERS = 4  # threads; they wait for the disk or the network most of the time
+_ATTEMPTS = 20  # at a split that other processes are replacing
+_MOMENT = 0.02  # seconds between two of them
 
 
 def write_store(
@@ -54,10 +64,11 @@ def write_store(
     arrays : dict
         ``labels`` and, if there are any, ``groups``.
     chunk_size : int
-        Cells per chunk of the counts.
+        Cells per file of the counts.
     """
     root = zarr.create_group(path, zarr_format=3)
-    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0", **attributes})
+    header = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
+    root.attrs.update({**header, **attributes})
     _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
@@ -69,8 +80,19 @@ def write_store(
         root.create_array(name, data=values.astype(np.int32))
 
 
-def open_store(path: Path) -> zarr.Group:
-    """Open the root of a dataset.
+def is_url(path: str | Path) -> bool:
+    """Whether a dataset is named by a URL.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/cells.zarr"), is_url("cells.zarr")
+    (True, False)
+    """
+    return "://" in str(path)
+
+
+def open_store(path: str | Path) -> zarr.Group:
+    """Open the root of a dataset: a directory, or a URL that zarr opens by fsspec.
 
     Raises
     ------
@@ -78,40 +100,184 @@ def open_store(path: Path) -> zarr.Group:
         If there is nothing at `path`.
     ValueError
         If what is there is not a dataset.
+    ImportError
+        If `path` is a URL for which a package is lacking.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.")
-    if not is_store(path):
+    if not is_url(path) and not Path(path).exists():
+        raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
+    read_only = str(path).startswith(("http://", "https://"))
+    try:
+        root = zarr.open_group(path, mode="r" if read_only else "r+", use_consolidated=False)
+    except ImportError as error:
+        raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError, ContainsArrayError, GroupNotFoundError):
+        root = None
+    if root is None or not all(name in root.attrs for name in _ATTRIBUTES):
         raise ValueError(f"{path} is not a ginseng dataset; GinsengDataset.create makes one from counts.")
-    return zarr.open_group(path, mode="r+", use_consolidated=False)
+    return root
 
 
 def is_store(path: Path) -> bool:
     """Whether there is a dataset at `path`."""
     try:
-        root = zarr.open_group(path, mode="r", use_consolidated=False)
-    except (OSError, ValueError, ContainsArrayError, GroupNotFoundError):
+        open_store(path)
+    except (OSError, ValueError):
         return False
-    return all(name in root.attrs for name in _ATTRIBUTES)
+    return True
 
 
-def read_counts(root: zarr.Group) -> np.ndarray | sparse.csr_matrix:
-    """Read all counts into memory, in the smallest type that holds them: CSR, or dense where they are stored so."""
-    x: Any = root["X"]
-    if isinstance(x, zarr.Array):
-        return np.asarray(x[:]) if root.attrs.get("encoding-type") == "anndata" else _compact(x)
-    arrays = (np.asarray(x["data"][:]), np.asarray(x["indices"][:]).astype(np.int32), np.asarray(x["indptr"][:]))
-    return sparse.csr_matrix(arrays, shape=x.attrs["shape"])
+def _left_over(path: Path) -> str:
+    """Tell of the old dataset where its replacement was killed between two renames."""
+    old = sorted(path.absolute().parent.glob(f".{path.stem}.*.old"))
+    return f" The replacement of an older one was interrupted: rename {old[-1]} to have that back." if old else ""
 
 
-def _compact(x: Any) -> sparse.csr_matrix:
-    """Read the dense array of a store of ginseng 0.2.1, which is mostly zeros in float32, as CSR."""
-    dtype, blocks = np.dtype(np.uint8), []
-    for start in range(0, x.shape[0], _ROWS_READ_AT_ONCE):
-        block = sparse.csr_matrix(np.asarray(x[start : start + _ROWS_READ_AT_ONCE]))
-        dtype = smallest_type(block.data, dtype)
-        blocks.append(block)
-    return sparse.csr_matrix(sparse.vstack([block.astype(dtype) for block in blocks]))
+class StoredCounts:
+    """Counts of a dataset where they are stored, read by cells.
+
+    Parameters
+    ----------
+    root : zarr.Group
+        The dataset.
+
+    Attributes
+    ----------
+    bytes_per_cell : numpy.ndarray
+        Memory that each cell takes once it is read, at most.
+    """
+
+    def __init__(self, root: zarr.Group):
+        self._root = root
+        self._attributes = dict(root.attrs)
+        with _fast_codecs(root):
+            x: Any = root["X"]
+            self._dense = isinstance(x, zarr.Array)
+            arrays = [x] if self._dense else [x["data"], x["indices"]]
+            self._arrays: list[Any] = [ShardReader(array) if ShardReader.reads(array) else array for array in arrays]
+        self._n_genes = int(x.shape[1] if self._dense else x.attrs["shape"][1])
+        n_cells = int(x.shape[0] if self._dense else x.attrs["shape"][0])
+        dtype = self._arrays[0].dtype
+        # Stores of ginseng 0.2.1 hold mostly zeros, in float32: what is read of them is kept as CSR.
+        self._compact = self._dense and self._attributes.get("encoding-type") != "anndata"
+        if self._dense:
+            self.bytes_per_cell = np.full(n_cells, self._n_genes * dtype.itemsize)
+        else:
+            self._indptr = np.asarray(x["indptr"][:])
+            self._index_type = np.int32 if self._indptr[-1] < 2**31 else np.int64  # of SciPy
+            self.bytes_per_cell = np.diff(self._indptr) * (dtype.itemsize + np.dtype(self._index_type).itemsize) + 8
+
+    def read_all(self) -> np.ndarray | sparse.csr_matrix:
+        """Read the counts of all cells, in the type they are stored in: CSR, or dense where they are stored so."""
+        n_cells = len(self.bytes_per_cell)
+        starts = range(0, n_cells, _ROWS_READ_AT_ONCE)
+        return self.read([np.arange(start, min(start + _ROWS_READ_AT_ONCE, n_cells)) for start in starts])
+
+    def read(
+        self, visits: Sequence[np.ndarray], stopped: threading.Event | None = None
+    ) -> np.ndarray | sparse.csr_matrix:
+        """Read the counts of some cells.
+
+        Parameters
+        ----------
+        visits : sequence of numpy.ndarray
+            Cells to read together, in increasing order, repeated or not.
+        stopped : threading.Event, optional
+            Once set, nothing more is read and the result is incomplete.
+
+        Returns
+        -------
+        numpy.ndarray or scipy.sparse.csr_matrix
+            A row for each cell of the visits, one after the other.
+
+        Raises
+        ------
+        RuntimeError
+            If the dataset has been replaced since it was opened.
+        """
+        if self._compact:
+            counts = self._read_compact(visits, stopped)
+        elif self._dense:
+            counts = self._read_dense(visits, stopped)
+        else:
+            counts = self._read_csr(visits, stopped)
+        self._require_unchanged()
+        return counts
+
+    def _read_csr(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
+        cells = np.concatenate(visits)
+        indptr = np.concatenate([[0], np.cumsum(np.diff(self._indptr)[cells])])
+        data = np.empty(indptr[-1], self._arrays[0].dtype)
+        indices = np.empty(indptr[-1], self._index_type)
+
+        def place(visit: np.ndarray, row: int) -> None:
+            first, end = visit[0], visit[-1] + 1
+            stored = slice(self._indptr[first], self._indptr[end])
+            values, columns = (np.asarray(array[stored]) for array in self._arrays)
+            if not (np.diff(visit) == 1).all():
+                span = (values, columns, self._indptr[first : end + 1] - stored.start)
+                chosen = sparse.csr_matrix(span, shape=(end - first, self._n_genes))[visit - first]
+                values, columns = chosen.data, chosen.indices
+            here = slice(indptr[row], indptr[row + len(visit)])
+            data[here], indices[here] = values, columns
+
+        _for_each(place, visits, stopped)
+        return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
+
+    def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:
+        counts = np.empty((sum(map(len, visits)), self._n_genes), self._arrays[0].dtype)
+
+        def place(visit: np.ndarray, row: int) -> None:
+            counts[row : row + len(visit)] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
+
+        _for_each(place, visits, stopped)
+        return counts
+
+    def _read_compact(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
+        parts: dict[int, sparse.csr_matrix] = {}
+
+        def place(visit: np.ndarray, row: int) -> None:
+            parts[row] = sparse.csr_matrix(self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]])
+
+        _for_each(place, visits, stopped)
+        dtype = np.dtype(np.uint8)
+        for part in parts.values():
+            dtype = smallest_type(part.data, dtype)
+        return sparse.csr_matrix(sparse.vstack([parts[row].astype(dtype) for row in sorted(parts)]))
+
+    def _require_unchanged(self) -> None:
+        """Refuse counts that may be of two datasets: where a file has gone, zarr reads zeros."""
+        try:
+            unchanged = dict(open_store_of(self._root).attrs) == self._attributes
+        except (FileNotFoundError, GroupNotFoundError):
+            unchanged = False
+        if not unchanged:
+            raise RuntimeError(f"{self._root.store} has been replaced while it was read; open it anew.")
+
+
+def open_store_of(root: zarr.Group) -> zarr.Group:
+    """Open the root of a dataset once more, as it is now."""
+    return zarr.open_group(root.store, path=root.path, mode="r", use_consolidated=False)
+
+
+def _for_each(place: Any, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> None:
+    """Call ``place(visit, row)`` for each visit with its first row in the result, in several threads."""
+    rows = itertools.accumulate(map(len, visits), initial=0)
+
+    def unless_stopped(visit: np.ndarray, row: int) -> None:
+        if stopped is None or not stopped.is_set():
+            place(visit, row)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(unless_stopped, visits, rows):
+            pass
+
+
+@contextmanager
+def _fast_codecs(root: zarr.Group) -> Iterator[None]:
+    """Arrays opened here are decompressed by the package zarrs if it is installed, which reads local files only."""
+    faster = isinstance(root.store, LocalStore) and find_spec("zarrs") is not None
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if faster else {}):
+        yield
 
 
 def read_array(root: zarr.Group, name: str) -> np.ndarray | None:
@@ -122,44 +288,68 @@ def read_array(root: zarr.Group, name: str) -> np.ndarray | None:
     return np.asarray(array[:])
 
 
+def is_writable(root: zarr.Group) -> bool:
+    """Whether a split can be stored with the dataset."""
+    store: Any = root.store
+    return os.access(store.root, os.W_OK) if isinstance(store, LocalStore) else not root.read_only
+
+
 def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     """Store the cells of the two parts of a split, in place of an earlier one.
 
-    The earlier one is removed first, and half a split counts as none (see `read_split`): an interruption cannot leave
-    parts of two splits.
+    On this machine the split is written beside the earlier one and renamed: other processes find either the one or the
+    other whole (see `read_split`), and of several that write at once one wins.
     """
-    if "split" in root:
-        del root["split"]
-    split = root.create_group("split")
-    for name, cells in (("train", train), ("test", test)):
-        split.create_array(name, data=cells.astype(np.int32))
+    store: Any = root.store
+    name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
+    try:
+        group = root.create_group(name, overwrite=True, attributes={"id": uuid.uuid4().hex})
+        for part, cells in (("train", train), ("test", test)):
+            group.create_array(part, data=cells.astype(np.int32))
+        if isinstance(store, LocalStore):
+            _replace_folder(Path(store.root) / root.path / name, "split")
+    finally:
+        if isinstance(store, LocalStore):
+            shutil.rmtree(Path(store.root) / root.path / name, ignore_errors=True)
+
+
+def _replace_folder(fresh: Path, name: str) -> None:
+    """Rename a folder over another beside it, whatever other processes do to that meanwhile."""
+    target = fresh.with_name(name)
+    for attempt in range(_ATTEMPTS):
+        old = fresh.with_name(f"{fresh.name}.old{attempt}")
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:  # another process was faster: its folder is there
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """Read the cells of the two parts of the split, or None twice if there is no whole one."""
-    train, test = read_array(root, "split/train"), read_array(root, "split/test")
-    return (None, None) if train is None or test is None else (train, test)
+    """Read the cells of the two parts of the split, or None twice if there is no whole one.
 
-
-def smallest_type(values: np.ndarray, at_least: np.dtype) -> np.dtype:
-    """Smallest integer type that holds `values` and everything that `at_least` holds; float32 if there is none.
-
-    Examples
-    --------
-    >>> smallest_type(np.array([3.0, 300.0]), np.dtype("uint8"))
-    dtype('uint16')
-    >>> smallest_type(np.array([-1, 200]), np.dtype("uint8"))
-    dtype('int16')
-    >>> smallest_type(np.array([0.5]), np.dtype("uint8"))
-    dtype('float32')
+    If the split is being replaced by another process meanwhile, it is read again.
     """
-    if at_least.kind == "f" or not len(values):
-        return at_least
-    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
-        return np.dtype(np.float32)
-    low, high = np.min_scalar_type(int(values.min())), np.min_scalar_type(int(values.max()))
-    needed = np.result_type(low, high, at_least)
-    return needed if needed.kind in "ui" and needed.itemsize <= 4 else np.dtype(np.float32)
+    for attempt in range(_ATTEMPTS):
+        before = _split_id(root)
+        train, test = read_array(root, "split/train"), read_array(root, "split/test")
+        if _split_id(root) == before:
+            if train is not None and test is not None:
+                return train, test
+            if attempt > 0:  # not just between two renames
+                return None, None
+        time.sleep(_MOMENT)
+    raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
+
+
+def _split_id(root: zarr.Group) -> Any:
+    return root["split"].attrs.get("id") if "split" in root else None
 
 
 def _write_counts(
@@ -171,71 +361,22 @@ def _write_counts(
     per_cell = first.nnz / max(1, len(first.indptr) - 1)
     blocks = itertools.chain([first], blocks)
     if per_cell > n_genes / 2:
-        x = _Appender(root, "X", (chunk_size, n_genes))
-        for block in blocks:
-            x.append(block.toarray())
-        x.close().attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        chunk = min(chunk_size, -(-_CHUNK_VALUES // n_genes))
+        with GrowingArray(root, "X", (chunk, n_genes), (-(-chunk_size // chunk) * chunk, n_genes)) as x:
+            for block in blocks:
+                x.append(block.toarray())
+        x.array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         return
     group = root.create_group("X")
-    chunk = (max(_SMALLEST_CHUNK, int(chunk_size * per_cell)),)
-    data, indices = _Appender(group, "data", chunk), _Appender(group, "indices", chunk)
+    chunk = (_CHUNK_VALUES,)
+    shard = (max(1, -(-int(chunk_size * per_cell) // _CHUNK_VALUES)) * _CHUNK_VALUES,)
     row_ends = [np.zeros(1, dtype=np.int64)]
     n_stored = 0
-    for block in blocks:
-        data.append(block.data)
-        indices.append(block.indices)
-        row_ends.append(block.indptr[1:].astype(np.int64) + n_stored)
-        n_stored += block.nnz
-    data.close()
-    indices.close()
+    with GrowingArray(group, "data", chunk, shard) as data, GrowingArray(group, "indices", chunk, shard) as indices:
+        for block in blocks:
+            data.append(block.data)
+            indices.append(block.indices)
+            row_ends.append(block.indptr[1:].astype(np.int64) + n_stored)
+            n_stored += block.nnz
     group.create_array("indptr", data=np.concatenate(row_ends))
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
-
-
-class _Appender:
-    """A zarr array that grows by whole shards, in the smallest type that holds what came so far."""
-
-    def __init__(self, group: zarr.Group, name: str, chunk: tuple[int, ...]):
-        self._group, self._name, self._chunk = group, name, chunk
-        self._shard = (chunk[0] * _CHUNKS_PER_SHARD, *chunk[1:])
-        self._array = self._create(np.dtype(np.uint8))
-        self._waiting: list[np.ndarray] = []
-
-    def append(self, values: np.ndarray) -> None:
-        """Add `values` at the end."""
-        dtype = smallest_type(values.reshape(-1), self._array.dtype)
-        if dtype != self._array.dtype:
-            self._retype(dtype)
-        self._waiting.append(values)
-        if sum(map(len, self._waiting)) >= self._shard[0]:
-            joined = np.concatenate(self._waiting)
-            n_whole = len(joined) // self._shard[0] * self._shard[0]
-            self._array.append(joined[:n_whole].astype(dtype))
-            self._waiting = [joined[n_whole:]]
-
-    def close(self) -> zarr.Array:
-        """Write what is left, and return the array."""
-        if self._waiting:
-            self._array.append(np.concatenate(self._waiting).astype(self._array.dtype))
-        return self._array
-
-    def _create(self, dtype: np.dtype) -> zarr.Array:
-        return self._group.create_array(
-            self._name,
-            shape=(0, *self._chunk[1:]),
-            dtype=dtype,
-            chunks=self._chunk,
-            shards=self._shard,
-            compressors=_COMPRESSOR,
-        )
-
-    def _retype(self, dtype: np.dtype) -> None:
-        """Write what there is once more in a wider type: at most a few times, mostly before there is anything."""
-        store: Any = self._group.store
-        path = Path(store.root) / self._group.path / self._name
-        narrow = path.rename(path.with_name(f"{self._name}.narrow"))
-        old: Any = zarr.open_array(narrow, mode="r")
-        self._array = self._create(dtype)
-        for start in range(0, old.shape[0], self._shard[0]):
-            self._array.append(old[start : start + self._shard[0]].astype(dtype))
-        shutil.rmtree(narrow)

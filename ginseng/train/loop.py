@@ -14,8 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
+from ginseng.data.sampling import balance_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.opt import adam_l2
+from ginseng.utils.memory import bytes_of
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
 
@@ -39,8 +41,12 @@ class Trainer:
         ``augment(key, x)`` on the counts of a batch, ``(cells, genes)``, inside the compiled step.
     batch_size : int
         Cells per step.
-    balance_train : bool
-        Downsample every label to the rarest in each epoch.
+    balance_train : bool or {"none", "downsample", "resample"}
+        How to balance the labels in each epoch, see `GinsengDataset.stream`.
+    balance_alpha : float
+        How much "resample" balances, from 0 to 1.
+    memory : int or str, optional
+        Bytes that counts may take, such as ``"2 GB"``, see `GinsengDataset.stream`.
     seed : int
         Seed of everything random.
 
@@ -79,7 +85,9 @@ class Trainer:
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
         augment: Augmentation | None = None,
         batch_size: int = 128,
-        balance_train: bool = False,
+        balance_train: bool | str = False,
+        balance_alpha: float = 1.0,
+        memory: int | str | None = None,
         seed: int = 1,
     ):
         if batch_size < 1:
@@ -88,6 +96,8 @@ class Trainer:
         self.dataset = dataset
         self.batch_size = batch_size
         self.balance_train = balance_train
+        self._balance_alpha = balance_alpha
+        self._memory = memory if memory is None else bytes_of(memory)
         self.logger = GinsengLogger()
         self.rng = np.random.default_rng(seed)
         self.key = jr.key(seed)
@@ -163,9 +173,11 @@ class Trainer:
         return self.dataset.stream(
             self.batch_size,
             split,  # pyright: ignore[reportArgumentType]
-            balance_labels=training and self.balance_train,
+            balance_of(self.balance_train) if training else "none",
             shuffle=training,
             rng=self.rng,
+            memory=self._memory,
+            alpha=self._balance_alpha,
         )
 
     def _padded(self, split: str, *, training: bool) -> Iterator[tuple[tuple[Array, Array, Array], int]]:
@@ -193,7 +205,7 @@ class Trainer:
         self.key, epoch_key = jr.split(self.key)
         bar = tqdm(
             desc=f"Epoch {epoch + 1}/{epochs}",
-            total=None if self.balance_train else self._n_train,
+            total=None if balance_of(self.balance_train) == "downsample" else self._n_train,
             unit="cells",
             unit_scale=True,
             leave=False,

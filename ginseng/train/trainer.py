@@ -17,6 +17,7 @@ from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import load_model
+from ginseng.data.sampling import balance_of
 from ginseng.model.attention import AttentionClassifier, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
@@ -59,14 +60,16 @@ class GinsengClassifierTrainerSettings:
         Counts per cell after normalisation.
     holdout_fraction : float
         Share of the cells (or groups) held out, in [0, 1); used if the dataset has not been split before.
-    balance_train : bool
-        Downsample every label to the rarest in each epoch.
+    balance_train : bool or {"none", "downsample", "resample"}
+        How to balance the labels in each epoch, see `GinsengDataset.stream`; True stands for "downsample".
     group_level : bool
         Hold out whole groups instead of cells.
     group_mode : str
         How groups are held out; "fraction" is the only way.
     seed : int
         Seed of initial weights, split, order and dropout.
+    balance_alpha : float
+        How much "resample" balances, from 0 (not at all) to 1 (equally many cells of each label).
 
     Examples
     --------
@@ -88,17 +91,19 @@ class GinsengClassifierTrainerSettings:
     normalize: bool = True
     target_sum: float = 1e4
     holdout_fraction: float = 0.1
-    balance_train: bool = True
+    balance_train: bool | str = True
     group_level: bool = False
     group_mode: str = "fraction"
     seed: int = 1
     decoupled: bool = dataclasses.field(default=True, kw_only=True)
+    balance_alpha: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
             raise ValueError(f"`group_mode` must be 'fraction', but got '{self.group_mode}'.")
         if not 0.0 <= self.holdout_fraction < 1.0:
             raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
+        balance_of(self.balance_train)
 
     def augmentation(self) -> Augmentation | None:
         """Build the augmentation of a batch, or None if all parts are off."""
@@ -123,6 +128,9 @@ class GinsengClassifierTrainer(Trainer):
     trainable : PyTree of bool or callable, optional
         Filter spec over the network: which leaves to train; see `Trainer`. A spec made from the network of `start`
         also holds where labels are added to the head.
+    memory : int or str, optional
+        Bytes that counts may take, such as ``"2 GB"``; see `GinsengDataset.stream`, which reads larger ones anew in
+        each epoch.
 
     Attributes
     ----------
@@ -155,6 +163,7 @@ class GinsengClassifierTrainer(Trainer):
         *,
         start: GinsengClassifierState | str | Path | None = None,
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
+        memory: int | str | None = None,
     ):
         dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
         settings = GinsengClassifierTrainerSettings() if settings is None else dataclasses.replace(settings)
@@ -206,6 +215,8 @@ class GinsengClassifierTrainer(Trainer):
             augment=settings.augmentation(),
             batch_size=settings.batch_size,
             balance_train=settings.balance_train,
+            balance_alpha=settings.balance_alpha,
+            memory=memory,
             seed=settings.seed,
         )
 

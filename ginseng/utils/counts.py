@@ -11,6 +11,7 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from ginseng.utils.messages import unknown_name
+from ginseng.utils.transpose import by_rows
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -115,7 +116,7 @@ class Counts:
         if self._matrix is None:
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {layer_names(adata)}.")
         if isinstance(self._matrix, CSCDataset):
-            self._matrix = self._matrix.to_memory()
+            self._matrix = by_rows(self._matrix)
         if sparse.issparse(self._matrix):
             self._matrix = self._matrix.tocsr()
         self.n_genes = len(self.var)

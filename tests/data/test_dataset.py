@@ -232,8 +232,7 @@ class TestStorage:
         np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x)
 
     def test_the_type_may_widen_when_shards_are_written(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("ginseng.data.store._SMALLEST_CHUNK", 3)
-        monkeypatch.setattr("ginseng.data.store._CHUNKS_PER_SHARD", 2)
+        monkeypatch.setattr("ginseng.data.store._CHUNK_VALUES", 3)
         x = np.random.default_rng(0).poisson(0.3, (80, 20)).astype(np.float32)
         x[30, 5], x[50, 6], x[70, 7] = 300, 70_000, 2.0**24
         dataset = self.create(x, tmp_path, chunk_size=1)
@@ -331,8 +330,9 @@ class TestSplit:
             dataset.make_split(fraction)
         np.testing.assert_array_equal(GinsengDataset(dataset.path).test_idx, before)
 
-    def test_an_interrupted_split_is_none(self, dataset, monkeypatch):
+    def test_an_interrupted_split_leaves_the_old_one(self, dataset, monkeypatch):
         dataset.make_split(0.25)
+        before = dataset.test_idx
         create_array = zarr.Group.create_array
 
         def interrupted(group, name, **kwargs):
@@ -343,9 +343,8 @@ class TestSplit:
         monkeypatch.setattr(zarr.Group, "create_array", interrupted)
         with pytest.raises(KeyboardInterrupt):
             dataset.make_split(0.5, seed=9)
-        again = GinsengDataset(dataset.path)
-        assert again.train_idx is None
-        assert again.test_idx is None
+        np.testing.assert_array_equal(GinsengDataset(dataset.path).test_idx, before)
+        assert not list(dataset.path.glob(".split*"))
 
     def test_groups_are_needed_to_split_by_them(self, adata, tmp_path):
         dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)

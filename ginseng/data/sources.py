@@ -1,0 +1,153 @@
+"""The inputs of a dataset, seen as one: their common genes, and their labels and groups in the same terms."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of, require_column
+from ginseng.data.io import open_counts
+from ginseng.utils.counts import Counts
+from ginseng.utils.genes import gene_selector
+
+Source = str | Path | AnnData
+
+
+class Sources:
+    """Labelled counts from one or several AnnData objects or files.
+
+    Parameters
+    ----------
+    sources : str, Path, AnnData or a sequence of these
+        Raw counts.
+    label_key : str
+        Column of ``obs`` with the cell types, in all of them.
+    group_key : str or None
+        Column of ``obs`` with the donor or batch, in all of them.
+    layer : str or None
+        Key in ``layers``, or ``"raw"``; None for ``X``.
+    genes : str, list of str, numpy.ndarray or None
+        Which genes, see `gene_columns`; of several inputs those that are chosen in all.
+    missing_labels : {"drop", "error"}
+        What to do with cells without a label.
+
+    Attributes
+    ----------
+    gene_names : list of str
+        Names of the genes.
+    labels, groups : pandas.Categorical
+        Of the labelled cells; there may be no groups (None).
+    cell_names : pandas.Index
+        Names of the labelled cells. Where names are repeated between inputs, the number of the input is appended.
+    n_read : int
+        Number of all cells.
+
+    Raises
+    ------
+    ValueError
+        If a column, layer or gene does not exist, there are fewer than two labels, or no gene is common.
+
+    Examples
+    --------
+    >>> def of(label, genes):
+    ...     return AnnData(np.eye(2), pd.DataFrame({"type": label}, ["a", "b"]), pd.DataFrame(index=genes))
+    >>> sources = Sources([of("T", ["CD3D", "CD4"]), of("B", ["MS4A1", "CD4"])], "type")
+    >>> sources.gene_names, list(sources.labels), list(sources.cell_names)
+    (['CD4'], ['T', 'T', 'B', 'B'], ['a-0', 'b-0', 'a-1', 'b-1'])
+    """
+
+    def __init__(
+        self,
+        sources: Source | Sequence[Source],
+        label_key: str,
+        group_key: str | None = None,
+        layer: str | None = None,
+        genes: str | list[str] | np.ndarray | None = None,
+        missing_labels: str = "drop",
+    ):
+        several = isinstance(sources, Sequence) and not isinstance(sources, str)
+        given: Sequence[Source] = sources if several else [sources]  # pyright: ignore[reportAssignmentType]
+        if not given:
+            raise ValueError("There is no input: pass an AnnData, a path, or a list of these.")
+        if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
+            raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
+        data, self._counts, columns = [], [], []
+        for number, source in enumerate(given):
+            try:
+                adata = source if isinstance(source, AnnData) else open_counts(source)
+                for kind, key in (("label", label_key), ("group", group_key)):
+                    require_column(adata.obs, kind, key)
+                counts = Counts(adata, layer)
+                columns.append(gene_columns(counts.var, genes))
+            except ValueError as error:
+                if len(given) == 1:
+                    raise
+                raise ValueError(f"In input {number + 1} of {len(given)}: {error}") from error
+            counts.warn_unless_integers()
+            data.append(adata)
+            self._counts.append(counts)
+        self.gene_names = _common(
+            [counts.var.index[chosen] for counts, chosen in zip(self._counts, columns, strict=True)]
+        )
+        self._selectors = [
+            _selector(counts, chosen, self.gene_names) for counts, chosen in zip(self._counts, columns, strict=True)
+        ]
+
+        keys = [label_key] if group_key is None else [label_key, group_key]
+        obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
+        labelled, self.labels = labels_of(obs, label_key, missing_labels)
+        self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
+        self.cell_names = _unique([adata.obs_names for adata in data])[labelled]
+        ends = np.cumsum([counts.n_cells for counts in self._counts])
+        self._labelled = np.split(labelled, ends[:-1])
+        self.n_read = int(ends[-1])
+
+    def blocks(self, size: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield the number of cells read, `size` at a time, with the counts of the labelled ones."""
+        for counts, selector, labelled in zip(self._counts, self._selectors, self._labelled, strict=True):
+            for start, stop, block in counts.blocks(size):
+                here = labelled[start:stop]
+                chosen = block if here.all() else sparse.csr_matrix(block[here])
+                if selector is not None:
+                    chosen = sparse.csr_matrix(chosen @ selector)
+                    chosen.sort_indices()
+                if not chosen.data.all():
+                    chosen = chosen.copy()  # a block of all cells may be the caller's own matrix
+                    chosen.eliminate_zeros()
+                yield stop - start, chosen
+
+
+def _common(names: list[pd.Index]) -> list[str]:
+    """Names that are in all of the lists, in the order of the first."""
+    common = names[0]
+    for others in names[1:]:
+        common = common[common.isin(others)]
+    if len(common) == 0:
+        raise ValueError("The inputs have no gene in common; are their genes named in the same way?")
+    if len(common) < max(map(len, names)):
+        warnings.warn(
+            f"{len(common):,} genes are common to all {len(names)} inputs, which have {min(map(len, names)):,} to "
+            f"{max(map(len, names)):,}; the others are left out.",
+            stacklevel=4,
+        )
+    return [str(name) for name in common]
+
+
+def _selector(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> sparse.csr_matrix | None:
+    """Matrix that takes counts to those of the common genes; None if they are the same."""
+    names = counts.var.index[columns].astype(str)
+    columns = columns[pd.Index(names).get_indexer(pd.Index(gene_names))]
+    if np.array_equal(columns, np.arange(counts.n_genes)):
+        return None
+    return gene_selector(positions_of(columns, counts.n_genes), len(gene_names))
+
+
+def _unique(names: list[pd.Index]) -> pd.Index:
+    joined = names[0].append(names[1:])
+    if len(names) == 1 or joined.is_unique:
+        return joined
+    return pd.Index([f"{name}-{number}" for number, of_input in enumerate(names) for name in of_input])

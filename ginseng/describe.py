@@ -1,0 +1,59 @@
+"""What is in a model, a dataset or a file of counts, in words."""
+
+import pandas as pd
+from anndata import AnnData
+
+from ginseng.data.dataset import GinsengDataset
+from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.counts import layer_names
+from ginseng.utils.messages import shorten
+
+
+def describe_model(state: GinsengClassifierState) -> str:
+    """Size, genes, cell types and origin of a model."""
+    normalisation = f"to {state.target_sum:g} counts per cell, log1p" if state.normalize else "none"
+    lines = [
+        f"ginseng model: {state.n_genes:,} genes, {state.n_classes} cell types, hidden dimension {state.hidden_dim}",
+        f"cell types: {shorten(state.output_labels, 50)}",
+        f"genes: {shorten(state.genes, 8)}",
+        f"normalisation: {normalisation}",
+        f"dropout rate: {state.dropout_rate:g}",
+    ]
+    history = state.metadata.get("history")
+    if history and history["epoch"]:
+        lines.append(
+            f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
+            f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}".replace(", holdout accuracy nan", "")
+        )
+    if settings := state.metadata.get("settings"):
+        lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+    if versions := state.metadata.get("versions"):
+        lines.append(f"saved: {state.metadata['created']} by {', '.join(f'{n} {v}' for n, v in versions.items())}")
+    return "\n".join(lines)
+
+
+def describe_dataset(dataset: GinsengDataset) -> str:
+    """Size, genes, split and cell types of a dataset."""
+    counts = pd.Series(dataset.labels).value_counts().reindex(range(len(dataset.label_names)), fill_value=0)
+    lines = [repr(dataset), f"genes: {shorten(dataset.gene_names, 8)}"]
+    if dataset.train_idx is None or dataset.test_idx is None:
+        lines.append("split: none yet")
+    else:
+        lines.append(f"split: {len(dataset.train_idx):,} cells to train on, {len(dataset.test_idx):,} held out")
+    lines += [f"  {name}: {n:,} cells" for name, n in zip(dataset.label_names, counts, strict=True)]
+    return "\n".join(lines)
+
+
+def describe_counts(adata: AnnData) -> str:
+    """Size, genes, layers and annotation of a file of counts."""
+    lines = [
+        f"counts: {adata.n_obs:,} cells x {adata.n_vars:,} genes",
+        f"genes: {shorten(adata.var_names, 8)}",
+        f"layers: {shorten(layer_names(adata)) or 'none'}",
+        f"var: {shorten(adata.var.columns) or 'no columns'}",
+        "obs:" if len(adata.obs.columns) else "obs: no columns",
+    ]
+    for column in adata.obs:
+        values = pd.Series(adata.obs[column]).value_counts()
+        lines.append(f"  {column}: {len(values):,} values ({shorten(values.index, 6)})")
+    return "\n".join(lines)
