@@ -133,7 +133,7 @@ def resample(
 
 def visits(
     cells: Integer[np.ndarray, " n"], block_size: int, rng: np.random.Generator | None
-) -> list[Integer[np.ndarray, " visited"]]:
+) -> list[Integer[np.ndarray, " _"]]:
     """Group cells into visits to blocks of consecutive cells, in random order if there is a generator.
 
     A block from which more cells are wanted than it has, since they are repeated, is visited several times: so the
@@ -160,21 +160,22 @@ def visits(
     """
     n_blocks = 0 if len(cells) == 0 else int(cells[-1]) // block_size + 1
     bounds = np.searchsorted(cells, np.arange(n_blocks + 1) * block_size)
-    visited = [
-        cells[start + nth : end : n_visits]
-        for start, end in itertools.pairwise(bounds)
-        for n_visits in [-(-(end - start) // block_size)]
-        for nth in range(n_visits)
-    ]
+    visited = []
+    for start, end in itertools.pairwise(bounds):
+        n_visits = -(-(end - start) // block_size)
+        if rng is None:
+            visited += [cells[first : min(first + block_size, end)] for first in range(start, end, block_size)]
+        else:
+            visited += [cells[start + nth : end : n_visits] for nth in range(n_visits)]
     return visited if rng is None else [visited[i] for i in rng.permutation(len(visited))]
 
 
 def windows(
-    visited: list[Integer[np.ndarray, " visited"]],
+    visited: list[Integer[np.ndarray, " _"]],
     bytes_per_cell: Integer[np.ndarray, " cells"],
     capacity: int,
     batch_size: int,
-) -> Iterator[list[Integer[np.ndarray, " visited"]]]:
+) -> Iterator[list[Integer[np.ndarray, " _"]]]:
     """Group visits into windows of at most `capacity` bytes and a whole number of batches, except for the last.
 
     A window has at least one batch, whatever its size. A visit that does not fit is finished in the next window.

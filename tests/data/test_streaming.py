@@ -1,0 +1,334 @@
+import threading
+import time
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from ginseng import GinsengDataset
+from ginseng.data import sampling, shards, store
+from tests.conftest import GOLDEN, simulate
+
+N_CELLS, N_GENES = 300, 12
+BUDGET = 3_000  # bytes, of the about 10,000 that the counts below take in memory
+
+
+def create(path, x, labels, **options):
+    adata = ad.AnnData(x, obs=pd.DataFrame({"label": labels}, index=[f"c{i}" for i in range(len(labels))]))
+    return GinsengDataset.create(path, adata, "label", silent=True, **options)
+
+
+def cells_of(batches):
+    """Numbers of the cells, which the first gene tells."""
+    return [int(cell) - 1 for x, _ in batches for cell in x[:, 0]]
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """The count of the first gene is the number of the cell, from 1. Sorted by label, as data often are."""
+    rng = np.random.default_rng(0)
+    x = rng.poisson(0.3, (N_CELLS, N_GENES)).astype(np.float32)
+    x[:, 0] = np.arange(1, N_CELLS + 1)
+    labels = np.repeat(["a", "b", "c"], [220, 70, 10])
+    return create(tmp_path_factory.mktemp("numbered") / "x.zarr", sparse.csr_matrix(x), labels), x
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """Chunks, blocks and windows of a few cells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ginseng.data.store._CHUNK_VALUES", 16)
+        patch.setattr("ginseng.data.store._ROWS_READ_AT_ONCE", 7)
+        patch.setattr("ginseng.data.streaming._BLOCKS_PER_WINDOW", 5)
+        yield
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch_size=st.integers(1, 310),
+    split=st.sampled_from(["train", "test", "all"]),
+    fraction=st.floats(0.0, 0.9),
+    balance=st.sampled_from(["none", "downsample", "resample"]),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+    memory=st.sampled_from([None, 800, BUDGET]),
+    seed=st.integers(0, 99),
+)
+def test_the_promised_cells_as_often_as_promised(
+    numbered, batch_size, split, fraction, balance, shuffle, drop_last, memory, seed
+):
+    dataset, x_of_cell = numbered
+    dataset.make_split(fraction, seed=seed)
+    part = {"train": dataset.train_idx, "test": dataset.test_idx, "all": np.arange(N_CELLS)}[split]
+    request = {"shuffle": shuffle, "rng": seed, "memory": memory}
+    batches = list(dataset.stream(batch_size, split, balance, drop_last=drop_last, **request))
+    for x, y in batches:
+        rows = x[:, 0].astype(int) - 1
+        np.testing.assert_array_equal(x, x_of_cell[rows])
+        np.testing.assert_array_equal(y, dataset.labels[rows])
+        assert x.dtype == np.float32
+    cells = cells_of(batches)
+    whole = list(dataset.stream(batch_size, split, balance, **request))
+    assert [len(y) for _, y in batches] == [len(y) for _, y in whole if len(y) == batch_size or not drop_last]
+    assert all(len(y) == batch_size for _, y in whole[:-1])
+    assert cells == cells_of(whole)[: len(cells)]
+    if not shuffle:
+        assert cells == sorted(cells)
+    cells = cells_of(whole)
+    if balance == "none" or split != "train":
+        assert sorted(cells) == list(part)
+        return
+    per_label = np.bincount(dataset.labels[cells], minlength=3)
+    present = np.bincount(dataset.labels[part], minlength=3)
+    times = np.bincount(cells, minlength=N_CELLS)
+    assert set(cells) <= set(part)
+    if balance == "downsample":
+        assert per_label.tolist() == np.where(present > 0, present[present > 0].min(), 0).tolist()
+        assert times.max() == 1
+    else:
+        assert len(cells) == len(part)
+        assert np.ptp(per_label[present > 0]) <= 1
+        for label in np.flatnonzero(present):
+            assert np.ptp(times[part][dataset.labels[part] == label]) <= 1
+
+
+@pytest.mark.parametrize("memory", ["1 GB", BUDGET])
+def test_equal_seeds_give_equal_batches(numbered, memory):
+    dataset, _ = numbered
+    first, second, other = (cells_of(dataset.stream(7, "all", rng=seed, memory=memory)) for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+    again = GinsengDataset(dataset.path)
+    assert cells_of(again.stream(7, "all", rng=3, memory=memory)) == first
+
+
+def test_batches_do_not_depend_on_what_else_is_drawn_meanwhile(numbered):
+    dataset, _ = numbered
+    alone, shared = np.random.default_rng(1), np.random.default_rng(1)
+    expected = cells_of(dataset.stream(7, "all", rng=alone, memory=BUDGET))
+    found = []
+    for x, _ in dataset.stream(7, "all", rng=shared, memory=BUDGET):
+        shared.random()
+        found += list(x[:, 0].astype(int) - 1)
+    assert found == expected
+
+
+def test_cells_are_mixed_beyond_memory(numbered):
+    """Sorted cells leave a buffer of a quarter of them in random order, from all over the store."""
+    dataset, _ = numbered
+    cells = np.array(cells_of(dataset.stream(10, "all", rng=0, memory=BUDGET)))
+    assert np.abs(np.diff(cells)).mean() > N_CELLS / 5
+    assert np.ptp(cells[:40]) > N_CELLS / 2
+
+
+def test_repeats_of_rare_cells_are_spread_over_the_epoch(numbered):
+    dataset, _ = numbered
+    dataset.make_split(0.0)
+    labels = np.concatenate([y for _, y in dataset.stream(30, "train", "resample", rng=0, memory=BUDGET)])
+    shares = [np.mean(part == 2) for part in np.array_split(labels, 4)]
+    assert min(shares) > 0.1
+    assert np.mean(labels == 2) == pytest.approx(1 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, [220, 70, 10]), (0.5, [166, 93, 36]), (1.0, [100, 100, 100])])
+def test_alpha_tells_how_much_resampling_balances(numbered, alpha, expected):
+    dataset, _ = numbered
+    dataset.make_split(0.0)
+    labels = np.concatenate([y for _, y in dataset.stream(30, "train", "resample", alpha=alpha)])
+    weights = np.array([220, 70, 10]) ** (1 - alpha)
+    np.testing.assert_allclose(np.bincount(labels), 300 * weights / weights.sum(), atol=1)
+    assert alpha != 0.0 or np.bincount(labels).tolist() == expected
+
+
+def test_counts_are_held_only_if_they_fit(numbered):
+    dataset = GinsengDataset(numbered[0].path)
+    next(dataset.stream(5, "all", memory=BUDGET))
+    assert dataset._counts is None
+    next(dataset.stream(5, "all", memory="1 MB"))
+    assert dataset._counts.shape == (N_CELLS, N_GENES)
+    expected = cells_of(numbered[0].stream(5, "all", memory=BUDGET, rng=0))
+    assert cells_of(dataset.stream(5, "all", memory=BUDGET, rng=0)) == expected
+
+
+def test_without_a_budget_it_is_what_is_free(numbered, monkeypatch):
+    dataset = GinsengDataset(numbered[0].path)
+    monkeypatch.setattr("ginseng.data.dataset.free_memory", lambda: 2 * BUDGET)
+    first = cells_of(dataset.stream(5, "all", rng=0))
+    assert dataset._counts is None
+    assert first == cells_of(dataset.stream(5, "all", rng=0, memory=BUDGET))
+    monkeypatch.setattr("ginseng.data.dataset.free_memory", lambda: 10**9)
+    next(dataset.stream(5, "all"))
+    assert dataset._counts is not None
+
+
+def test_at_most_two_windows_within_the_budget_are_read(numbered, monkeypatch):
+    dataset = GinsengDataset(numbered[0].path)
+    held = []
+    read = store.StoredCounts.read
+
+    def recorded(self, visits, stopped=None):
+        counts = read(self, visits, stopped)
+        held.append(counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
+        return counts
+
+    monkeypatch.setattr(store.StoredCounts, "read", recorded)
+    iterator = dataset.stream(10, "all", memory=BUDGET)
+    next(iterator)
+    time.sleep(0.3)
+    assert len(held) == 2
+    list(iterator)
+    assert len(held) > 5
+    assert max(held) <= BUDGET / 2 + 8
+
+
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ginseng")]
+
+
+def wait_for_no_reading_thread():
+    for _ in range(200):
+        if not reading_threads():
+            return
+        time.sleep(0.01)
+    raise AssertionError(reading_threads())
+
+
+def test_closing_stops_the_thread(numbered):
+    dataset, _ = numbered
+    iterator = dataset.stream(10, "all", memory=BUDGET)
+    next(iterator)
+    assert reading_threads()
+    iterator.close()
+    assert not reading_threads()
+
+
+def test_an_error_of_the_consumer_stops_the_thread(numbered):
+    dataset, _ = numbered
+
+    def consume():
+        for _ in dataset.stream(10, "all", memory=BUDGET):
+            raise KeyError("the consumer's")
+
+    with pytest.raises(KeyError, match="the consumer's"):
+        consume()
+    wait_for_no_reading_thread()
+
+
+def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
+    dataset = GinsengDataset(numbered[0].path)
+    iterator = dataset.stream(10, "all", memory=BUDGET)
+    next(iterator)
+
+    def broken(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(shards.ShardReader, "__getitem__", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(iterator)
+    assert not reading_threads()
+
+
+@pytest.mark.parametrize("memory", [BUDGET, "1 GB"])
+def test_a_dataset_replaced_meanwhile_is_noticed(tmp_path, memory):
+    labels = ["a", "b"] * 150
+    x = np.eye(300, 300, dtype=np.float32)
+    dataset = create(tmp_path / "x.zarr", x, labels)
+    iterator = dataset.stream(10, "all", memory=memory)
+    if memory == BUDGET:
+        next(iterator)
+    create(tmp_path / "x.zarr", 2 * x, labels)
+    with pytest.raises(RuntimeError, match="has been replaced while it was read; open it anew"):
+        list(iterator)
+
+
+@pytest.mark.parametrize("memory", ["lots", "-1", 0, "1 parsec", "1.2.3 GB"])
+def test_budgets_that_cannot_be_understood(numbered, memory):
+    with pytest.raises(ValueError, match="like 256_000_000, '256 MB' or '1.5 GiB'"):
+        numbered[0].stream(10, "all", memory=memory)
+
+
+def test_unknown_ways_to_balance():
+    with pytest.raises(ValueError, match="one of none, downsample, resample .*but got 'upsample'"):
+        sampling.balance_of("upsample")
+
+
+class TestLayouts:
+    """Beyond memory, whatever the store."""
+
+    def test_dense(self, tmp_path):
+        x = np.random.default_rng(0).poisson(5.0, (200, 6)).astype(np.float32)
+        dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 100, chunk_size=8)
+        assert dataset.root["X"].ndim == 2
+        batches = list(dataset.stream(9, "all", shuffle=False, memory=300))
+        np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), x)
+        shuffled = np.vstack([x for x, _ in dataset.stream(9, "all", memory=300)])
+        np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(x, axis=0))
+
+    def test_of_ginseng_0_2_1(self, golden):
+        dataset = GinsengDataset(GOLDEN / "dataset.zarr")
+        for memory in (2_000, None):
+            batches = list(dataset.stream(7, "all", shuffle=False, memory=memory))
+            np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), golden["x"])
+        shuffled = np.vstack([x for x, _ in dataset.stream(7, "all", memory=2_000)])
+        np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(golden["x"], axis=0))
+
+    def test_written_by_others(self, tmp_path):
+        """A CSR matrix without shards, as AnnData writes it, in place of ours."""
+        adata = simulate(100)
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+        del dataset.root["X"]
+        ad.io.write_elem(dataset.root, "X", adata.X)
+        for memory in (1_000, None):
+            batches = list(GinsengDataset(dataset.path).stream(9, "all", shuffle=False, memory=memory))
+            np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), adata.X.toarray())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(st.sampled_from([0, 0, 0, 1, 3, 255, 300, 70_000]), max_size=60),
+    chunk=st.integers(1, 5),
+    n_chunks=st.integers(1, 4),
+    n_blocks=st.integers(1, 5),
+    bounds=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+)
+def test_shards_are_read_as_zarr_reads_them(tmp_path_factory, values, chunk, n_chunks, n_blocks, bounds):
+    group = zarr.create_group(tmp_path_factory.mktemp("shards"))
+    with shards.GrowingArray(group, "x", (chunk,), (chunk * n_chunks,)) as growing:
+        for block in np.array_split(np.array(values, dtype=np.int64), n_blocks):
+            growing.append(block)
+    np.testing.assert_array_equal(growing.array[:], values)
+    assert shards.ShardReader.reads(growing.array)
+    wanted = slice(*sorted(bounds))
+    found = shards.ShardReader(growing.array)[wanted]
+    np.testing.assert_array_equal(found, values[wanted])
+    assert found.dtype == growing.array.dtype
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    cells=st.lists(st.integers(0, 80), max_size=150).map(sorted),
+    block_size=st.integers(1, 90),
+    capacity=st.integers(1, 2000),
+    batch_size=st.integers(1, 40),
+    seed=st.none() | st.integers(0, 9),
+)
+def test_visits_and_windows_lose_no_cell_and_keep_to_the_capacity(cells, block_size, capacity, batch_size, seed):
+    cells = np.array(cells, dtype=int)
+    bytes_per_cell = np.random.default_rng(0).integers(1, 30, 81)
+    visited = sampling.visits(cells, block_size, None if seed is None else np.random.default_rng(seed))
+    assert all(len(visit) <= block_size for visit in visited)
+    assert all(visit[0] // block_size == visit[-1] // block_size for visit in visited)
+    windows = list(sampling.windows(visited, bytes_per_cell, capacity, batch_size))
+    flat = [cell for window in windows for visit in window for cell in visit]
+    assert flat == [cell for visit in visited for cell in visit]
+    assert sorted(flat) == list(cells)
+    for window in windows[:-1]:
+        assert sum(map(len, window)) % batch_size == 0
+    largest_batch = 30 * (batch_size + block_size)
+    for window in windows:
+        assert bytes_per_cell[np.concatenate(window)].sum() <= max(capacity, largest_batch)
