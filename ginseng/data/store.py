@@ -338,12 +338,17 @@ def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
     """
     for attempt in range(_ATTEMPTS):
         before = _split_id(root)
-        train, test = read_array(root, "split/train"), read_array(root, "split/test")
-        if _split_id(root) == before:
-            if train is not None and test is not None:
-                return train, test
-            if attempt > 0:  # not just between two renames
-                return None, None
+        try:
+            train, test = read_array(root, "split/train"), read_array(root, "split/test")
+        except (KeyError, OSError, ValueError):  # an array of one split with the chunk of another
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            if _split_id(root) == before:
+                if train is not None and test is not None:
+                    return train, test
+                if attempt > 0:  # not just between two renames
+                    return None, None
         time.sleep(_MOMENT)
     raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
 

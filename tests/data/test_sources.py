@@ -1,0 +1,167 @@
+import anndata as ad
+import dask.array
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from ginseng import GinsengDataset
+from tests.conftest import simulate
+
+
+def streamed(dataset):
+    return np.vstack([x for x, _ in dataset.stream(50, "all", shuffle=False)])
+
+
+def labels_of(dataset):
+    return [dataset.label_names[label] for label in dataset.labels]
+
+
+class TestSeveralInputs:
+    @pytest.fixture
+    def inputs(self):
+        first, second = simulate(40, seed=1), simulate(30, seed=2)
+        second = second[:, ["GENE20", "GENE3", "GENE7", "GENE29", "GENE0"]].copy()
+        second.obs["cell_type"] = second.obs["cell_type"].astype(str).replace("T cell", "Platelet")
+        second.obs["donor"] = "d9"
+        return first, second
+
+    @pytest.mark.filterwarnings("ignore:.*genes are common")
+    def test_common_genes_and_labels_in_the_same_terms(self, inputs, tmp_path):
+        first, second = inputs
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", group_key="donor", silent=True)
+        assert dataset.gene_names == ["GENE0", "GENE3", "GENE7", "GENE20", "GENE29"]
+        assert dataset.label_names == ["B cell", "NK cell", "Platelet", "T cell"]
+        assert labels_of(dataset) == [*first.obs["cell_type"], *second.obs["cell_type"]]
+        assert [dataset.group_names[i] for i in dataset.groups] == [*first.obs["donor"], *second.obs["donor"]]
+        x = np.vstack([adata[:, dataset.gene_names].X.toarray() for adata in inputs])
+        np.testing.assert_array_equal(streamed(dataset), x)
+
+    def test_genes_that_are_left_out_are_counted(self, inputs, tmp_path):
+        with pytest.warns(UserWarning, match="5 genes are common to all 2 inputs, which have 5 to 30"):
+            GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
+
+    def test_paths_and_named_genes(self, inputs, tmp_path):
+        first, second = inputs
+        first.write_h5ad(tmp_path / "first.h5ad")
+        second.write_zarr(tmp_path / "second.zarr")
+        dataset = GinsengDataset.create(
+            tmp_path / "x.zarr",
+            [tmp_path / "first.h5ad", str(tmp_path / "second.zarr"), first],
+            "cell_type",
+            genes=["GENE7", "GENE0"],
+            chunk_size=11,
+            silent=True,
+        )
+        assert dataset.gene_names == ["GENE7", "GENE0"]
+        x = np.vstack([adata[:, ["GENE7", "GENE0"]].X.toarray() for adata in (first, second, first)])
+        np.testing.assert_array_equal(streamed(dataset), x)
+
+    @pytest.mark.filterwarnings("ignore:.*genes are common")
+    def test_chosen_genes_are_those_chosen_in_all(self, inputs, tmp_path):
+        first, second = inputs
+        first.var["chosen"] = first.var_names.isin(["GENE0", "GENE7", "GENE9"])
+        second.var["chosen"] = second.var_names.isin(["GENE7", "GENE0", "GENE3"])
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", genes="chosen", silent=True)
+        assert dataset.gene_names == ["GENE0", "GENE7"]
+
+    def test_repeated_cell_names_get_the_number_of_their_input(self, tmp_path):
+        adata = simulate(20)
+        GinsengDataset.create(tmp_path / "x.zarr", [adata, adata], "cell_type", silent=True)
+        names = ad.read_zarr(tmp_path / "x.zarr").obs_names
+        assert names.is_unique
+        assert names[20] == "cell0-1"
+        other = simulate(20)
+        other.obs_names = [f"other{i}" for i in range(20)]
+        GinsengDataset.create(tmp_path / "x.zarr", [adata, other], "cell_type", silent=True)
+        assert list(ad.read_zarr(tmp_path / "x.zarr").obs_names) == [*adata.obs_names, *other.obs_names]
+
+    def test_each_input_may_have_one_label(self, tmp_path):
+        inputs = [simulate(20), simulate(20)]
+        for adata, label in zip(inputs, "TB", strict=True):
+            adata.obs["only"] = label
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", inputs, "only", silent=True)
+        assert labels_of(dataset) == ["T"] * 20 + ["B"] * 20
+
+    def test_cells_without_label_in_one_input(self, tmp_path):
+        inputs = [simulate(20, seed=1), simulate(20, seed=2)]
+        inputs[1].obs.loc[inputs[1].obs_names[[0, 19]], "cell_type"] = np.nan
+        with pytest.warns(UserWarning, match="2 of 40 cells have no label"):
+            dataset = GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
+        np.testing.assert_array_equal(
+            streamed(dataset), np.vstack([inputs[0].X.toarray(), inputs[1].X.toarray()[1:19]])
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"genes": np.ones(30, bool)}, "mask of genes cannot hold for several inputs"),
+            ({"genes": ["GENE1"]}, "In input 2 of 2: 1 of 1 genes are not in the data: GENE1"),
+            ({"layer": "counts"}, "In input 1 of 2: layer 'counts'"),
+            ({"group_key": "batch"}, "In input 2 of 2: group column 'batch' is not in adata.obs"),
+        ],
+    )
+    def test_what_does_not_fit(self, inputs, tmp_path, options, message):
+        inputs[0].obs["batch"] = "b1"
+        with pytest.raises(ValueError, match=message):
+            GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True, **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_no_gene_in_common_and_no_input(self, inputs, tmp_path):
+        inputs[1].var_names = [f"ENSG{i}" for i in range(5)]
+        with pytest.raises(ValueError, match="no gene in common; are their genes named in the same way"):
+            GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="There is no input"):
+            GinsengDataset.create(tmp_path / "x.zarr", [], "cell_type", silent=True)
+
+
+@pytest.mark.parametrize("storage", ["zarr csr", "zarr csc", "zarr dense", "h5ad csc", "dask", "dataset", "zarr raw"])
+def test_counts_stay_on_disk(storage, tmp_path, monkeypatch):
+    """Nothing but blocks of rows is read of counts on disk."""
+    adata = simulate(60)
+    expected = adata.X.toarray()
+    layer = None
+    if storage.endswith("csc"):
+        adata.X = sparse.csc_matrix(adata.X)
+    elif storage == "zarr dense":
+        adata.X = expected
+    elif storage == "zarr raw":
+        adata.raw, layer = adata.copy(), "raw"
+    source = tmp_path / ("source.h5ad" if storage.startswith("h5ad") else "source.zarr")
+    if storage == "dask":
+        adata.X = dask.array.from_array(expected, chunks=(13, -1)).map_blocks(sparse.csr_matrix)
+        source = adata
+    elif storage == "dataset":
+        GinsengDataset.create(source, adata, "cell_type", silent=True)
+    elif source.suffix == ".zarr":
+        adata.write_zarr(source)
+    else:
+        adata.write_h5ad(source)
+    monkeypatch.setattr("ginseng.utils.transpose._MEMORY", 4096)
+    if storage != "zarr raw":
+        for kind in (ad.abc.CSRDataset, ad.abc.CSCDataset):
+            monkeypatch.setattr(kind, "to_memory", None)
+    dataset = GinsengDataset.create(
+        tmp_path / "x.zarr", source, "cell_type", layer=layer, genes=["GENE9", "GENE2"], chunk_size=7, silent=True
+    )
+    np.testing.assert_array_equal(streamed(dataset), expected[:, [9, 2]])
+
+
+def test_layer_of_a_zarr_store(tmp_path):
+    adata = simulate(30)
+    adata.layers["counts"] = adata.X * 2
+    adata.write_zarr(tmp_path / "source.zarr")
+    dataset = GinsengDataset.create(
+        tmp_path / "x.zarr", tmp_path / "source.zarr", "cell_type", layer="counts", silent=True
+    )
+    np.testing.assert_array_equal(streamed(dataset), 2 * adata.X.toarray())
+
+
+def test_explicit_zeros_are_not_stored_and_the_source_keeps_them(tmp_path):
+    x = sparse.csr_matrix(np.eye(6, 40, dtype=np.float32))
+    x.data[2] = 0
+    adata = ad.AnnData(x, obs=pd.DataFrame({"label": list("ababab")}, index=list("uvwxyz")))
+    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "label", silent=True)
+    assert dataset.root["X/data"].shape == (5,)
+    assert adata.X.nnz == 6
+    np.testing.assert_array_equal(streamed(dataset), adata.X.toarray())
