@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--density", type=float, default=0.08)
     parser.add_argument("--label", default="cell_type")
+    parser.add_argument("--sorted", action="store_true", help="sort the cells by label, as many published data are")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -50,6 +51,8 @@ def main() -> None:
     counts = sparse.csr_matrix(source.X[:, common])
     share = share_for(counts, arguments.density, rng)
     drawn = rng.integers(0, source.n_obs, arguments.cells)
+    if arguments.sorted:
+        drawn = drawn[np.argsort(source.obs[arguments.label].astype(str).to_numpy()[drawn], kind="stable")]
     names = pd.Index([f"cell{i}" for i in range(arguments.cells)], dtype=object)
     labels = pd.Categorical(source.obs[arguments.label].astype(str).to_numpy()[drawn])
     shell = ad.AnnData(

@@ -102,6 +102,8 @@ def create(
 
     Example: ginseng create donor1.h5ad donor2.h5ad --label cell_type -o cells.zarr
     """
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists; --overwrite replaces it.")
     with _warnings(quiet):
         dataset = GinsengDataset.create(
             output,
@@ -110,7 +112,6 @@ def create(
             layer=layer,
             genes=gene_column,
             group_key=group,
-            overwrite=overwrite,
             missing_labels="error" if require_labels else "drop",
             silent=quiet,
         )

@@ -38,6 +38,39 @@ def model(tmp_path_factory):
     return folder / "m.h5"
 
 
+class TestCreate:
+    def test_a_dataset_is_made_of_several_files_and_trained_on(self, tmp_path):
+        for seed in (1, 2):
+            simulate(60, seed=seed).write_h5ad(tmp_path / f"{seed}.h5ad")
+        output = ginseng(
+            *("create", tmp_path / "1.h5ad", tmp_path / "2.h5ad", "--label", "cell_type"),
+            *("--group", "donor", "-o", tmp_path / "cells.zarr"),
+        )
+        assert "GinsengDataset: 120 cells x 30 genes, 3 labels" in output
+        output = ginseng(
+            *("fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5", "--hold-out-groups", "--holdout", 0.3),
+            *("--balance", "resample", "--memory", "3 kB", *QUICK),
+        )
+        assert "3 cell types, 30 genes: saved" in output
+        dataset = GinsengDataset(tmp_path / "cells.zarr")
+        assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
+        assert load_model(tmp_path / "m.h5").metadata["settings"]["balance_train"] == "resample"
+
+    def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
+        command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
+        assert ginseng(*command) == ""
+        assert "cells.zarr exists; --overwrite replaces it" in ginseng(*command, fails=True)
+        ginseng(*command, "--overwrite")
+
+    def test_what_a_dataset_does_not_take(self, counts, tmp_path):
+        ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q")
+        fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5"]
+        output = ginseng(*fit, "--label", "cell_type", "--genes", 10, fails=True)
+        assert "--label and --genes cannot be chosen for a dataset" in output
+        assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "m.h5", fails=True)
+        assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=True)
+
+
 class TestFit:
     def test_a_model_is_saved(self, counts, tmp_path):
         output = ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 10, *QUICK)

@@ -33,7 +33,7 @@ from ginseng.data.shards import GrowingArray, ShardReader, smallest_type
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
 _ROWS_READ_AT_ONCE = 4096
-_READERS = 4  # threads; they wait for the disk or the network most of the time
+_READERS, _REMOTE_READERS = 2, 16  # threads; those that read from afar wait most of the time
 _ATTEMPTS = 20  # at a split that other processes are replacing
 _MOMENT = 0.02  # seconds between two of them
 
@@ -149,6 +149,7 @@ class StoredCounts:
     def __init__(self, root: zarr.Group):
         self._root = root
         self._attributes = dict(root.attrs)
+        self._n_readers = _READERS if isinstance(root.store, LocalStore) else _REMOTE_READERS
         with _fast_codecs(root):
             x: Any = root["X"]
             self._dense = isinstance(x, zarr.Array)
@@ -211,16 +212,18 @@ class StoredCounts:
 
         def place(visit: np.ndarray, row: int) -> None:
             first, end = visit[0], visit[-1] + 1
-            stored = slice(self._indptr[first], self._indptr[end])
-            values, columns = (np.asarray(array[stored]) for array in self._arrays)
-            if not (np.diff(visit) == 1).all():
+            stored = slice(int(self._indptr[first]), int(self._indptr[end]))
+            here = slice(indptr[row], indptr[row + len(visit)])
+            if (np.diff(visit) == 1).all():
+                for array, target in zip(self._arrays, (data[here], indices[here]), strict=True):
+                    _read_into(array, stored, target)
+            else:
+                values, columns = (np.asarray(array[stored]) for array in self._arrays)
                 span = (values, columns, self._indptr[first : end + 1] - stored.start)
                 chosen = sparse.csr_matrix(span, shape=(end - first, self._n_genes))[visit - first]
-                values, columns = chosen.data, chosen.indices
-            here = slice(indptr[row], indptr[row + len(visit)])
-            data[here], indices[here] = values, columns
+                data[here], indices[here] = chosen.data, chosen.indices
 
-        _for_each(place, visits, stopped)
+        self._for_each(place, visits, stopped)
         return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
 
     def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:
@@ -229,7 +232,7 @@ class StoredCounts:
         def place(visit: np.ndarray, row: int) -> None:
             counts[row : row + len(visit)] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
 
-        _for_each(place, visits, stopped)
+        self._for_each(place, visits, stopped)
         return counts
 
     def _read_compact(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
@@ -238,11 +241,23 @@ class StoredCounts:
         def place(visit: np.ndarray, row: int) -> None:
             parts[row] = sparse.csr_matrix(self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]])
 
-        _for_each(place, visits, stopped)
+        self._for_each(place, visits, stopped)
         dtype = np.dtype(np.uint8)
         for part in parts.values():
             dtype = smallest_type(part.data, dtype)
         return sparse.csr_matrix(sparse.vstack([parts[row].astype(dtype) for row in sorted(parts)]))
+
+    def _for_each(self, place: Any, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> None:
+        """Call ``place(visit, row)`` for each visit with its first row in the result, in several threads."""
+        rows = itertools.accumulate(map(len, visits), initial=0)
+
+        def unless_stopped(visit: np.ndarray, row: int) -> None:
+            if stopped is None or not stopped.is_set():
+                place(visit, row)
+
+        with ThreadPoolExecutor(self._n_readers) as pool:
+            for _ in pool.map(unless_stopped, visits, rows):
+                pass
 
     def _require_unchanged(self) -> None:
         """Refuse counts that may be of two datasets: where a file has gone, zarr reads zeros."""
@@ -259,17 +274,11 @@ def open_store_of(root: zarr.Group) -> zarr.Group:
     return zarr.open_group(root.store, path=root.path, mode="r", use_consolidated=False)
 
 
-def _for_each(place: Any, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> None:
-    """Call ``place(visit, row)`` for each visit with its first row in the result, in several threads."""
-    rows = itertools.accumulate(map(len, visits), initial=0)
-
-    def unless_stopped(visit: np.ndarray, row: int) -> None:
-        if stopped is None or not stopped.is_set():
-            place(visit, row)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        for _ in pool.map(unless_stopped, visits, rows):
-            pass
+def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:
+    if isinstance(array, ShardReader):
+        array.read(stored.start, target)
+    else:
+        target[:] = array[stored]
 
 
 @contextmanager

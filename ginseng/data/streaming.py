@@ -13,16 +13,26 @@ from ginseng.data.store import StoredCounts
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
 # from those of all cells. See benchmarks/shuffle.py.
 _BLOCKS_PER_WINDOW = 400
+_DENSE_BYTES = 2**20  # stays in the cache of a core
 
 Counts = np.ndarray | sparse.csr_matrix
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
-    """Batches of `cells` in their order, as ``(float32 counts, cells)``."""
-    for start in range(0, len(cells), batch_size):
-        rows = cells[start : start + batch_size]
-        yield _dense(counts, rows), rows
+    """Batches of `cells` in their order, as ``(float32 counts, cells)``.
+
+    Several are made dense at once, in the type that they are stored in: SciPy takes as long to begin as to do it.
+    """
+    bytes_per_batch = batch_size * counts.shape[1] * counts.dtype.itemsize
+    n_at_once = batch_size * max(1, _DENSE_BYTES // max(1, bytes_per_batch))
+    for start in range(0, len(cells), n_at_once):
+        rows = cells[start : start + n_at_once]
+        chosen = counts[rows]
+        dense = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
+        for first in range(0, len(rows), batch_size):
+            here = slice(first, first + batch_size)
+            yield dense[here].astype(np.float32), rows[here]
 
 
 def from_store(
@@ -53,19 +63,17 @@ def from_store(
     cells : numpy.ndarray
         The cells of the batch.
     """
-    capacity = memory // 2
-    block_size = max(1, int(capacity / stored.bytes_per_cell.mean() / _BLOCKS_PER_WINDOW))
-    visited = sampling.visits(cells, block_size, rng)
-    planned = sampling.windows(visited, stored.bytes_per_cell, capacity, batch_size)
+    visited = sampling.visits(cells, block_size_for(stored, memory), rng)
+    planned = sampling.windows(visited, stored.bytes_per_cell, memory // 2, batch_size)
     for counts, window in _read_ahead(stored, planned):
         rows = np.arange(len(window)) if rng is None else rng.permutation(len(window))
         yield from ((batch, window[here]) for batch, here in from_memory(counts, rows, batch_size))
         del counts  # before the next window but one is read
 
 
-def _dense(counts: Counts, rows: np.ndarray) -> np.ndarray:
-    chosen = counts[rows]
-    return (chosen if isinstance(chosen, np.ndarray) else chosen.toarray()).astype(np.float32)
+def block_size_for(stored: StoredCounts, memory: int) -> int:
+    """Consecutive cells that are read together, with `memory` bytes for two windows."""
+    return max(1, int(memory // 2 / stored.bytes_per_cell.mean() / _BLOCKS_PER_WINDOW))
 
 
 def _read_ahead(stored: StoredCounts, planned: Iterator[list[np.ndarray]]) -> Iterator[tuple[Counts, np.ndarray]]:

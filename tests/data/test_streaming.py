@@ -227,7 +227,7 @@ def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
     def broken(*_):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(shards.ShardReader, "__getitem__", broken)
+    monkeypatch.setattr(shards.ShardReader, "read", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         list(iterator)
     assert not reading_threads()

@@ -436,3 +436,54 @@ class TestFineTuning:
         adata.var_names = [f"mouse{i}" for i in range(30)]
         with pytest.raises(ValueError, match="No gene in common: the classifier knows GENE0.*mouse0"):
             GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
+
+
+class TestCountsAndBalance:
+    """What the trainer passes on to the stream."""
+
+    @pytest.fixture
+    def requests(self, dataset, monkeypatch):
+        """Balance, memory and labels of the training streams."""
+        found = []
+        stream = GinsengDataset.stream
+
+        def recorded(self, batch_size, split="train", balance_labels=False, shuffle=True, **options):
+            batches = list(stream(self, batch_size, split, balance_labels, shuffle, **options))
+            if split == "train":
+                found.append((options["memory"], np.bincount(np.concatenate([y for _, y in batches]))))
+            return iter(batches)
+
+        monkeypatch.setattr(GinsengDataset, "stream", recorded)
+        return found
+
+    @pytest.mark.parametrize("balance", [True, "downsample", "resample", "none", False])
+    def test_ways_to_balance(self, dataset, requests, balance):
+        settings = dataclasses.replace(QUICK, balance_train=balance, balance_alpha=1.0)
+        trainer = GinsengClassifierTrainer(dataset, settings, memory="3 kB")
+        trainer.fit(epochs=1, silent=True)
+        ((memory, per_label),) = requests
+        in_part = np.bincount(dataset.labels[dataset.train_idx])
+        assert memory == 3_000
+        if balance in (True, "downsample"):
+            assert (per_label == in_part.min()).all()
+        elif balance == "resample":
+            assert per_label.sum() == in_part.sum()
+            assert np.ptp(per_label) <= 1
+        else:
+            np.testing.assert_array_equal(per_label, in_part)
+
+    def test_beyond_memory_it_learns_as_well(self, dataset):
+        accuracies = []
+        for memory in (None, "3 kB"):
+            trainer = GinsengClassifierTrainer(dataset, QUICK, memory=memory)
+            trainer.fit(epochs=20, silent=True)
+            assert (dataset._counts is None) == (memory is not None)
+            accuracies.append(trainer.logger.holdout_accuracy[-1])
+            dataset = GinsengDataset(dataset.path)
+        assert min(accuracies) > 0.9
+
+    def test_unknown_ways_are_refused_at_once(self, dataset):
+        with pytest.raises(ValueError, match="balanced by one of none, downsample, resample"):
+            dataclasses.replace(QUICK, balance_train="upsample")
+        with pytest.raises(ValueError, match="An amount of memory must be like"):
+            GinsengClassifierTrainer(dataset, QUICK, memory="much")
