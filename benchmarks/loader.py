@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.store import StoredCounts
+from ginseng.data.reading import StoredCounts
 from ginseng.data.streaming import block_size_for
 from ginseng.utils.memory import bytes_of
 

@@ -35,6 +35,7 @@ ORDER = [
     "data.sources",
     "data.shards",
     "data.store",
+    "data.reading",
     "data.streaming",
     "data.dataset",
     "data",

@@ -14,6 +14,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data import sampling, store, streaming
+from ginseng.data.reading import StoredCounts
 from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import replacing
 from ginseng.utils.memory import bytes_of, free_memory
@@ -349,5 +350,5 @@ class GinsengDataset:
         return int(self._stored.bytes_per_cell.sum()) <= (free_memory() // 2 if memory is None else memory)
 
     @cached_property
-    def _stored(self) -> store.StoredCounts:
-        return store.StoredCounts(self.root)
+    def _stored(self) -> StoredCounts:
+        return StoredCounts(self.root)

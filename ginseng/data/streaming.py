@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from ginseng.data import sampling
-from ginseng.data.store import StoredCounts
+from ginseng.data.reading import StoredCounts
 
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
 # from those of all cells. See benchmarks/shuffle.py.
@@ -24,7 +25,8 @@ def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
 
     Several are made dense at once, in the type that they are stored in: SciPy takes as long to begin as to do it.
     """
-    bytes_per_batch = batch_size * counts.shape[1] * counts.dtype.itemsize
+    shape: Any = counts.shape
+    bytes_per_batch = batch_size * shape[1] * counts.dtype.itemsize
     n_at_once = batch_size * max(1, _DENSE_BYTES // max(1, bytes_per_batch))
     for start in range(0, len(cells), n_at_once):
         rows = cells[start : start + n_at_once]

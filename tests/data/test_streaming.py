@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ginseng import GinsengDataset
-from ginseng.data import sampling, shards, store
+from ginseng.data import reading, sampling, shards
 from tests.conftest import GOLDEN, simulate
 
 N_CELLS, N_GENES = 300, 12
@@ -43,7 +43,7 @@ def small_chunks():
     """Chunks, blocks and windows of a few cells."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ginseng.data.store._CHUNK_VALUES", 16)
-        patch.setattr("ginseng.data.store._ROWS_READ_AT_ONCE", 7)
+        patch.setattr("ginseng.data.reading._ROWS_READ_AT_ONCE", 7)
         patch.setattr("ginseng.data.streaming._BLOCKS_PER_WINDOW", 5)
         yield
 
@@ -169,14 +169,14 @@ def test_without_a_budget_it_is_what_is_free(numbered, monkeypatch):
 def test_at_most_two_windows_within_the_budget_are_read(numbered, monkeypatch):
     dataset = GinsengDataset(numbered[0].path)
     held = []
-    read = store.StoredCounts.read
+    read = reading.StoredCounts.read
 
     def recorded(self, visits, stopped=None):
         counts = read(self, visits, stopped)
         held.append(counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
         return counts
 
-    monkeypatch.setattr(store.StoredCounts, "read", recorded)
+    monkeypatch.setattr(reading.StoredCounts, "read", recorded)
     iterator = dataset.stream(10, "all", memory=BUDGET)
     next(iterator)
     time.sleep(0.3)
@@ -257,8 +257,16 @@ def test_unknown_ways_to_balance():
         sampling.balance_of("upsample")
 
 
+@pytest.mark.parametrize("with_zarrs", [False, True])
 class TestLayouts:
-    """Beyond memory, whatever the store."""
+    """Beyond memory, whatever the store, with the package zarrs or without."""
+
+    @pytest.fixture(autouse=True)
+    def codecs(self, with_zarrs, monkeypatch):
+        if with_zarrs:
+            pytest.importorskip("zarrs")
+        else:
+            monkeypatch.setattr(reading, "find_spec", lambda _: None)
 
     def test_dense(self, tmp_path):
         x = np.random.default_rng(0).poisson(5.0, (200, 6)).astype(np.float32)
@@ -277,6 +285,13 @@ class TestLayouts:
         shuffled = np.vstack([x for x, _ in dataset.stream(7, "all", memory=2_000)])
         np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(golden["x"], axis=0))
 
+    def test_the_codecs_are_those_at_hand(self, with_zarrs, tmp_path):
+        dataset = create(tmp_path / "x.zarr", np.ones((20, 3), np.float32), ["a", "b"] * 10)
+        (array,) = dataset._stored._arrays
+        pipeline = type(array.async_array.codec_pipeline).__name__
+        assert (pipeline == "ZarrsCodecPipeline") == with_zarrs
+        assert zarr.config.get("codec_pipeline.path") != "zarrs.ZarrsCodecPipeline"
+
     def test_written_by_others(self, tmp_path):
         """A CSR matrix without shards, as AnnData writes it, in place of ours."""
         adata = simulate(100)
@@ -286,6 +301,17 @@ class TestLayouts:
         for memory in (1_000, None):
             batches = list(GinsengDataset(dataset.path).stream(9, "all", shuffle=False, memory=memory))
             np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), adata.X.toarray())
+
+
+def test_annbatch_reads_the_store(tmp_path):
+    """Its Loader takes a CSR matrix of AnnData's."""
+    annbatch = pytest.importorskip("annbatch", reason="annbatch needs Python 3.12")
+    adata = simulate(100)
+    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+    loader = annbatch.Loader(batch_size=20, chunk_size=10, preload_nchunks=4)
+    loader.add_dataset(ad.io.sparse_dataset(dataset.root["X"]))
+    read = np.vstack([batch["X"].toarray() for batch in loader])
+    np.testing.assert_array_equal(read, adata.X.toarray())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,173 @@
+"""Counts of a dataset read from where they are stored, cells by cells, in several threads."""
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import zarr
+from scipy import sparse
+from zarr.errors import GroupNotFoundError
+from zarr.storage import LocalStore
+
+from ginseng.data.shards import ShardReader, smallest_type
+from ginseng.data.store import open_store_of
+
+_ROWS_READ_AT_ONCE = 4096
+_READERS, _REMOTE_READERS = 2, 16  # threads; those that read from afar wait most of the time
+
+
+class StoredCounts:
+    """Counts of a dataset where they are stored, read by cells.
+
+    Parameters
+    ----------
+    root : zarr.Group
+        The dataset.
+
+    Attributes
+    ----------
+    bytes_per_cell : numpy.ndarray
+        Memory that each cell takes once it is read, at most.
+    """
+
+    def __init__(self, root: zarr.Group):
+        self._root = root
+        self._attributes = dict(root.attrs)
+        self._n_readers = _READERS if isinstance(root.store, LocalStore) else _REMOTE_READERS
+        with _fast_codecs(root):
+            x: Any = root["X"]
+            self._dense = isinstance(x, zarr.Array)
+            arrays = [x] if self._dense else [x["data"], x["indices"]]
+            self._arrays: list[Any] = [ShardReader(array) if ShardReader.reads(array) else array for array in arrays]
+        self._n_genes = int(x.shape[1] if self._dense else x.attrs["shape"][1])
+        n_cells = int(x.shape[0] if self._dense else x.attrs["shape"][0])
+        dtype = self._arrays[0].dtype
+        # Stores of ginseng 0.2.1 hold mostly zeros, in float32: what is read of them is kept as CSR.
+        self._compact = self._dense and self._attributes.get("encoding-type") != "anndata"
+        if self._dense:
+            self.bytes_per_cell = np.full(n_cells, self._n_genes * dtype.itemsize)
+        else:
+            self._indptr = np.asarray(x["indptr"][:])
+            self._index_type = np.int32 if self._indptr[-1] < 2**31 else np.int64  # of SciPy
+            self.bytes_per_cell = np.diff(self._indptr) * (dtype.itemsize + np.dtype(self._index_type).itemsize) + 8
+
+    def read_all(self) -> np.ndarray | sparse.csr_matrix:
+        """Read the counts of all cells, in the type they are stored in: CSR, or dense where they are stored so."""
+        n_cells = len(self.bytes_per_cell)
+        starts = range(0, n_cells, _ROWS_READ_AT_ONCE)
+        return self.read([np.arange(start, min(start + _ROWS_READ_AT_ONCE, n_cells)) for start in starts])
+
+    def read(
+        self, visits: Sequence[np.ndarray], stopped: threading.Event | None = None
+    ) -> np.ndarray | sparse.csr_matrix:
+        """Read the counts of some cells.
+
+        Parameters
+        ----------
+        visits : sequence of numpy.ndarray
+            Cells to read together, in increasing order, repeated or not.
+        stopped : threading.Event, optional
+            Once set, nothing more is read and the result is incomplete.
+
+        Returns
+        -------
+        numpy.ndarray or scipy.sparse.csr_matrix
+            A row for each cell of the visits, one after the other.
+
+        Raises
+        ------
+        RuntimeError
+            If the dataset has been replaced since it was opened.
+        """
+        if self._compact:
+            counts = self._read_compact(visits, stopped)
+        elif self._dense:
+            counts = self._read_dense(visits, stopped)
+        else:
+            counts = self._read_csr(visits, stopped)
+        self._require_unchanged()
+        return counts
+
+    def _read_csr(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
+        cells = np.concatenate(visits)
+        indptr = np.concatenate([[0], np.cumsum(np.diff(self._indptr)[cells])])
+        data = np.empty(indptr[-1], self._arrays[0].dtype)
+        indices = np.empty(indptr[-1], self._index_type)
+
+        def place(visit: np.ndarray, row: int) -> None:
+            first, end = visit[0], visit[-1] + 1
+            stored = slice(int(self._indptr[first]), int(self._indptr[end]))
+            here = slice(indptr[row], indptr[row + len(visit)])
+            if (np.diff(visit) == 1).all():
+                for array, target in zip(self._arrays, (data[here], indices[here]), strict=True):
+                    _read_into(array, stored, target)
+            else:
+                values, columns = (np.asarray(array[stored]) for array in self._arrays)
+                span = (values, columns, self._indptr[first : end + 1] - stored.start)
+                chosen = sparse.csr_matrix(span, shape=(end - first, self._n_genes))[visit - first]
+                data[here], indices[here] = chosen.data, chosen.indices
+
+        self._for_each(place, visits, stopped)
+        return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
+
+    def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:
+        counts = np.empty((sum(map(len, visits)), self._n_genes), self._arrays[0].dtype)
+
+        def place(visit: np.ndarray, row: int) -> None:
+            counts[row : row + len(visit)] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
+
+        self._for_each(place, visits, stopped)
+        return counts
+
+    def _read_compact(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
+        parts: dict[int, sparse.csr_matrix] = {}
+
+        def place(visit: np.ndarray, row: int) -> None:
+            parts[row] = sparse.csr_matrix(self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]])
+
+        self._for_each(place, visits, stopped)
+        dtype = np.dtype(np.uint8)
+        for part in parts.values():
+            dtype = smallest_type(part.data, dtype)
+        return sparse.csr_matrix(sparse.vstack([parts[row].astype(dtype) for row in sorted(parts)]))
+
+    def _for_each(self, place: Any, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> None:
+        """Call ``place(visit, row)`` for each visit with its first row in the result, in several threads."""
+        rows = itertools.accumulate(map(len, visits), initial=0)
+
+        def unless_stopped(visit: np.ndarray, row: int) -> None:
+            if stopped is None or not stopped.is_set():
+                place(visit, row)
+
+        with ThreadPoolExecutor(self._n_readers) as pool:
+            for _ in pool.map(unless_stopped, visits, rows):
+                pass
+
+    def _require_unchanged(self) -> None:
+        """Refuse counts that may be of two datasets: where a file has gone, zarr reads zeros."""
+        try:
+            unchanged = dict(open_store_of(self._root).attrs) == self._attributes
+        except (FileNotFoundError, GroupNotFoundError):
+            unchanged = False
+        if not unchanged:
+            raise RuntimeError(f"{self._root.store} has been replaced while it was read; open it anew.")
+
+
+def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:
+    if isinstance(array, ShardReader):
+        array.read(stored.start, target)
+    else:
+        target[:] = array[stored]
+
+
+@contextmanager
+def _fast_codecs(root: zarr.Group) -> Iterator[None]:
+    """Arrays opened here are decompressed by the package zarrs if it is installed, which reads local files only."""
+    faster = isinstance(root.store, LocalStore) and find_spec("zarrs") is not None
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if faster else {}):
+        yield
