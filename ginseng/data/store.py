@@ -29,7 +29,7 @@ from ginseng.data.shards import GrowingArray
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
-_ATTEMPTS = 20  # at a split that other processes are replacing
+_ATTEMPTS = 200  # at a split that other processes are replacing
 _MOMENT = 0.02  # seconds between two of them
 
 
@@ -188,19 +188,28 @@ def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
 
     If the split is being replaced by another process meanwhile, it is read again.
     """
-    for attempt in range(_ATTEMPTS):
-        before = _split_id(root)
+    n_undisturbed = 0
+    for _ in range(_ATTEMPTS):
+        before, problem, train, test = _split_id(root), None, None, None
         try:
             train, test = read_array(root, "split/train"), read_array(root, "split/test")
-        except (KeyError, OSError, ValueError):  # an array of one split with the chunk of another
-            if attempt + 1 == _ATTEMPTS:
-                raise
-        else:
-            if _split_id(root) == before:
-                if train is not None and test is not None:
-                    return train, test
-                if attempt > 0:  # not just between two renames
-                    return None, None
+        except (
+            KeyError,
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # perhaps an array of one split with the chunk of another
+            problem = error
+        if _split_id(root) == before:
+            if train is not None and test is not None:
+                return train, test
+            n_undisturbed += 1
+            if n_undisturbed == 2:  # not just between two renames
+                if problem is not None:
+                    raise ValueError(
+                        f"The split of {root.store} is damaged: delete its folder, split, and make another ({problem})."
+                    ) from problem
+                return None, None
         time.sleep(_MOMENT)
     raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
 

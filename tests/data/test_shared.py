@@ -96,6 +96,13 @@ def test_a_split_that_cannot_be_stored_holds_for_the_object(dataset, monkeypatch
     assert GinsengDataset(dataset.path).test_idx is None
 
 
+def test_a_damaged_split_is_told(dataset):
+    dataset.make_split(0.25)
+    next(path for path in (dataset.path / "split" / "test").rglob("*") if path.name == "0").write_bytes(b"0123")
+    with pytest.raises(ValueError, match=r"The split of .* is damaged: delete its folder"):
+        GinsengDataset(dataset.path)
+
+
 def test_a_full_disk_leaves_the_old_split(dataset, monkeypatch):
     dataset.make_split(0.25)
 
