@@ -215,7 +215,10 @@ def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
 
 
 def _split_id(root: zarr.Group) -> Any:
-    return root["split"].attrs.get("id") if "split" in root else None
+    try:
+        return root["split"].attrs.get("id")
+    except (KeyError, OSError):
+        return None
 
 
 def _write_counts(
