@@ -11,15 +11,20 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     simulate(n_cells=600).write_h5ad("reference.h5ad")
     simulate(seed=0, n_cells=60).write_h5ad("new_cells.h5ad")
     simulate(n_types=4).write_h5ad("new_labelled_cells.h5ad")
+    for number in (1, 2):
+        donors = simulate(n_cells=200, seed=0)
+        donors.var["ginseng_genes"] = True
+        donors.write_h5ad(f"donors{number}.h5ad")
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     results = []
     for block in blocks:
         names = {}
         exec(compile(block, "README.md", "exec"), names)
         results.append(names)
-    train_and_annotate, compose, tune = results
+    train_and_annotate, any_size, compose, tune = results
     table = train_and_annotate["table"]
     assert (table["ginseng_cell_type"].astype(str) == simulate(n_cells=60).obs["cell_type"].astype(str)).mean() > 0.9
+    assert any_size["dataset"].n_cells == 400
     assert type(compose["trained"]).__name__ == "NewHead"
     assert tune["tuned"].n_classes == 4
     assert load_model("model.h5").n_classes == 3

@@ -54,6 +54,8 @@ class TransposedRows:
         indptr = np.asarray(matrix.group["indptr"][:])
         values, indices = matrix.group["data"], matrix.group["indices"]
         self._dtype = np.dtype([("row", np.int32), ("column", np.int32), ("value", values.dtype)])
+        for part in range(n_parts):
+            self._file(part).touch()
         n_at_once = _MEMORY // (2 * self._dtype.itemsize + 16)
         for start in range(0, int(indptr[-1]), n_at_once):
             rows = np.asarray(indices[start : start + n_at_once])

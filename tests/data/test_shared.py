@@ -12,7 +12,6 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import anndata as ad
 import fsspec
 import numpy as np
 import pytest
@@ -223,11 +222,6 @@ def test_the_split_of_a_store_on_a_server_holds_for_the_object(dataset, served):
 def test_datasets_are_created_here(adata):
     with pytest.raises(ValueError, match="create it here and copy it there"):
         GinsengDataset.create("memory://bucket/cells.zarr", adata, "cell_type")
-
-
-def test_anndata_s_own_reader_opens_it_on_the_server(dataset, adata, served):
-    read = ad.read_zarr(f"{served}/{dataset.path.name}")
-    np.testing.assert_array_equal(read.X.toarray(), adata.X.toarray())
 
 
 def test_a_moment_without_a_split_is_waited_for(dataset):
