@@ -27,6 +27,7 @@ from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTra
 from ginseng.utils.counts import copy_of
 from ginseng.utils.files import replacing
 from ginseng.utils.hvg import select_hvgs
+from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
@@ -168,7 +169,12 @@ def fit(
 
     Example: ginseng fit reference.h5ad --label cell_type -o model.h5
     """
-    is_dataset = (store.is_url(data) and data.rstrip("/").endswith(".zarr")) or store.is_store(Path(data))
+    if store.is_url(data):
+        is_dataset = label is None and data.rstrip("/").endswith(".zarr")
+    else:
+        is_dataset = store.is_store(Path(data))
+    if memory is not None:
+        bytes_of(memory)
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
     of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
     if is_dataset and (given := [name for name, value in of_counts.items() if value is not None]):
@@ -194,6 +200,8 @@ def fit(
     with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
         if is_dataset:
             made = GinsengDataset(data)
+            if made.test_idx is not None:
+                _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
             adata = _cells(read_adata(data, backed=cells is None and layer != "raw"), cells)
             if label is None:
@@ -283,12 +291,12 @@ def annotate(
 
 @_command
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
+    file: Annotated[str, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
 ) -> None:
     """Tell what is in a model, a dataset or a file of counts."""
     if is_model(file):
         typer.echo(describe_model(load_model(file)))
-    elif file.is_dir() and store.is_store(file):
+    elif store.is_store(file):
         typer.echo(describe_dataset(GinsengDataset(file)))
     else:
         typer.echo(describe_counts(read_adata(file)))

@@ -67,6 +67,9 @@ class TestCreate:
         fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5"]
         output = ginseng(*fit, "--label", "cell_type", "--genes", 10, fails=True)
         assert "--label and --genes cannot be chosen for a dataset" in output
+        GinsengDataset(tmp_path / "cells.zarr").make_split(0.25)
+        assert "has been split before: 30 cells are held out" in ginseng(*fit, *QUICK)
+        assert "like 256_000_000, '256 MB'" in ginseng(*fit, "--memory", "much", fails=True)
         assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "m.h5", fails=True)
         assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=True)
 

@@ -1,7 +1,7 @@
 """Labelled counts on disk, split and streamed for training."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from ginseng.utils.files import replacing
 from ginseng.utils.memory import bytes_of, free_memory
 from ginseng.utils.messages import shorten
 
-_LARGEST_BUFFER = 2**30
+_SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes, where no budget is given
 
 
 class GinsengDataset:
@@ -86,6 +86,10 @@ class GinsengDataset:
             f"({shorten(self.label_names, 6)}){groups}"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the counts that are held: they are read again where they are needed."""
+        return {**self.__dict__, "_counts": None}
+
     def _load_metadata(self) -> None:
         """Load names and small arrays into memory."""
         attributes: dict[str, Any] = dict(self.root.attrs)
@@ -102,7 +106,7 @@ class GinsengDataset:
     def create(
         cls,
         path: str | Path,
-        adata: Source | Sequence[Source],
+        adata: Source | Iterable[Source],
         label_key: str,
         layer: str | None = None,
         genes: str | list[str] | np.ndarray | None = None,
@@ -122,7 +126,7 @@ class GinsengDataset:
         ----------
         path : str or Path
             Directory to create.
-        adata : str, Path, AnnData or a sequence of these
+        adata : str, Path, AnnData or an iterable of these
             Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr). Of several, the genes that
             all have are kept, in the order of the first.
         label_key : str
@@ -164,37 +168,37 @@ class GinsengDataset:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
         if path.exists() and not store.is_store(path):
             raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
-        sources = Sources(adata, label_key, group_key, layer, genes, missing_labels)
-        obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
-        if group_key is not None and sources.groups is not None:
-            obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes
-        attributes = {
-            "label_names": list(sources.labels.categories),
-            "group_names": None if sources.groups is None else list(sources.groups.categories),
-            "gene_names": sources.gene_names,
-            "n_cells": len(sources.labels),
-            "n_genes": len(sources.gene_names),
-            "layer_used": layer or "X",
-        }
-        with (
-            replacing(path) as fresh,
-            tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
-        ):
+        with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
+            obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
+            if group_key is not None and sources.groups is not None:
+                obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes
+            attributes = {
+                "label_names": list(sources.labels.categories),
+                "group_names": None if sources.groups is None else list(sources.groups.categories),
+                "gene_names": sources.gene_names,
+                "n_cells": len(sources.labels),
+                "n_genes": len(sources.gene_names),
+                "layer_used": layer or "X",
+            }
+            with (
+                replacing(path) as fresh,
+                tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
+            ):
 
-            def blocks() -> Iterator[sparse.csr_matrix]:
-                for n_read, block in sources.blocks(chunk_size):
-                    yield block
-                    bar.update(n_read)
+                def blocks() -> Iterator[sparse.csr_matrix]:
+                    for n_read, block in sources.blocks(chunk_size):
+                        yield block
+                        bar.update(n_read)
 
-            store.write_store(
-                fresh,
-                blocks(),
-                pd.DataFrame(obs, index=sources.cell_names.astype(object)),
-                sources.gene_names,
-                attributes,
-                arrays,
-                chunk_size,
-            )
+                store.write_store(
+                    fresh,
+                    blocks(),
+                    pd.DataFrame(obs, index=sources.cell_names.astype(object)),
+                    sources.gene_names,
+                    attributes,
+                    arrays,
+                    chunk_size,
+                )
         return cls(path)
 
     def make_split(
@@ -265,17 +269,18 @@ class GinsengDataset:
         split : {"train", "test", "all"}
             Cells to stream; "train" and "test" need `make_split`.
         balance_labels : bool or {"none", "downsample", "resample"}
-            Balance the labels of the training part. "downsample", or True, takes of every label only as many cells as
-            the rarest has, chosen anew at each call. "resample" draws as many cells as there are, those of rare labels
-            more often: each with a weight of ``1 / n**alpha`` for the n cells of its label. "none", or False, streams
-            each cell once.
+            Balance the labels of the training part (of all cells as long as there is no split). "downsample", or True,
+            takes of every label only as many cells as the rarest has, chosen anew at each call. "resample" draws as
+            many cells as there are, those of rare labels more often: each with a weight of ``1 / n**alpha`` for the n
+            cells of its label. "none", or False, streams each cell once.
         shuffle : bool
             Random order; else the order of the dataset.
         rng : numpy.random.Generator or int, optional
             Source or seed of everything random; by default not reproducible.
         memory : int or str, optional
             Bytes that counts may take, such as ``"2 GB"``. By default half of what is free for counts that are kept,
-            and at most 1 GiB for a buffer. Equal seeds give equal batches as long as `memory` is the same, too.
+            and for a buffer 1 GiB, or half of what is free if that is less. With one and the same budget, equal seeds
+            give equal batches.
         drop_last : bool
             Leave out the last batch if it is smaller than the others.
         alpha : float
@@ -293,8 +298,8 @@ class GinsengDataset:
         ValueError
             If `batch_size` is below 1, `split`, `balance_labels` or `memory` cannot be understood, or the split was
             not made.
-        RuntimeError
-            If the dataset is replaced while it is read.
+        OSError
+            If the dataset is damaged, or replaced while it is read.
 
         Examples
         --------
@@ -318,7 +323,8 @@ class GinsengDataset:
         if cells is None:
             raise ValueError("The dataset has not been split; call make_split first.")
         balance = sampling.balance_of(balance_labels)
-        if split != "train" or balance == "none":
+        is_training = split == "train" or (split == "all" and self.train_idx is None)
+        if balance == "none" or not is_training:
             return cells
         if balance == "downsample":
             return sampling.downsample(self.labels, cells, rng)
@@ -337,7 +343,8 @@ class GinsengDataset:
                 self._counts = self._stored.read_all()
             batches = streaming.from_memory(self._counts, cells if rng is None else rng.permutation(cells), batch_size)
         else:
-            budget = min(_LARGEST_BUFFER, free_memory() // 2) if memory is None else memory
+            self._counts = None
+            budget = max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free_memory() // 2)) if memory is None else memory
             batches = streaming.from_store(self._stored, cells, batch_size, budget, rng)
         for x, rows in batches:
             if len(rows) == batch_size or not drop_last:

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -78,40 +80,58 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
 
 
-def open_counts(path: str | Path) -> AnnData:
-    """Open counts like `read_adata`, but leave those of AnnData's .zarr stores on disk, too, and open their URLs.
+@contextmanager
+def opened_counts(path: str | Path) -> Iterator[AnnData]:
+    """Open counts like `read_adata`, but leave layers, raw and those of .zarr stores on disk, too; URLs of these open.
 
     Examples
     --------
-    >>> open_counts("cells.zarr").X  # doctest: +SKIP
+    >>> with opened_counts("cells.zarr") as adata:  # doctest: +SKIP
+    ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
     is_store = str(path).rstrip("/").endswith(".zarr") if "://" in str(path) else _is_zarr(Path(path))
-    return _read_zarr(path, lazily=True) if is_store else read_adata(path)
+    if is_store:
+        yield _left_on_disk(path, zarr.open_group(path, mode="r"))
+    elif Path(path).is_file() and h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            is_anndata = _kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+            yield _left_on_disk(path, file) if is_anndata else read_adata(path)
+    else:
+        yield read_adata(path)
 
 
 def _is_zarr(path: Path) -> bool:
     return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
-def _read_zarr(path: str | Path, *, lazily: bool = False) -> AnnData:
+def _read_zarr(path: Path) -> AnnData:
     try:
-        root = zarr.open_group(path, mode="r")
-        if not lazily or "raw" in root:
-            return ad.read_zarr(path)
-        layers: Any = root.get("layers", {})
-        return AnnData(
-            _on_disk(root["X"]) if "X" in root else None,
-            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
-            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
-            layers={name: _on_disk(layers[name]) for name in layers},
-        )
+        return ad.read_zarr(path)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.") from error
 
 
+def _left_on_disk(path: str | Path, root: Any) -> AnnData:
+    """AnnData over what is stored: its annotation read, its matrices left where they are."""
+    try:
+        layers, raw = root.get("layers", {}), root.get("raw")
+        return AnnData(
+            _on_disk(root.get("X")),
+            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
+            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
+            layers={name: _on_disk(layers[name]) for name in layers},
+            raw={"X": _on_disk(raw["X"]), "var": ad.io.read_elem(raw["var"])} if hasattr(raw, "keys") else None,
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold counts in AnnData's layout ({error}).") from error
+
+
 def _on_disk(matrix: Any) -> Any:
-    return matrix if isinstance(matrix, zarr.Array) else ad.io.sparse_dataset(matrix)
+    """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
+    if hasattr(matrix, "keys"):
+        return ad.io.sparse_dataset(matrix)
+    return matrix if matrix is not None and matrix.ndim == 2 else None
 
 
 def write_adata(adata: AnnData, path: str | Path) -> None:

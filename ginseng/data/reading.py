@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import zarr
 from scipy import sparse
-from zarr.errors import GroupNotFoundError
 from zarr.storage import LocalStore
 
 from ginseng.data.shards import ShardReader, smallest_type
-from ginseng.data.store import open_store_of
+from ginseng.data.store import require_unchanged
 
 _ROWS_READ_AT_ONCE = 4096
 _READERS, _REMOTE_READERS = 2, 16  # threads; those that read from afar wait most of the time
@@ -37,7 +36,7 @@ class StoredCounts:
 
     def __init__(self, root: zarr.Group):
         self._root = root
-        self._attributes = dict(root.attrs)
+        self._never_zero = "id" in root.attrs  # in stores that GinsengDataset.create made
         self._n_readers = _READERS if isinstance(root.store, LocalStore) else _REMOTE_READERS
         with _fast_codecs(root):
             x: Any = root["X"]
@@ -48,7 +47,7 @@ class StoredCounts:
         n_cells = int(x.shape[0] if self._dense else x.attrs["shape"][0])
         dtype = self._arrays[0].dtype
         # Stores of ginseng 0.2.1 hold mostly zeros, in float32: what is read of them is kept as CSR.
-        self._compact = self._dense and self._attributes.get("encoding-type") != "anndata"
+        self._compact = self._dense and root.attrs.get("encoding-type") != "anndata"
         if self._dense:
             self.bytes_per_cell = np.full(n_cells, self._n_genes * dtype.itemsize)
         else:
@@ -81,17 +80,17 @@ class StoredCounts:
 
         Raises
         ------
-        RuntimeError
-            If the dataset has been replaced since it was opened.
+        OSError
+            If the dataset is damaged, or has been replaced since it was opened.
         """
-        if self._compact:
-            counts = self._read_compact(visits, stopped)
-        elif self._dense:
-            counts = self._read_dense(visits, stopped)
-        else:
-            counts = self._read_csr(visits, stopped)
-        self._require_unchanged()
-        return counts
+        try:
+            if self._compact:
+                return self._read_compact(visits, stopped)
+            if self._dense:
+                return self._read_dense(visits, stopped)
+            return self._read_csr(visits, stopped)
+        finally:
+            require_unchanged(self._root)
 
     def _read_csr(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
         cells = np.concatenate(visits)
@@ -113,6 +112,8 @@ class StoredCounts:
                 data[here], indices[here] = chosen.data, chosen.indices
 
         self._for_each(place, visits, stopped)
+        if self._never_zero and not (data.all() or (stopped is not None and stopped.is_set())):
+            raise OSError(f"{self._root.store} is damaged: a part of the counts has gone. Create the dataset anew.")
         return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
 
     def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:
@@ -147,15 +148,6 @@ class StoredCounts:
         with ThreadPoolExecutor(self._n_readers) as pool:
             for _ in pool.map(unless_stopped, visits, rows):
                 pass
-
-    def _require_unchanged(self) -> None:
-        """Refuse counts that may be of two datasets: where a file has gone, zarr reads zeros."""
-        try:
-            unchanged = dict(open_store_of(self._root).attrs) == self._attributes
-        except (FileNotFoundError, GroupNotFoundError):
-            unchanged = False
-        if not unchanged:
-            raise RuntimeError(f"{self._root.store} has been replaced while it was read; open it anew.")
 
 
 def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:

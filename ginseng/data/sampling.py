@@ -96,12 +96,18 @@ def balance_of(balance: bool | str) -> Balance:
     >>> balance_of(True), balance_of("resample")
     ('downsample', 'resample')
     """
-    name = ("downsample" if balance else "none") if isinstance(balance, bool) else balance
+    name = balance if isinstance(balance, str) else ("downsample" if balance else "none")
     if name not in get_args(Balance):
         raise ValueError(
             f"Labels are balanced by one of {', '.join(get_args(Balance))} (or True or False), but got {balance!r}."
         )
     return cast(Balance, name)
+
+
+def require_share(alpha: float) -> None:
+    """Raise a ValueError unless resampling balances from not at all to fully."""
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"`alpha` must lie in [0, 1], but got {alpha}.")
 
 
 def resample(
@@ -117,6 +123,7 @@ def resample(
     >>> drawn[3:]
     array([5, 5, 5])
     """
+    require_share(alpha)
     of_cells = labels[cells]
     present, counts = np.unique(of_cells, return_counts=True)
     weights = counts.astype(float) ** (1.0 - alpha)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]: an extension module
+from numcodecs.checksum32 import CRC32C
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
@@ -153,27 +154,33 @@ class ShardReader:
             start, target = start + n_values, target[n_values:]
 
     def _read_shard(self, shard: int, start: int, target: np.ndarray) -> None:
-        if shard not in self._indexes:
-            self._indexes[shard] = self._read_index(shard)
-        numbers = range(start // self._chunk, -(-(start + len(target)) // self._chunk))
-        places = self._indexes[shard][numbers.start : numbers.stop].tolist()
-        stored = [(offset, offset + length) for offset, length in places if offset != _EMPTY]
-        begin = min((offset for offset, _ in stored), default=0)  # in one piece: there is hardly anything between them
-        content = memoryview(self._read_bytes(shard, begin, max((end for _, end in stored), default=0) - begin))
-        chunk = np.empty(self._chunk, self.dtype)
-        for number, (offset, length) in zip(numbers, places, strict=True):
-            first = number * self._chunk - start
-            here = slice(max(first, 0), min(first + self._chunk, len(target)))
-            if offset == _EMPTY:
-                target[here] = 0
-            else:
-                blosc.decompress(content[offset - begin : offset - begin + length], chunk)
-                target[here] = chunk[here.start - first : here.stop - first]
+        try:
+            if shard not in self._indexes:
+                self._indexes[shard] = self._read_index(shard)
+            numbers = range(start // self._chunk, -(-(start + len(target)) // self._chunk))
+            places = self._indexes[shard][numbers.start : numbers.stop].tolist()
+            stored = [(offset, offset + length) for offset, length in places if offset != _EMPTY]
+            begin = min((offset for offset, _ in stored), default=0)  # in one piece: there is hardly a gap
+            content = memoryview(self._read_bytes(shard, begin, max((end for _, end in stored), default=0) - begin))
+            chunk = np.empty(self._chunk, self.dtype)
+            for number, (offset, length) in zip(numbers, places, strict=True):
+                first = number * self._chunk - start
+                here = slice(max(first, 0), min(first + self._chunk, len(target)))
+                if offset == _EMPTY:
+                    target[here] = 0
+                else:
+                    blosc.decompress(content[offset - begin : offset - begin + length], chunk)
+                    target[here] = chunk[here.start - first : here.stop - first]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(f"{self._file(shard)} is damaged ({error}). Create the dataset anew.") from error
+
+    def _file(self, shard: int) -> str:
+        return f"{self._folder}/{shard}"
 
     def _read_bytes(self, shard: int, offset: int, length: int) -> bytes:
         if length == 0:  # zeros only, perhaps without a file
             return b""
-        file = os.open(f"{self._folder}/{shard}", os.O_RDONLY)
+        file = os.open(self._file(shard), os.O_RDONLY)
         try:
             return os.pread(file, length, offset)
         finally:
@@ -181,13 +188,15 @@ class ShardReader:
 
     def _read_index(self, shard: int) -> np.ndarray:
         """Offset and length of each chunk of a shard."""
-        size = 16 * self._chunks_per_shard
+        size = 16 * self._chunks_per_shard + _CHECKSUM_BYTES
         try:
-            with (self._folder / str(shard)).open("rb") as file:
-                file.seek(-size - _CHECKSUM_BYTES, 2)
-                return np.frombuffer(file.read(size), "<u8").reshape(-1, 2)
+            n_bytes = Path(self._file(shard)).stat().st_size
         except FileNotFoundError:  # a shard of zeros
             return np.full((self._chunks_per_shard, 2), _EMPTY, dtype=np.uint64)
+        if n_bytes < size:
+            raise ValueError(f"{n_bytes} bytes are too few")
+        index: Any = CRC32C(location="end").decode(self._read_bytes(shard, n_bytes - size, size))
+        return np.frombuffer(index, "<u8").reshape(-1, 2)
 
 
 def smallest_type(values: np.ndarray, at_least: np.dtype) -> np.dtype:

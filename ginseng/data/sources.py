@@ -1,7 +1,8 @@
 """The inputs of a dataset, seen as one: their common genes, and their labels and groups in the same terms."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of, require_column
-from ginseng.data.io import open_counts
+from ginseng.data.io import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import gene_selector
 
@@ -22,8 +23,8 @@ class Sources:
 
     Parameters
     ----------
-    sources : str, Path, AnnData or a sequence of these
-        Raw counts.
+    sources : str, Path, AnnData or an iterable of these
+        Raw counts; files that are opened here are closed on leaving the context.
     label_key : str
         Column of ``obs`` with the cell types, in all of them.
     group_key : str or None
@@ -62,15 +63,15 @@ class Sources:
 
     def __init__(
         self,
-        sources: Source | Sequence[Source],
+        sources: Source | Iterable[Source],
         label_key: str,
         group_key: str | None = None,
         layer: str | None = None,
         genes: str | list[str] | np.ndarray | None = None,
         missing_labels: str = "drop",
     ):
-        several = isinstance(sources, Sequence) and not isinstance(sources, str)
-        given: Sequence[Source] = sources if several else [sources]  # pyright: ignore[reportAssignmentType]
+        given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+        self._files = ExitStack()
         if not given:
             raise ValueError("There is no input: pass an AnnData, a path, or a list of these.")
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
@@ -78,7 +79,7 @@ class Sources:
         data, self._counts, columns = [], [], []
         for number, source in enumerate(given):
             try:
-                adata = source if isinstance(source, AnnData) else open_counts(source)
+                adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
                 counts = Counts(adata, layer)
@@ -97,7 +98,7 @@ class Sources:
             _selector(counts, chosen, self.gene_names) for counts, chosen in zip(self._counts, columns, strict=True)
         ]
 
-        keys = [label_key] if group_key is None else [label_key, group_key]
+        keys = [label_key] if group_key in (None, label_key) else [label_key, group_key]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
         labelled, self.labels = labels_of(obs, label_key, missing_labels)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
@@ -105,6 +106,15 @@ class Sources:
         ends = np.cumsum([counts.n_cells for counts in self._counts])
         self._labelled = np.split(labelled, ends[:-1])
         self.n_read = int(ends[-1])
+
+    def __enter__(self) -> "Sources":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def _opened(self, source: Source) -> AnnData:
+        return source if isinstance(source, AnnData) else self._files.enter_context(opened_counts(source))
 
     def blocks(self, size: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """Yield the number of cells read, `size` at a time, with the counts of the labelled ones."""

@@ -102,7 +102,8 @@ def open_store(path: str | Path) -> zarr.Group:
         raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
     read_only = str(path).startswith(("http://", "https://"))
     try:
-        root = zarr.open_group(path, mode="r" if read_only else "r+", use_consolidated=False)
+        place = path if is_url(path) else Path(path).absolute()
+        root = zarr.open_group(place, mode="r" if read_only else "r+", use_consolidated=False)
     except ImportError as error:
         raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, ContainsArrayError, GroupNotFoundError):
@@ -112,7 +113,7 @@ def open_store(path: str | Path) -> zarr.Group:
     return root
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: str | Path) -> bool:
     """Whether there is a dataset at `path`."""
     try:
         open_store(path)
@@ -127,9 +128,18 @@ def _left_over(path: Path) -> str:
     return f" The replacement of an older one was interrupted: rename {old[-1]} to have that back." if old else ""
 
 
-def open_store_of(root: zarr.Group) -> zarr.Group:
-    """Open the root of a dataset once more, as it is now."""
-    return zarr.open_group(root.store, path=root.path, mode="r", use_consolidated=False)
+def require_unchanged(root: zarr.Group) -> None:
+    """Raise an OSError if the dataset has been replaced since it was opened.
+
+    What is read would be of two datasets, and a split would not be of the cells that are there.
+    """
+    try:
+        now = zarr.open_group(root.store, path=root.path, mode="r", use_consolidated=False)
+        unchanged = dict(now.attrs) == dict(root.attrs)
+    except (FileNotFoundError, GroupNotFoundError):
+        unchanged = False
+    if not unchanged:
+        raise OSError(f"{root.store} has been replaced since it was opened; open it anew.")
 
 
 def read_array(root: zarr.Group, name: str) -> np.ndarray | None:
@@ -152,6 +162,7 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     On this machine the split is written beside the earlier one and renamed: other processes find either the one or the
     other whole (see `read_split`), and of several that write at once one wins.
     """
+    require_unchanged(root)
     store: Any = root.store
     name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
     try:
@@ -224,11 +235,14 @@ def _split_id(root: zarr.Group) -> Any:
 def _write_counts(
     root: zarr.Group, blocks: Iterable[sparse.csr_matrix], n_cells: int, n_genes: int, chunk_size: int
 ) -> None:
-    """Write X in AnnData's encoding, block by block: CSR, or dense if more than half of the first block is not zero."""
-    blocks = iter(blocks)
-    first = next(blocks)
-    per_cell = first.nnz / max(1, len(first.indptr) - 1)
-    blocks = itertools.chain([first], blocks)
+    """Write X in AnnData's encoding, block by block: CSR, or dense if more than half of the first cells is not zero."""
+    blocks, seen = iter(blocks), []
+    for block in blocks:
+        seen.append(block)
+        if block.nnz:
+            break
+    per_cell = seen[-1].nnz / max(1, len(seen[-1].indptr) - 1)
+    blocks = itertools.chain(seen, blocks)
     if per_cell > n_genes / 2:
         chunk = min(chunk_size, -(-_CHUNK_VALUES // n_genes))
         with GrowingArray(root, "X", (chunk, n_genes), (-(-chunk_size // chunk) * chunk, n_genes)) as x:

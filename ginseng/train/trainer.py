@@ -17,7 +17,7 @@ from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import load_model
-from ginseng.data.sampling import balance_of
+from ginseng.data.sampling import balance_of, require_share
 from ginseng.model.attention import AttentionClassifier, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
@@ -104,6 +104,7 @@ class GinsengClassifierTrainerSettings:
         if not 0.0 <= self.holdout_fraction < 1.0:
             raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
         balance_of(self.balance_train)
+        require_share(self.balance_alpha)
 
     def augmentation(self) -> Augmentation | None:
         """Build the augmentation of a batch, or None if all parts are off."""

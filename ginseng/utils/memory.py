@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -18,10 +18,20 @@ def free_memory() -> int:
     True
     """
     free = psutil.virtual_memory().available
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if limit.is_file() and used.is_file() and (allowed := limit.read_text().strip()).isdigit():
-        free = min(free, max(int(allowed) - int(used.read_text()), 0))
+    for group in _control_groups():
+        limit = group / "memory.max"
+        if limit.is_file() and (allowed := limit.read_text().strip()).isdigit():
+            used = int((group / "memory.current").read_text())
+            cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), flags=re.MULTILINE)
+            free = min(free, max(int(allowed) - used + (int(cached[1]) if cached else 0), 0))
     return free
+
+
+def _control_groups() -> list[Path]:
+    """Folders of the control groups (version 2) that this process is in, from the innermost to the root."""
+    own = re.search(r"^0::/(.*)$", _OWN_CGROUP.read_text(), flags=re.MULTILINE) if _OWN_CGROUP.is_file() else None
+    innermost = _CGROUP / (own[1] if own else "")
+    return [innermost, *(parent for parent in innermost.parents if parent.is_relative_to(_CGROUP))]
 
 
 def bytes_of(amount: int | str) -> int:
@@ -40,7 +50,7 @@ def bytes_of(amount: int | str) -> int:
     found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]I?)?B?\s*", str(amount).upper())
     try:
         n_bytes = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-    except ValueError:
+    except (OverflowError, ValueError):
         n_bytes = 0
     if n_bytes < 1:
         raise ValueError(f"An amount of memory must be like 256_000_000, '256 MB' or '1.5 GiB', but got {amount!r}.")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ginseng import GinsengClassifierTrainer, GinsengClassifierTrainerSettings, GinsengDataset
+from tests.conftest import simulate
 
 
 def streamed(dataset, **options):
@@ -100,6 +101,23 @@ def test_a_damaged_split_is_told(dataset):
     next(path for path in (dataset.path / "split" / "test").rglob("*") if path.name == "0").write_bytes(b"0123")
     with pytest.raises(ValueError, match=r"The split of .* is damaged: delete its folder"):
         GinsengDataset(dataset.path)
+
+
+def test_a_split_of_a_dataset_replaced_meanwhile_is_not_stored(dataset):
+    GinsengDataset.create(dataset.path, simulate(40), "cell_type", silent=True)
+    with pytest.raises(OSError, match="has been replaced since it was opened; open it anew"):
+        dataset.make_split(0.25)
+    assert GinsengDataset(dataset.path).train_idx is None
+
+
+def test_a_relative_path_holds_wherever_the_process_goes(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = GinsengDataset(dataset.path.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    relative.make_split(0.25)
+    assert streamed(relative).shape == (120, 30)
+    assert len(GinsengDataset(dataset.path).test_idx) == 30
 
 
 def test_a_full_disk_leaves_the_old_split(dataset, monkeypatch):

@@ -115,7 +115,10 @@ class TestSeveralInputs:
             GinsengDataset.create(tmp_path / "x.zarr", [], "cell_type", silent=True)
 
 
-@pytest.mark.parametrize("storage", ["zarr csr", "zarr csc", "zarr dense", "h5ad csc", "dask", "dataset", "zarr raw"])
+STORAGES = ["zarr csr", "zarr csc", "zarr dense", "zarr raw", "zarr layer", "dataset", "dask"]
+
+
+@pytest.mark.parametrize("storage", [*STORAGES, "h5ad csr", "h5ad csc", "h5ad dense", "h5ad raw", "h5ad layer"])
 def test_counts_stay_on_disk(storage, tmp_path, monkeypatch):
     """Nothing but blocks of rows is read of counts on disk."""
     adata = simulate(60)
@@ -123,10 +126,13 @@ def test_counts_stay_on_disk(storage, tmp_path, monkeypatch):
     layer = None
     if storage.endswith("csc"):
         adata.X = sparse.csc_matrix(adata.X)
-    elif storage == "zarr dense":
+    elif storage.endswith("dense"):
         adata.X = expected
-    elif storage == "zarr raw":
+    elif storage.endswith("raw"):
         adata.raw, layer = adata.copy(), "raw"
+    elif storage.endswith("layer"):
+        adata.layers["counts"], layer = adata.X, "counts"
+        adata.X = None
     source = tmp_path / ("source.h5ad" if storage.startswith("h5ad") else "source.zarr")
     if storage == "dask":
         adata.X = dask.array.from_array(expected, chunks=(13, -1)).map_blocks(sparse.csr_matrix)
@@ -138,23 +144,39 @@ def test_counts_stay_on_disk(storage, tmp_path, monkeypatch):
     else:
         adata.write_h5ad(source)
     monkeypatch.setattr("ginseng.utils.transpose._MEMORY", 4096)
-    if storage != "zarr raw":
-        for kind in (ad.abc.CSRDataset, ad.abc.CSCDataset):
-            monkeypatch.setattr(kind, "to_memory", None)
+    for reader in ("read_zarr", "read_h5ad"):
+        monkeypatch.setattr(ad, reader, None)
+    for kind in (ad.abc.CSRDataset, ad.abc.CSCDataset):
+        monkeypatch.setattr(kind, "to_memory", None)
     dataset = GinsengDataset.create(
         tmp_path / "x.zarr", source, "cell_type", layer=layer, genes=["GENE9", "GENE2"], chunk_size=7, silent=True
     )
     np.testing.assert_array_equal(streamed(dataset), expected[:, [9, 2]])
 
 
-def test_layer_of_a_zarr_store(tmp_path):
+def test_files_are_closed_after_reading(tmp_path):
     adata = simulate(30)
-    adata.layers["counts"] = adata.X * 2
-    adata.write_zarr(tmp_path / "source.zarr")
+    adata.write_h5ad(tmp_path / "source.h5ad")
+    GinsengDataset.create(tmp_path / "x.zarr", tmp_path / "source.h5ad", "cell_type", silent=True)
+    adata.write_h5ad(tmp_path / "source.h5ad")
+
+
+def test_inputs_from_a_generator_and_one_column_for_labels_and_groups(tmp_path):
     dataset = GinsengDataset.create(
-        tmp_path / "x.zarr", tmp_path / "source.zarr", "cell_type", layer="counts", silent=True
+        tmp_path / "x.zarr", (simulate(20, seed=k) for k in range(2)), "cell_type", group_key="cell_type", silent=True
     )
-    np.testing.assert_array_equal(streamed(dataset), 2 * adata.X.toarray())
+    assert dataset.n_cells == 40
+    np.testing.assert_array_equal(dataset.groups, dataset.labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no label")
+def test_first_cells_without_a_label_do_not_shatter_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr("ginseng.data.store._CHUNK_VALUES", 16)
+    adata = simulate(120)
+    adata.obs.loc[adata.obs_names[:30], "cell_type"] = np.nan
+    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", chunk_size=30, silent=True)
+    assert len(list((dataset.path / "X" / "data" / "c").iterdir())) <= 4
+    np.testing.assert_array_equal(streamed(dataset), adata.X.toarray()[30:])
 
 
 def test_explicit_zeros_are_not_stored_and_the_source_keeps_them(tmp_path):

@@ -1,3 +1,4 @@
+import pickle
 import threading
 import time
 
@@ -153,10 +154,56 @@ def test_counts_are_held_only_if_they_fit(numbered):
     assert dataset._counts.shape == (N_CELLS, N_GENES)
     expected = cells_of(numbered[0].stream(5, "all", memory=BUDGET, rng=0))
     assert cells_of(dataset.stream(5, "all", memory=BUDGET, rng=0)) == expected
+    assert dataset._counts is None
+
+
+def test_a_pickled_dataset_reads_its_counts_again(numbered):
+    dataset = GinsengDataset(numbered[0].path)
+    expected = cells_of(dataset.stream(5, "all", rng=0))
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again._counts is None
+    assert cells_of(again.stream(5, "all", rng=0)) == expected
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_alpha_out_of_range(numbered, alpha):
+    dataset, _ = numbered
+    dataset.make_split(0.1)
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\]"):
+        dataset.stream(5, "train", "resample", alpha=alpha)
+
+
+def test_without_a_split_all_cells_are_balanced(tmp_path):
+    dataset = create(tmp_path / "x.zarr", np.eye(30, 40, dtype=np.float32), ["a"] * 20 + ["b"] * 10)
+    for balance, expected in ((False, [20, 10]), (True, [10, 10]), ("resample", [15, 15])):
+        y = np.concatenate([y for _, y in dataset.stream(7, "all", balance)])
+        assert np.bincount(y).tolist() == expected
+    dataset.make_split(0.5)
+    assert len(np.concatenate([y for _, y in dataset.stream(7, "all", True)])) == 30
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "index", "chunk", "gone"])
+def test_damaged_counts_are_told(tmp_path, damage):
+    x = np.random.default_rng(0).poisson(0.3, (60, 20)).astype(np.float32)
+    dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 30)
+    file = tmp_path / "x.zarr" / "X" / "data" / "c" / "0"
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "emptied":
+        file.write_bytes(b"")
+    elif damage == "truncated":
+        file.write_bytes(content[:-30])
+    else:
+        content[-12 if damage == "index" else 2] ^= 0xFF
+        file.write_bytes(content)
+    with pytest.raises(OSError, match="is damaged .*Create the dataset anew" if damage != "gone" else "has gone"):
+        list(dataset.stream(5, "all", memory=BUDGET))
 
 
 def test_without_a_budget_it_is_what_is_free(numbered, monkeypatch):
     dataset = GinsengDataset(numbered[0].path)
+    monkeypatch.setattr("ginseng.data.dataset._SMALLEST_BUFFER", 1)
     monkeypatch.setattr("ginseng.data.dataset.free_memory", lambda: 2 * BUDGET)
     first = cells_of(dataset.stream(5, "all", rng=0))
     assert dataset._counts is None
@@ -237,16 +284,16 @@ def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
 def test_a_dataset_replaced_meanwhile_is_noticed(tmp_path, memory):
     labels = ["a", "b"] * 150
     x = np.eye(300, 300, dtype=np.float32)
-    dataset = create(tmp_path / "x.zarr", x, labels)
+    dataset = create(tmp_path / "x.zarr", x, labels, chunk_size=50)
     iterator = dataset.stream(10, "all", memory=memory)
     if memory == BUDGET:
         next(iterator)
-    create(tmp_path / "x.zarr", 2 * x, labels)
-    with pytest.raises(RuntimeError, match="has been replaced while it was read; open it anew"):
+    create(tmp_path / "x.zarr", x[:290], labels[:290], chunk_size=290)
+    with pytest.raises(OSError, match="has been replaced since it was opened; open it anew"):
         list(iterator)
 
 
-@pytest.mark.parametrize("memory", ["lots", "-1", 0, "1 parsec", "1.2.3 GB"])
+@pytest.mark.parametrize("memory", ["9" * 400, "lots", "-1", 0, "1 parsec", "1.2.3 GB"])
 def test_budgets_that_cannot_be_understood(numbered, memory):
     with pytest.raises(ValueError, match="like 256_000_000, '256 MB' or '1.5 GiB'"):
         numbered[0].stream(10, "all", memory=memory)
