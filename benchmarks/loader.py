@@ -13,6 +13,7 @@ size, in buffers of 32 (its default) and of 384 blocks; its CSR batches are made
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def main() -> None:
         for name, python in sides.items():
             measure(name, "create a dataset", python, CREATE, data, arguments.label, stores[name])
         ours = stores["ginseng-eqx"]
+        os.sync()
         for _ in range(arguments.rounds):
             if arguments.memory is None:
                 measure("bare scipy", "batches of 128 from memory", sys.executable, SCIPY, data)

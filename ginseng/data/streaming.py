@@ -14,7 +14,7 @@ from ginseng.data.reading import StoredCounts
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
 # from those of all cells. See benchmarks/shuffle.py.
 _BLOCKS_PER_WINDOW = 400
-_DENSE_BYTES = 2**20  # stays in the cache of a core
+_DENSE_BYTES = 2**21  # small enough for the caches
 
 Counts = np.ndarray | sparse.csr_matrix
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
