@@ -204,13 +204,8 @@ def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
         before, problem, train, test = _split_id(root), None, None, None
         try:
             train, test = read_array(root, "split/train"), read_array(root, "split/test")
-        except (
-            KeyError,
-            OSError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # perhaps an array of one split with the chunk of another
-            problem = error
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            problem = error  # perhaps an array of one split was read with the chunk of another
         if _split_id(root) == before:
             if train is not None and test is not None:
                 return train, test
