@@ -148,6 +148,9 @@ def fit(
     holdout: Annotated[float, typer.Option(help="Share of the cells held out to measure accuracy, in [0, 1).")] = 0.1,
     hold_out_groups: Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
     hidden_dim: Annotated[
@@ -192,6 +195,7 @@ def fit(
         holdout_fraction=holdout,
         balance_train=balance,
         group_level=hold_out_groups,
+        patience=patience,
         seed=seed,
     )
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")

@@ -68,7 +68,30 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     if len(truth) == 0:
         raise ValueError("No cell has a true type to compare with.")
     types = sorted(set(truth) | set(predicted))
-    confusion = pd.crosstab(truth, predicted).reindex(index=types, columns=types, fill_value=0)
+    return scores_of(pd.crosstab(truth, predicted).reindex(index=types, columns=types, fill_value=0))
+
+
+def scores_of(confusion: pd.DataFrame) -> Scores:
+    """Compare predicted with true cell types that have been counted.
+
+    Parameters
+    ----------
+    confusion : pandas.DataFrame
+        Number of cells of each true type (rows) that were given each type (columns, the same types).
+
+    Returns
+    -------
+    Scores
+        Over the types that occur on either side.
+
+    Examples
+    --------
+    >>> scores_of(pd.DataFrame([[1, 1, 0], [0, 2, 0], [0, 0, 0]], list("BTX"), list("BTX"))).confusion.columns.tolist()
+    ['B', 'T']
+    """
+    occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    types = confusion.index[occurs.to_numpy()]
+    confusion = confusion.loc[types, types]
     confusion.index.name, confusion.columns.name = "true type", "predicted type"
     right = np.diag(confusion)
     n_true, n_predicted = confusion.sum(axis=1).to_numpy(), confusion.sum(axis=0).to_numpy()
@@ -81,4 +104,4 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
         },
         index=pd.Index(types, name="cell type"),
     )
-    return Scores(table, confusion, float(right.sum() / len(truth)), float(table["f1"].mean()))
+    return Scores(table, confusion, float(right.sum() / n_true.sum()), float(table["f1"].mean()))

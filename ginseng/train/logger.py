@@ -1,7 +1,9 @@
 """Metrics of a training run, epoch by epoch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+
+import pandas as pd
 
 
 @dataclass
@@ -18,34 +20,51 @@ class GinsengLogger:
         Mean loss over the held-out cells, without dropout; NaN where no cells are held out.
     holdout_accuracy : list of float
         Fraction of the held-out cells that are classified correctly; NaN where no cells are held out.
+    holdout_macro_f1 : list of float
+        Mean F1 over the cell types of the held-out cells, each type counting the same; NaN where none are held out.
 
     Examples
     --------
     >>> logger = GinsengLogger()
-    >>> logger.update(0, train_loss=1.25, holdout_loss=1.0, holdout_accuracy=0.5)
+    >>> logger.update(0, train_loss=1.25, holdout_loss=1.0, holdout_accuracy=0.5, holdout_macro_f1=0.4)
     >>> logger.report()
-    epoch 1: train loss 1.2500, holdout loss 1.0000, holdout accuracy 0.500
+    epoch 1: train loss 1.2500, holdout loss 1.0000, holdout accuracy 0.500, macro-F1 0.400
+    >>> logger.to_frame().columns.tolist()
+    ['train_loss', 'holdout_loss', 'holdout_accuracy', 'holdout_macro_f1']
     """
 
     epoch: list[int] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
     holdout_loss: list[float] = field(default_factory=list)
     holdout_accuracy: list[float] = field(default_factory=list)
+    holdout_macro_f1: list[float] = field(default_factory=list)
 
-    def update(self, epoch: int, train_loss: float, holdout_loss: float, holdout_accuracy: float) -> None:
+    def update(
+        self,
+        epoch: int,
+        train_loss: float,
+        holdout_loss: float,
+        holdout_accuracy: float,
+        holdout_macro_f1: float = math.nan,
+    ) -> None:
         """Add the metrics of one epoch.
 
         Parameters
         ----------
         epoch : int
             Epoch index, from 0.
-        train_loss, holdout_loss, holdout_accuracy : float
+        train_loss, holdout_loss, holdout_accuracy, holdout_macro_f1 : float
             See the attributes.
         """
         self.epoch.append(int(epoch))
         self.train_loss.append(float(train_loss))
         self.holdout_loss.append(float(holdout_loss))
         self.holdout_accuracy.append(float(holdout_accuracy))
+        self.holdout_macro_f1.append(float(holdout_macro_f1))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the metrics as a table with a row for each epoch."""
+        return pd.DataFrame(asdict(self)).set_index("epoch")
 
     def report(self, silent: bool = False, flush: bool = True) -> None:
         """Print the most recent epoch to standard output.
@@ -62,4 +81,6 @@ class GinsengLogger:
         line = f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}"
         if not math.isnan(self.holdout_loss[-1]):
             line += f", holdout loss {self.holdout_loss[-1]:.4f}, holdout accuracy {self.holdout_accuracy[-1]:.3f}"
+        if not math.isnan(self.holdout_macro_f1[-1]):
+            line += f", macro-F1 {self.holdout_macro_f1[-1]:.3f}"
         print(line, flush=flush)

@@ -1,6 +1,7 @@
 """A training loop over any Equinox module that maps a cell to logits."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import pandas as pd
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import balance_of
+from ginseng.metrics import Scores, scores_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.opt import adam_l2
 from ginseng.utils.memory import bytes_of
@@ -47,6 +50,8 @@ class Trainer:
         How much "resample" balances, from 0 to 1.
     memory : int or str, optional
         Bytes that counts may take, such as ``"2 GB"``, see `GinsengDataset.stream`.
+    patience : int, optional
+        Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest.
     seed : int
         Seed of everything random.
 
@@ -58,11 +63,14 @@ class Trainer:
         State of the optimiser, over the trainable leaves.
     logger : GinsengLogger
         Metrics of each epoch.
+    holdout_scores : Scores or None
+        Scores of each cell type and confusion on the held-out cells after the last epoch, if any are held out.
 
     Raises
     ------
     ValueError
-        If `batch_size` is below 1, no leaf is trainable, or inputs and outputs of the model do not fit the dataset.
+        If `batch_size` or `patience` is below 1, no leaf is trainable, or inputs and outputs of the model do not fit
+        the dataset.
 
     Examples
     --------
@@ -88,10 +96,14 @@ class Trainer:
         balance_train: bool | str = False,
         balance_alpha: float = 1.0,
         memory: int | str | None = None,
+        patience: int | None = None,
         seed: int = 1,
     ):
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+        for name, number in (("batch_size", batch_size), ("patience", patience)):
+            if number is not None and number < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {number}.")
+        if patience is not None and not _n_cells(dataset.test_idx):
+            raise ValueError("`patience` needs held-out cells: make a split of the dataset with a fraction above 0.")
         self.model = model
         self.dataset = dataset
         self.batch_size = batch_size
@@ -99,6 +111,8 @@ class Trainer:
         self._balance_alpha = balance_alpha
         self._memory = memory if memory is None else bytes_of(memory)
         self.logger = GinsengLogger()
+        self.holdout_scores: Scores | None = None
+        self._patience = patience
         self.rng = np.random.default_rng(seed)
         self.key = jr.key(seed)
         self._optimizer = adam_l2() if optimizer is None else optimizer
@@ -152,10 +166,27 @@ class Trainer:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
         done = len(self.logger.epoch)
+        lowest, best_epoch, best = float("inf"), done, None
         for epoch in range(done, done + epochs):
             train_loss = self._run_epoch(epoch, done + epochs, silent)
             self.logger.update(epoch, train_loss, *self._validate())
             self.logger.report(silent=silent)
+            if self._patience is None:
+                continue
+            if self.logger.holdout_loss[-1] < lowest:
+                lowest, best_epoch, best = self.logger.holdout_loss[-1], epoch, self.model
+            elif epoch - best_epoch >= self._patience:
+                break
+        if best is not None and best is not self.model:
+            self._go_back(best)
+            if not silent:
+                print(f"the holdout loss was lowest in epoch {best_epoch + 1}: back to its weights", flush=True)
+
+    def _go_back(self, model: eqx.Module) -> None:
+        """Take the weights of an earlier epoch; the optimiser begins anew."""
+        self.model = model
+        self.opt_state = self._fresh_opt_state()
+        self._validate()
 
     def _partition(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
         """Split a module into its trainable floating-point arrays and the rest."""
@@ -244,14 +275,24 @@ class Trainer:
         """Update parameters and optimiser state on one batch; return them with the loss before the update."""
         return _step(batch, state, self._optimizer, self._augment, self._takes_key)
 
-    def _validate(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the held-out cells, without dropout; NaN if there are none."""
-        if self.dataset.test_idx is None or len(self.dataset.test_idx) == 0:
-            return float("nan"), float("nan")
+    @property
+    def _output_names(self) -> list[str]:
+        return self.dataset.label_names
+
+    def _validate(self) -> tuple[float, float, float]:
+        """Mean loss, accuracy and macro-F1 over the held-out cells, without dropout; NaN if there are none."""
+        if not (n_cells := _n_cells(self.dataset.test_idx)):
+            return math.nan, math.nan, math.nan
         model = eqx.nn.inference_mode(self.model)
         sums = [_evaluate(model, *batch, self._takes_key) for batch, _ in self._padded("test", training=False)]
-        loss, n_correct = np.sum(np.asarray(jax.device_get(sums)), axis=0)
-        return float(loss / len(self.dataset.test_idx)), float(n_correct / len(self.dataset.test_idx))
+        losses, confusions = zip(*jax.device_get(sums), strict=True)
+        names = pd.Index(self._output_names)
+        self.holdout_scores = scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
+        return float(np.sum(losses) / n_cells), self.holdout_scores.accuracy, self.holdout_scores.macro_f1
+
+
+def _n_cells(cells: np.ndarray | None) -> int:
+    return 0 if cells is None else len(cells)
 
 
 def _logits(
@@ -289,8 +330,9 @@ def _step(
 @eqx.filter_jit
 def _evaluate(
     model: PyTree, x: Num[Array, "batch genes"], y: Int[Array, " batch"], mask: Bool[Array, " batch"], takes_key: bool
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Sum of the losses and number of correct predictions over the cells of the mask."""
+) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
+    """Sum of the losses, and number of cells of each class by predicted class, over the cells of the mask."""
     logits = _logits(model, x, None, takes_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return jnp.sum(losses * mask), jnp.sum((jnp.argmax(logits, axis=-1) == y) & mask)
+    confusion = jnp.zeros((logits.shape[1],) * 2, dtype=jnp.int32)
+    return jnp.sum(losses * mask), confusion.at[y, jnp.argmax(logits, axis=-1)].add(mask.astype(jnp.int32))

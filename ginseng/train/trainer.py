@@ -70,6 +70,9 @@ class GinsengClassifierTrainerSettings:
         Seed of initial weights, split, order and dropout.
     balance_alpha : float
         How much "resample" balances, from 0 (not at all) to 1 (equally many cells of each label).
+    patience : int, optional
+        Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest;
+        by default all epochs are trained.
 
     Examples
     --------
@@ -97,6 +100,7 @@ class GinsengClassifierTrainerSettings:
     seed: int = 1
     decoupled: bool = dataclasses.field(default=True, kw_only=True)
     balance_alpha: float = dataclasses.field(default=1.0, kw_only=True)
+    patience: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
@@ -141,6 +145,8 @@ class GinsengClassifierTrainer(Trainer):
         Names of its inputs and outputs.
     logger : GinsengLogger
         Metrics of each epoch.
+    holdout_scores : Scores or None
+        Scores of each cell type and confusion on the held-out cells after the last epoch, if any are held out.
 
     Raises
     ------
@@ -218,6 +224,7 @@ class GinsengClassifierTrainer(Trainer):
             balance_train=settings.balance_train,
             balance_alpha=settings.balance_alpha,
             memory=memory,
+            patience=settings.patience,
             seed=settings.seed,
         )
 
@@ -245,6 +252,14 @@ class GinsengClassifierTrainer(Trainer):
     def _keep(self, state: tuple[PyTree, PyTree], frozen: PyTree) -> None:
         super()._keep(state, frozen)
         self.classifier.module = cast(AttentionClassifier, self.model)
+
+    def _go_back(self, model: eqx.Module) -> None:
+        self.classifier.module = cast(AttentionClassifier, model)
+        super()._go_back(model)
+
+    @property
+    def _output_names(self) -> list[str]:
+        return self.label_names
 
     @property
     def _shape(self) -> tuple[int, int]:

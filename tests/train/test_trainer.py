@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 from ginseng import (
@@ -22,6 +23,7 @@ from ginseng import (
     save_model,
     state_from_classifier_trainer,
 )
+from ginseng.metrics import score
 from tests.conftest import simulate
 
 QUICK = GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False)
@@ -436,6 +438,61 @@ class TestFineTuning:
         adata.var_names = [f"mouse{i}" for i in range(30)]
         with pytest.raises(ValueError, match="No gene in common: the classifier knows GENE0.*mouse0"):
             GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
+
+
+class TestPatience:
+    @pytest.fixture
+    def losses(self, monkeypatch):
+        """Holdout losses of the epochs, prescribed."""
+
+        def prescribe(*losses):
+            remaining = iter(losses)
+            monkeypatch.setattr(Trainer, "_validate", lambda _: (next(remaining, 99.0), 0.5, 0.5))
+
+        return prescribe
+
+    @pytest.mark.parametrize(("patience", "n_epochs"), [(1, 3), (2, 6), (None, 8)])
+    def test_it_stops_and_goes_back_to_the_best_weights(self, dataset, losses, capsys, patience, n_epochs):
+        losses(3.0, 2.0, 2.5, 1.0, 1.5, 1.4, 1.3, 1.2)
+        settings = dataclasses.replace(QUICK, patience=patience)
+        trainer = GinsengClassifierTrainer(dataset, settings)
+        classifier = trainer.fit(epochs=8)
+        assert len(trainer.logger.epoch) == n_epochs
+        best = {1: 2, 2: 4, None: 8}[patience]
+        assert ("lowest in epoch" in capsys.readouterr().out) == (patience is not None)
+        losses(*[0.0] * 8)
+        expected = GinsengClassifierTrainer(dataset, QUICK).fit(epochs=best, silent=True)
+        assert_same_weights(classifier.module, expected.module)
+        assert_same_weights(trainer.model, expected.module)
+
+    def test_training_goes_on_afterwards(self, dataset, losses):
+        losses(1.0, 2.0, 3.0, 0.5, 0.4)
+        trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, patience=1))
+        before = trainer.fit(epochs=5, silent=True).module
+        assert len(trainer.logger.epoch) == 2
+        assert_same_weights(trainer.fit(epochs=1, silent=True).module, before, same=False)
+
+    def test_nothing_held_out(self, dataset):
+        settings = dataclasses.replace(QUICK, holdout_fraction=0.0, patience=2)
+        with pytest.raises(ValueError, match="`patience` needs held-out cells"):
+            GinsengClassifierTrainer(dataset, settings)
+        with pytest.raises(ValueError, match="`patience` must be at least 1, but got 0"):
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, patience=0))
+
+
+def test_scores_of_the_held_out_cells(dataset):
+    trainer = GinsengClassifierTrainer(dataset, QUICK)
+    classifier = trainer.fit(epochs=3, silent=True)
+    batches = list(dataset.stream(500, "test", shuffle=False))
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    names = np.array(dataset.label_names)
+    expected = score(names[y], names[np.argmax(classifier.predict(x), axis=1)])
+    pd.testing.assert_frame_equal(trainer.holdout_scores.confusion, expected.confusion, check_dtype=False)
+    assert trainer.logger.holdout_macro_f1[-1] == pytest.approx(expected.macro_f1)
+    assert trainer.logger.holdout_accuracy[-1] == pytest.approx(expected.accuracy)
+    frame = trainer.logger.to_frame()
+    assert frame.index.tolist() == [0, 1, 2]
+    assert frame["train_loss"].tolist() == trainer.logger.train_loss
 
 
 class TestCountsAndBalance:
