@@ -25,7 +25,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.counts import copy_of
-from ginseng.utils.files import replacing
+from ginseng.utils.files import is_url, is_zarr_url, replacing
 from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
@@ -106,16 +106,7 @@ def create(
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
     with _warnings(quiet):
-        dataset = GinsengDataset.create(
-            output,
-            data,
-            label,
-            layer=layer,
-            genes=gene_column,
-            group_key=group,
-            missing_labels="error" if require_labels else "drop",
-            silent=quiet,
-        )
+        dataset = _create(output, data, label, layer, gene_column, group, require_labels, quiet)
     _say(quiet, f"{dataset}: saved {output}")
 
 
@@ -172,10 +163,7 @@ def fit(
 
     Example: ginseng fit reference.h5ad --label cell_type -o model.h5
     """
-    if store.is_url(data):
-        is_dataset = label is None and data.rstrip("/").endswith(".zarr")
-    else:
-        is_dataset = store.is_store(Path(data))
+    is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if memory is not None:
         bytes_of(memory)
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
@@ -220,16 +208,8 @@ def fit(
             if gene_column is None and state is None and 0 < n_top_genes < adata.n_vars:
                 select_hvgs(adata, n_top_genes=n_top_genes, layer=layer, silent=quiet)
                 gene_column = "ginseng_genes"
-            made = GinsengDataset.create(
-                dataset or Path(folder) / "train.zarr",
-                adata,
-                label,
-                layer=layer,
-                genes=gene_column,
-                group_key=group,
-                missing_labels="error" if require_labels else "drop",
-                silent=quiet,
-            )
+            path = dataset or Path(folder) / "train.zarr"
+            made = _create(path, adata, label, layer, gene_column, group, require_labels, quiet)
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet)
         trained = state_from_classifier_trainer(trainer)
@@ -333,6 +313,23 @@ def demo(
         )
     _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
     typer.echo(scores.report("held-out cells"))
+
+
+def _create(
+    path: Path,
+    data: AnnData | list[str],
+    label: str,
+    layer: str | None,
+    gene_column: str | None,
+    group: str | None,
+    require_labels: bool,
+    quiet: bool,
+) -> GinsengDataset:
+    """Make a dataset as the options of `create` and `fit` say."""
+    missing_labels = "error" if require_labels else "drop"
+    return GinsengDataset.create(
+        path, data, label, layer, gene_column, group, missing_labels=missing_labels, silent=quiet
+    )
 
 
 def _require_writable(output: Path) -> None:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ginseng.data import sampling, store, streaming
 from ginseng.data.reading import StoredCounts
 from ginseng.data.sources import Source, Sources
-from ginseng.utils.files import replacing
+from ginseng.utils.files import is_url, replacing
 from ginseng.utils.memory import bytes_of, free_memory
 from ginseng.utils.messages import shorten
 
@@ -74,7 +74,7 @@ class GinsengDataset:
     """
 
     def __init__(self, path: str | Path):
-        self.path = str(path) if store.is_url(path) else Path(path)
+        self.path = str(path) if is_url(path) else Path(path)
         self.root: zarr.Group = store.open_store(self.path)
         self._counts: streaming.Counts | None = None
         self._load_metadata()
@@ -159,7 +159,7 @@ class GinsengDataset:
         ValueError
             If a column, layer or gene does not exist, a value is not finite, or there are fewer than two labels.
         """
-        if store.is_url(path):
+        if is_url(path):
             raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
         path = Path(path)
         if chunk_size < 1:

@@ -18,7 +18,7 @@ from anndata import AnnData
 
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.model.state import GinsengClassifierState
-from ginseng.utils.files import replacing
+from ginseng.utils.files import is_url, is_zarr_url, replacing
 from ginseng.utils.messages import shorten
 
 __all__ = ["load_model", "read_10x_h5", "read_10x_mtx", "read_adata", "save_model", "write_adata"]
@@ -90,8 +90,7 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
-    is_store = str(path).rstrip("/").endswith(".zarr") if "://" in str(path) else _is_zarr(Path(path))
-    if is_store:
+    if is_zarr_url(path) or (not is_url(path) and _is_zarr(Path(path))):
         yield _left_on_disk(path, zarr.open_group(path, mode="r"))
     elif Path(path).is_file() and h5py.is_hdf5(path):
         with h5py.File(path) as file:

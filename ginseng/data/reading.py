@@ -94,7 +94,7 @@ class StoredCounts:
 
     def _read_csr(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:
         cells = np.concatenate(visits)
-        indptr = np.concatenate([[0], np.cumsum(np.diff(self._indptr)[cells])])
+        indptr = np.concatenate([[0], np.cumsum(self._indptr[cells + 1] - self._indptr[cells])])
         data = np.empty(indptr[-1], self._arrays[0].dtype)
         indices = np.empty(indptr[-1], self._index_type)
 

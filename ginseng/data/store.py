@@ -26,6 +26,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
 from zarr.storage import LocalStore
 
 from ginseng.data.shards import GrowingArray
+from ginseng.utils.files import is_url
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
@@ -73,17 +74,6 @@ def write_store(
         zarr.consolidate_metadata(root.store)
     for name, values in arrays.items():
         root.create_array(name, data=values.astype(np.int32))
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether a dataset is named by a URL.
-
-    Examples
-    --------
-    >>> is_url("s3://bucket/cells.zarr"), is_url("cells.zarr")
-    (True, False)
-    """
-    return "://" in str(path)
 
 
 def open_store(path: str | Path) -> zarr.Group:
@@ -165,15 +155,16 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     require_unchanged(root)
     store: Any = root.store
     name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
+    fresh = Path(store.root) / root.path / name if isinstance(store, LocalStore) else None
     try:
         group = root.create_group(name, overwrite=True, attributes={"id": uuid.uuid4().hex})
         for part, cells in (("train", train), ("test", test)):
             group.create_array(part, data=cells.astype(np.int32))
-        if isinstance(store, LocalStore):
-            _replace_folder(Path(store.root) / root.path / name, "split")
+        if fresh is not None:
+            _replace_folder(fresh, "split")
     finally:
-        if isinstance(store, LocalStore):
-            shutil.rmtree(Path(store.root) / root.path / name, ignore_errors=True)
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _replace_folder(fresh: Path, name: str) -> None:

@@ -166,7 +166,7 @@ class Trainer:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
         done = len(self.logger.epoch)
-        lowest, best_epoch, best = float("inf"), done, None
+        lowest, best_epoch, best = math.inf, done, None
         for epoch in range(done, done + epochs):
             train_loss = self._run_epoch(epoch, done + epochs, silent)
             self.logger.update(epoch, train_loss, *self._validate())
@@ -174,19 +174,19 @@ class Trainer:
             if self._patience is None:
                 continue
             if self.logger.holdout_loss[-1] < lowest:
-                lowest, best_epoch, best = self.logger.holdout_loss[-1], epoch, self.model
+                lowest, best_epoch = self.logger.holdout_loss[-1], epoch
+                best = self.model, self.holdout_scores
             elif epoch - best_epoch >= self._patience:
                 break
-        if best is not None and best is not self.model:
-            self._go_back(best)
+        if best is not None and best[0] is not self.model:
+            self._go_back(*best)
             if not silent:
                 print(f"the holdout loss was lowest in epoch {best_epoch + 1}: back to its weights", flush=True)
 
-    def _go_back(self, model: eqx.Module) -> None:
-        """Take the weights of an earlier epoch; the optimiser begins anew."""
-        self.model = model
+    def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
+        """Take the weights of an earlier epoch, and their scores; the optimiser begins anew."""
+        self.model, self.holdout_scores = model, scores
         self.opt_state = self._fresh_opt_state()
-        self._validate()
 
     def _partition(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
         """Split a module into its trainable floating-point arrays and the rest."""

@@ -18,6 +18,7 @@ from scipy import sparse
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import load_model
 from ginseng.data.sampling import balance_of, require_share
+from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
@@ -253,9 +254,9 @@ class GinsengClassifierTrainer(Trainer):
         super()._keep(state, frozen)
         self.classifier.module = cast(AttentionClassifier, self.model)
 
-    def _go_back(self, model: eqx.Module) -> None:
+    def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
         self.classifier.module = cast(AttentionClassifier, model)
-        super()._go_back(model)
+        super()._go_back(model, scores)
 
     @property
     def _output_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writing beside the target and renaming, so that a failed run leaves what was there before."""
+"""What paths name, and writing beside the target and renaming: a failed run leaves what was there before."""
 
 import shutil
 import uuid
@@ -54,3 +54,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(fresh)
         else:
             fresh.unlink(missing_ok=True)
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether something is named by a URL.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/cells.zarr"), is_url("cells.zarr")
+    (True, False)
+    """
+    return "://" in str(path)
+
+
+def is_zarr_url(path: str | Path) -> bool:
+    """Whether a URL names a zarr store.
+
+    Examples
+    --------
+    >>> is_zarr_url("s3://bucket/cells.zarr/"), is_zarr_url("https://host/cells.h5ad"), is_zarr_url("cells.zarr")
+    (True, False, False)
+    """
+    return is_url(path) and str(path).rstrip("/").endswith(".zarr")
