@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import zarr
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32, Num
+from numpy.typing import DTypeLike
 from scipy import sparse
 from tqdm.auto import tqdm
 
@@ -255,7 +256,9 @@ class GinsengDataset:
         memory: int | str | None = None,
         drop_last: bool = False,
         alpha: float = 1.0,
-    ) -> Iterator[tuple[Float32[np.ndarray, "batch genes"], Int32[np.ndarray, " batch"]]]:
+        dtype: DTypeLike | None = np.float32,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Num[np.ndarray, "batch genes"], Int32[np.ndarray, " batch"]]]:
         """Stream mini-batches of counts and labels, each cell once.
 
         Counts that fit in `memory` are read once and kept, and every epoch is an exact shuffle. Others are read in each
@@ -285,19 +288,24 @@ class GinsengDataset:
             Leave out the last batch if it is smaller than the others.
         alpha : float
             How much "resample" balances, from 0 (not at all) to 1 (equally many of each label).
+        dtype : dtype, optional
+            Type of the counts; None for the one that they are stored in, the smallest that holds them.
+        share : tuple of int
+            ``(i, n)`` to get only the i-th of n equal parts of every batch, where n processes stream with the same
+            `rng` and `memory`.
 
         Yields
         ------
         X : numpy.ndarray
-            Counts of shape ``(batch_size, n_genes)``, float32.
+            Counts of shape ``(batch_size, n_genes)``.
         y : numpy.ndarray
             Labels of shape ``(batch_size,)``, int32.
 
         Raises
         ------
         ValueError
-            If `batch_size` is below 1, `split`, `balance_labels` or `memory` cannot be understood, or the split was
-            not made.
+            If `batch_size` is below 1 or cannot be shared equally, `split`, `balance_labels` or `memory` cannot be
+            understood, or the split was not made.
         OSError
             If the dataset is damaged, or replaced while it is read.
 
@@ -308,11 +316,15 @@ class GinsengDataset:
         """
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+        index, n_shares = share
+        if not 0 <= index < n_shares or batch_size % n_shares:
+            raise ValueError(f"Batches of {batch_size} cells have no share {index} of {n_shares} equal ones.")
         rng = np.random.default_rng(rng)
         cells = self._chosen(split, balance_labels, alpha, rng)
         # A generator of its own: this one is drawn from while the iterator is used, and in any order with others.
-        order = np.random.default_rng(rng.integers(2**63)) if shuffle else None
-        return self._batches(cells, batch_size, memory if memory is None else bytes_of(memory), drop_last, order)
+        child = np.random.default_rng(rng.integers(2**63)) if shuffle else None
+        order = streaming.Order(batch_size, child, drop_last, share)
+        return self._batches(cells, memory if memory is None else bytes_of(memory), order, dtype)
 
     def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:
         """Cells of one epoch, in increasing order, repeated where they are resampled."""
@@ -331,24 +343,23 @@ class GinsengDataset:
         return sampling.resample(self.labels, cells, alpha, rng)
 
     def _batches(
-        self,
-        cells: np.ndarray,
-        batch_size: int,
-        memory: int | None,
-        drop_last: bool,
-        rng: np.random.Generator | None,
+        self, cells: np.ndarray, memory: int | None, order: streaming.Order, dtype: DTypeLike | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if self._fits(memory):
             if self._counts is None:
                 self._counts = self._stored.read_all()
-            batches = streaming.from_memory(self._counts, cells if rng is None else rng.permutation(cells), batch_size)
+            batches = streaming.from_memory(self._counts, cells[order.of(len(cells))], order.n_per_batch)
         else:
             self._counts = None
             budget = max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free_memory() // 2)) if memory is None else memory
-            batches = streaming.from_store(self._stored, cells, batch_size, budget, rng)
+            batches = streaming.from_store(self._stored, cells, budget, order)
         for x, rows in batches:
-            if len(rows) == batch_size or not drop_last:
-                yield x, self.labels[rows]
+            yield x.astype(self.dtype if dtype is None else dtype, copy=False), self.labels[rows]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type that the counts are stored in."""
+        return self._stored.dtype
 
     def _fits(self, memory: int | None) -> bool:
         """Whether all counts can be held."""

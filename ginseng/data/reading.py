@@ -30,6 +30,8 @@ class StoredCounts:
 
     Attributes
     ----------
+    dtype : numpy.dtype
+        Type of the counts where they are stored.
     bytes_per_cell : numpy.ndarray
         Memory that each cell takes once it is read, at most.
     """
@@ -45,7 +47,7 @@ class StoredCounts:
             self._arrays: list[Any] = [ShardReader(array) if ShardReader.reads(array) else array for array in arrays]
         self._n_genes = int(x.shape[1] if self._dense else x.attrs["shape"][1])
         n_cells = int(x.shape[0] if self._dense else x.attrs["shape"][0])
-        dtype = self._arrays[0].dtype
+        self.dtype = dtype = np.dtype(self._arrays[0].dtype)
         # Stores of ginseng 0.2.1 hold mostly zeros, in float32: what is read of them is kept as CSR.
         self._compact = self._dense and root.attrs.get("encoding-type") != "anndata"
         if self._dense:

@@ -104,6 +104,20 @@ def balance_of(balance: bool | str) -> Balance:
     return cast(Balance, name)
 
 
+def n_streamed(labels: Integer[np.ndarray, " n"], balance: Balance) -> int:
+    """Number of cells of an epoch over cells with these labels.
+
+    Examples
+    --------
+    >>> n_streamed(np.array([0, 0, 0, 1]), "none"), n_streamed(np.array([0, 0, 0, 1]), "downsample")
+    (4, 2)
+    """
+    if balance != "downsample" or len(labels) == 0:
+        return len(labels)
+    counts = np.unique(labels, return_counts=True)[1]
+    return int(counts.min() * len(counts))
+
+
 def require_share(alpha: float) -> None:
     """Raise a ValueError unless resampling balances from not at all to fully."""
     if not 0.0 <= alpha <= 1.0:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy import sparse
 
 from ginseng.data import sampling
 from ginseng.data.reading import StoredCounts
+from ginseng.utils.ahead import read_ahead
 
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
 # from those of all cells. See benchmarks/shuffle.py.
@@ -20,10 +21,46 @@ Counts = np.ndarray | sparse.csr_matrix
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
-    """Batches of `cells` in their order, as ``(float32 counts, cells)``.
+@dataclass(frozen=True)
+class Order:
+    """In which order cells are given out, and which of them here.
 
-    Several are made dense at once, in the type that they are stored in: SciPy takes as long to begin as to do it.
+    Attributes
+    ----------
+    batch_size : int
+        Cells per batch.
+    rng : numpy.random.Generator, optional
+        Source of the order; without one it is that of the cells.
+    drop_last : bool
+        Leave out the last batch if it is smaller than the others.
+    share : tuple of int
+        Which of how many equal parts of every batch to give out.
+    """
+
+    batch_size: int
+    rng: np.random.Generator | None
+    drop_last: bool = False
+    share: tuple[int, int] = (0, 1)
+
+    @property
+    def n_per_batch(self) -> int:
+        """Cells of a batch that are given out."""
+        return self.batch_size // self.share[1]
+
+    def of(self, n_cells: int) -> np.ndarray:
+        """Positions among `n_cells` cells that are given out, in their order."""
+        rows = np.arange(n_cells) if self.rng is None else self.rng.permutation(n_cells)
+        if self.drop_last:
+            rows = rows[: n_cells // self.batch_size * self.batch_size]
+        index, n_shares = self.share
+        in_batch = np.arange(len(rows)) % self.batch_size
+        return rows if n_shares == 1 else rows[in_batch // self.n_per_batch == index]
+
+
+def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
+    """Batches of `cells` in their order, as ``(counts, cells)``, the counts dense in the type that they are stored in.
+
+    Several are made dense at once: SciPy takes as long to begin as to do it.
     """
     shape: Any = counts.shape
     bytes_per_batch = batch_size * shape[1] * counts.dtype.itemsize
@@ -34,12 +71,10 @@ def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
         dense = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
         for first in range(0, len(rows), batch_size):
             here = slice(first, first + batch_size)
-            yield dense[here].astype(np.float32), rows[here]
+            yield dense[here], rows[here]
 
 
-def from_store(
-    stored: StoredCounts, cells: np.ndarray, batch_size: int, memory: int, rng: np.random.Generator | None
-) -> Batches:
+def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Order) -> Batches:
     """Batches of `cells`, of which at most `memory` bytes are held.
 
     Blocks of consecutive cells are read in random order into a window, whose cells are shuffled and given out while the
@@ -51,47 +86,32 @@ def from_store(
         Where to read.
     cells : numpy.ndarray
         In increasing order, repeated or not.
-    batch_size : int
-        Cells per batch.
     memory : int
         Bytes for two windows.
-    rng : numpy.random.Generator, optional
-        Source of the order; without one it is that of `cells`.
+    order : Order
+        How the cells are given out.
 
     Yields
     ------
     counts : numpy.ndarray
-        float32, of shape ``(batch_size, n_genes)``.
+        Of shape ``(order.n_per_batch, n_genes)``, in the type that they are stored in.
     cells : numpy.ndarray
         The cells of the batch.
     """
-    visited = sampling.visits(cells, block_size_for(stored, memory), rng)
-    planned = sampling.windows(visited, stored.bytes_per_cell, memory // 2, batch_size)
-    for counts, window in _read_ahead(stored, planned):
-        rows = np.arange(len(window)) if rng is None else rng.permutation(len(window))
-        yield from ((batch, window[here]) for batch, here in from_memory(counts, rows, batch_size))
-        del counts  # before the next window but one is read
+    visited = sampling.visits(cells, block_size_for(stored, memory), order.rng)
+    planned = sampling.windows(visited, stored.bytes_per_cell, memory // 2, order.batch_size)
+    stopped = threading.Event()
+    windows = read_ahead((stored.read(visits, stopped), np.concatenate(visits)) for visits in planned)
+    try:
+        for counts, window in windows:
+            rows = order.of(len(window))
+            yield from ((batch, window[here]) for batch, here in from_memory(counts, rows, order.n_per_batch))
+            del counts  # before the next window but one is read
+    finally:
+        stopped.set()
+        windows.close()
 
 
 def block_size_for(stored: StoredCounts, memory: int) -> int:
     """Consecutive cells that are read together, with `memory` bytes for two windows."""
     return max(1, int(memory // 2 / stored.bytes_per_cell.mean() / _BLOCKS_PER_WINDOW))
-
-
-def _read_ahead(stored: StoredCounts, planned: Iterator[list[np.ndarray]]) -> Iterator[tuple[Counts, np.ndarray]]:
-    """Read each window in a thread while the one before it is used; closing the iterator stops the thread."""
-    stopped = threading.Event()
-
-    def read() -> tuple[Counts, np.ndarray] | None:
-        visited = next(planned, None)
-        return None if visited is None else (stored.read(visited, stopped), np.concatenate(visited))
-
-    with ThreadPoolExecutor(1, thread_name_prefix="ginseng") as reader:
-        try:
-            following = reader.submit(read)
-            while (window := following.result()) is not None:
-                following = reader.submit(read)
-                yield window
-                del window
-        finally:
-            stopped.set()

@@ -1,7 +1,10 @@
 """Metrics of a training run, epoch by epoch."""
 
+import csv
+import json
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -84,3 +87,38 @@ class GinsengLogger:
         if not math.isnan(self.holdout_macro_f1[-1]):
             line += f", macro-F1 {self.holdout_macro_f1[-1]:.3f}"
         print(line, flush=flush)
+
+
+class LogFile:
+    """A file to which the metrics of each epoch are appended as it ends.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.csv`` table, with a header if it is new, or ``.jsonl``, a JSON object on each line.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        if self._path.suffix not in (".csv", ".jsonl"):
+            raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
+
+    def append(self, logger: GinsengLogger, seconds: float) -> None:
+        """Write the most recent epoch, which took so many seconds."""
+        row = {name: values[-1] for name, values in asdict(logger).items()} | {"seconds": round(seconds, 3)}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self._path.exists() or self._path.stat().st_size == 0
+        with self._path.open("a", newline="") as file:
+            if self._path.suffix == ".jsonl":
+                missing = {name: None for name, value in row.items() if math.isnan(value)}
+                file.write(json.dumps({**row, **missing}) + "\n")
+            else:
+                writer = csv.DictWriter(file, list(row))
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)

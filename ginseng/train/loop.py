@@ -1,9 +1,13 @@
 """A training loop over any Equinox module that maps a cell to logits."""
 
+import dataclasses
+import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -12,17 +16,24 @@ import jax.random as jr
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.sampling import balance_of
+from ginseng.data.sampling import balance_of, n_streamed
 from ginseng.metrics import Scores, scores_of
-from ginseng.train.logger import GinsengLogger
+from ginseng.train.checkpoint import Checkpoint, Progress
+from ginseng.train.devices import Devices
+from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.opt import adam_l2
+from ginseng.train.schedule import Schedule, learning_rates, require_schedule
+from ginseng.train.slabs import Slabs
+from ginseng.train.step import Augmentation, Fixed, Precision, Recipe, Slab, State, evaluate, logits_of, train_steps
+from ginseng.utils.ahead import read_ahead
 from ginseng.utils.memory import bytes_of
+from ginseng.utils.messages import unknown_name
 
-Augmentation = Callable[[PRNGKeyArray, Array], Array]
+ClassWeights = Literal["balanced"] | Mapping[str, float]
 
 
 class Trainer:
@@ -54,6 +65,24 @@ class Trainer:
         Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest.
     seed : int
         Seed of everything random.
+    schedule : {"constant", "cosine"} or optax.Schedule
+        What the updates of `optimizer` are multiplied by, over the steps of one call of `fit`; see `learning_rates`.
+    warmup : float
+        Share of the steps over which a named schedule rises.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" rounds the factors of matrix products and sums in float32; weights and all else stay float32.
+        Faster where the hardware has such products.
+    label_smoothing : float
+        Share of each cell's label, in [0, 1), that is spread over all labels.
+    class_weights : "balanced" or dict, optional
+        Factors of the losses of cells by their label; 1 for labels that are not named. "balanced" makes every label
+        count the same, with a mean of 1 over the training cells.
+    ema : float, optional
+        Decay, in [0, 1), of a moving average of the weights, such as 0.99, which takes the place of the weights once a
+        call of `fit` ends, and in its validation.
+    devices : int or sequence of jax.Device, optional
+        Devices that share each batch: so many, or these; by default all that JAX sees, of all processes if
+        `jax.distributed` has been initialised.
 
     Attributes
     ----------
@@ -69,8 +98,8 @@ class Trainer:
     Raises
     ------
     ValueError
-        If `batch_size` or `patience` is below 1, no leaf is trainable, or inputs and outputs of the model do not fit
-        the dataset.
+        If a number or name is out of range, no leaf is trainable, or inputs and outputs of the model do not fit the
+        dataset.
 
     Examples
     --------
@@ -98,32 +127,55 @@ class Trainer:
         memory: int | str | None = None,
         patience: int | None = None,
         seed: int = 1,
+        schedule: Schedule = "constant",
+        warmup: float = 0.0,
+        precision: Precision = "float32",
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        ema: float | None = None,
+        devices: int | Sequence[Any] | None = None,
     ):
         for name, number in (("batch_size", batch_size), ("patience", patience)):
             if number is not None and number < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {number}.")
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
+        for name, share in (("label_smoothing", label_smoothing), ("ema", ema)):
+            if share is not None and not 0.0 <= share < 1.0:
+                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
+        if precision not in get_args(Precision):
+            raise ValueError(f"`precision` must be one of {', '.join(get_args(Precision))}, but got {precision!r}.")
         if patience is not None and not _n_cells(dataset.test_idx):
             raise ValueError("`patience` needs held-out cells: make a split of the dataset with a fraction above 0.")
+        require_schedule(schedule, warmup)
         self.model = model
         self.dataset = dataset
         self.batch_size = batch_size
         self.balance_train = balance_train
         self._balance_alpha = balance_alpha
-        self._memory = memory if memory is None else bytes_of(memory)
+        self._devices = Devices(devices)
+        self._devices.require_equal_shares(batch_size)
+        self._memory = self._devices.agreed_memory(memory if memory is None else bytes_of(memory))
         self.logger = GinsengLogger()
         self.holdout_scores: Scores | None = None
+        self._best: tuple[eqx.Module, Scores | None] | None = None
         self._patience = patience
+        self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.key = jr.key(seed)
-        self._optimizer = adam_l2() if optimizer is None else optimizer
-        self._augment = augment
+        self._schedule: Schedule = schedule
+        self._warmup = warmup
+        takes_key = "key" in inspect.signature(type(model).__call__).parameters
+        optimizer = adam_l2() if optimizer is None else optimizer
+        self._recipe = Recipe(optimizer, augment, takes_key, precision, label_smoothing, ema)
+        self._class_weights = class_weights
         self._trainable = trainable
-        self._takes_key = "key" in inspect.signature(type(model).__call__).parameters
         self._check_shapes()
         params, _ = self._partition(model)
         if not jax.tree.leaves(params):
             raise ValueError("`trainable` selects no floating-point array of the model.")
         self.opt_state = self._fresh_opt_state()
+        self._n_steps = 0
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -135,7 +187,9 @@ class Trainer:
         n_genes, n_labels = self._shape
         cell = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
         try:
-            logits = eqx.filter_eval_shape(_logits, eqx.nn.inference_mode(self.model), cell, None, self._takes_key)
+            logits = eqx.filter_eval_shape(
+                logits_of, eqx.nn.inference_mode(self.model), cell, None, self._recipe.takes_key
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(f"The model does not take a cell of the dataset, with {n_genes} genes: {error}") from error
         if logits.shape != (1, n_labels):
@@ -144,7 +198,14 @@ class Trainer:
                 f"its output has shape {logits.shape[1:]}."
             )
 
-    def fit(self, epochs: int = 10, silent: bool = False) -> eqx.Module:
+    def fit(
+        self,
+        epochs: int = 10,
+        silent: bool = False,
+        *,
+        checkpoint: str | Path | None = None,
+        log: str | Path | None = None,
+    ) -> eqx.Module:
         """Fit the model; called again, it goes on.
 
         Parameters
@@ -153,35 +214,73 @@ class Trainer:
             Number of passes over the training cells.
         silent : bool
             Print no progress.
+        checkpoint : str or Path, optional
+            Directory in which the run is saved after each epoch, and each minute within. After a kill, the same call
+            by a trainer of the same making goes on from there, and ends with the weights of a run that was not killed,
+            bit by bit.
+        log : str or Path, optional
+            File to which the metrics of each epoch are appended as it ends: ``.csv`` or ``.jsonl``.
 
         Returns
         -------
         eqx.Module
             The trained module.
+
+        Raises
+        ------
+        ValueError
+            If `epochs` is negative, `checkpoint` holds another run, `log` has another suffix, or the loss is not
+            finite; the model is then as it was before the epoch.
         """
-        self._fit(epochs, silent)
+        self._fit(epochs, silent, checkpoint, log)
         return self.model
 
-    def _fit(self, epochs: int, silent: bool) -> None:
+    def _fit(self, epochs: int, silent: bool, checkpoint: str | Path | None, log: str | Path | None) -> None:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
-        done = len(self.logger.epoch)
-        lowest, best_epoch, best = math.inf, done, None
-        for epoch in range(done, done + epochs):
-            train_loss = self._run_epoch(epoch, done + epochs, silent)
-            self.logger.update(epoch, train_loss, *self._validate())
+        log_file = None if log is None else LogFile(log)
+        done, steps_per_epoch = len(self.logger.epoch), -(-self._n_cells("train") // self.batch_size)
+        rates = learning_rates(self._schedule, 1.0, self._warmup, epochs * steps_per_epoch)
+        run = Progress(done, done + epochs, done, dict(self.rng.bit_generator.state))
+        self._best = None
+        self._state = self._begin()
+        saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
+        if saved is not None and saved.exists:
+            run = self._resume(saved)
+        while run.epoch < run.last:
+            started = time.perf_counter()
+            first = (run.epoch - run.first) * steps_per_epoch
+            train_loss = self._run_epoch(run, rates[first : first + steps_per_epoch], saved, silent)
+            self.logger.update(run.epoch, train_loss, *self._validate())
             self.logger.report(silent=silent)
-            if self._patience is None:
-                continue
-            if self.logger.holdout_loss[-1] < lowest:
-                lowest, best_epoch = self.logger.holdout_loss[-1], epoch
-                best = self.model, self.holdout_scores
-            elif epoch - best_epoch >= self._patience:
-                break
-        if best is not None and best[0] is not self.model:
-            self._go_back(*best)
+            if log_file is not None:
+                log_file.append(self.logger, time.perf_counter() - started)
+            run.epoch = run.last if self._is_enough(run) else run.epoch + 1
+            run.totals, run.rng = [], dict(self.rng.bit_generator.state)
+            if saved is not None:
+                self._save(saved, run)
+        self._finish(run, silent)
+
+    def _finish(self, run: Progress, silent: bool) -> None:
+        """Go back to the best weights if later ones were no better."""
+        if self._best is not None and self.logger.epoch[-1] != run.best_epoch:
+            self._go_back(*self._best)
             if not silent:
-                print(f"the holdout loss was lowest in epoch {best_epoch + 1}: back to its weights", flush=True)
+                print(f"the holdout loss was lowest in epoch {run.best_epoch + 1}: back to its weights", flush=True)
+
+    def _is_enough(self, run: Progress) -> bool:
+        """Whether the holdout loss has not fallen for too long; the best weights are kept."""
+        if self._patience is None:
+            return False
+        if self.logger.holdout_loss[-1] < run.lowest:
+            run.lowest, run.best_epoch = self.logger.holdout_loss[-1], run.epoch
+            self._best = self.model, self.holdout_scores
+        return run.epoch - run.best_epoch >= self._patience
+
+    def _start_again(self) -> None:
+        """Go on from the weights that were handed out last; the optimiser begins anew."""
+        self.opt_state = self._fresh_opt_state()
+        self._state = self._begin()
 
     def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
         """Take the weights of an earlier epoch, and their scores; the optimiser begins anew."""
@@ -197,10 +296,10 @@ class Trainer:
     def _fresh_opt_state(self) -> PyTree:
         """State of the optimiser before its first step; copied, since some optimisers keep the weights in it."""
         params, _ = self._partition(self.model)
-        return jax.tree.map(jnp.copy, self._optimizer.init(params))
+        return jax.tree.map(jnp.copy, self._recipe.optimizer.init(params))
 
     def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of counts and of the model's class indices."""
+        """Batches of counts and of the model's class indices; of several processes, this one's share."""
         return self.dataset.stream(
             self.batch_size,
             split,  # pyright: ignore[reportArgumentType]
@@ -209,71 +308,105 @@ class Trainer:
             rng=self.rng,
             memory=self._memory,
             alpha=self._balance_alpha,
+            dtype=self._dtype,
+            share=self._devices.share,
         )
 
-    def _padded(self, split: str, *, training: bool) -> Iterator[tuple[tuple[Array, Array, Array], int]]:
-        """Batches of one shape, so that one step is compiled: the last is padded; a mask and a number tell."""
-        for x, y in self._stream(split, training=training):
-            n_cells = len(y)
-            if n_padding := self.batch_size - n_cells:
-                x, y = np.pad(x, ((0, n_padding), (0, 0))), np.pad(y, (0, n_padding))
-            yield (jnp.asarray(x), jnp.asarray(y), jnp.asarray(np.arange(self.batch_size) < n_cells)), n_cells
+    @property
+    def _dtype(self) -> np.dtype:
+        """Type in which counts travel to the device."""
+        return self.dataset.dtype
+
+    def _n_cells(self, split: str) -> int:
+        """Cells of an epoch."""
+        dataset = self.dataset
+        if split == "test":
+            return 0 if dataset.test_idx is None else len(dataset.test_idx)
+        labels = dataset.labels if dataset.train_idx is None else dataset.labels[dataset.train_idx]
+        return n_streamed(labels, balance_of(self.balance_train))
 
     @property
-    def _train_split(self) -> str:
-        return "all" if self.dataset.train_idx is None else "train"
+    def _slabs(self) -> Slabs:
+        return Slabs(self._devices, self.batch_size, self._shape[0], self._dtype)
 
-    @property
-    def _n_train(self) -> int:
-        return self.dataset.n_cells if self.dataset.train_idx is None else len(self.dataset.train_idx)
+    def _begin(self) -> State:
+        """State before the first step of a call of `fit`, on all devices."""
+        params, _ = self._partition(self.model)
+        average = None if self._recipe.ema is None else params
+        return self._devices.replicate(State(jnp.asarray(self._n_steps, jnp.int32), params, self.opt_state, average))
 
-    def _run_epoch(self, epoch: int, epochs: int, silent: bool) -> float:
+    def _run_epoch(self, run: Progress, rates: np.ndarray, saved: Checkpoint | None, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
-        params, frozen = self._partition(self.model)
-        # Each step consumes the state it is given. The weights are copied first, for modules handed out before.
-        state = jax.tree.map(jnp.copy, params), self.opt_state
-        losses, n_cells = [], []
-        self.key, epoch_key = jr.split(self.key)
+        if not (n_cells := self._n_cells("train")):
+            raise ValueError("There is no cell to train on.")
+        _, frozen = self._partition(self.model)
+        fixed = Fixed(self._devices.replicate(frozen), self._loss_weights(), np.asarray(jr.key_data(self.key)))
+        split = "all" if self.dataset.train_idx is None else "train"
+        slabs = read_ahead(
+            self._slabs.cut(self._stream(split, training=True), n_cells, rates, n_skipped=len(run.totals))
+        )
         bar = tqdm(
-            desc=f"Epoch {epoch + 1}/{epochs}",
-            total=None if balance_of(self.balance_train) == "downsample" else self._n_train,
+            desc=f"Epoch {run.epoch + 1}/{run.last}",
+            total=n_cells,
+            initial=len(run.totals) * self._slabs.n_cells,
             unit="cells",
             unit_scale=True,
             leave=False,
             disable=silent,
         )
         try:
-            for step, (batch, n) in enumerate(self._padded(self._train_split, training=True)):
-                state, loss = self._train_step((frozen, jr.fold_in(epoch_key, step), *batch), state)
-                losses.append(loss)
-                n_cells.append(n)
+            for slab, n in slabs:
+                self._state, total = self._train_step((fixed, slab), self._state)
+                run.totals.append(float(total))
+                if not math.isfinite(run.totals[-1]):
+                    self._start_again()
+                    raise ValueError(
+                        f"The training loss is {run.totals[-1]} in epoch {run.epoch + 1}: the learning rate may be too "
+                        "large, or the counts may hold values that the model cannot take."
+                    )
+                bar.set_postfix(loss=f"{run.totals[-1] / n:.4f}", refresh=False)
                 bar.update(n)
+                if saved is not None and saved.is_due:
+                    self._save(saved, run)
         finally:
             bar.close()
-            self._keep(state, frozen)
-        if not losses:
-            raise ValueError("There is no cell to train on.")
-        loss = float(np.average(np.asarray(jnp.stack(losses)), weights=n_cells))
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"The training loss is {loss} in epoch {epoch + 1}: the learning rate may be too large, or the counts "
-                "may hold values that the model cannot take."
+            slabs.close()
+            self._keep()
+        return math.fsum(run.totals) / n_cells
+
+    def _train_step(self, given: tuple[Fixed, Slab], state: State) -> tuple[State, Array]:
+        """Update parameters and optimiser state on the batches of a slab; return them with the sum of the losses."""
+        return train_steps(given, state, self._recipe, self._devices.replicated)
+
+    def _keep(self) -> None:
+        """Hand out the weights of the state, whole or interrupted."""
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):
+            self._start_again()  # interrupted inside a call, which had consumed the state
+        state = self._devices.local(self._state)
+        shown = state.params if state.average is None else state.average
+        _, frozen = self._partition(self.model)
+        self.model = eqx.combine(jax.tree.map(jnp.copy, shown), frozen)  # the state's own are consumed by the next call
+        self.opt_state = state.opt_state
+        self._n_steps = int(state.step)
+
+    def _loss_weights(self) -> np.ndarray | None:
+        """Factor of the loss of each output of the model."""
+        if self._class_weights is None:
+            return None
+        names, weights = self._output_names, np.ones(len(self._output_names), np.float32)
+        if isinstance(self._class_weights, str):
+            labels = (
+                self.dataset.labels if self.dataset.train_idx is None else self.dataset.labels[self.dataset.train_idx]
             )
-        return loss
-
-    def _keep(self, state: tuple[PyTree, PyTree], frozen: PyTree) -> None:
-        """Take over the state of an epoch, whole or interrupted."""
-        params, opt_state = state
-        if any(leaf.is_deleted() for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array))):
-            # Interrupted inside a step, which had consumed the state: back to the weights of the epoch's beginning.
-            opt_state = self._fresh_opt_state()
-        else:
-            self.model = eqx.combine(params, frozen)
-        self.opt_state = opt_state
-
-    def _train_step(self, batch: tuple, state: tuple[PyTree, PyTree]) -> tuple[tuple[PyTree, PyTree], Array]:
-        """Update parameters and optimiser state on one batch; return them with the loss before the update."""
-        return _step(batch, state, self._optimizer, self._augment, self._takes_key)
+            present, counts = np.unique(labels, return_counts=True)
+            for label, count in zip(present, counts, strict=True):
+                weights[names.index(self.dataset.label_names[label])] = len(labels) / (len(present) * count)
+            return weights
+        for name, weight in self._class_weights.items():
+            if name not in names:
+                raise unknown_name("label", name, "the model's outputs", names)
+            weights[names.index(name)] = weight
+        return weights
 
     @property
     def _output_names(self) -> list[str]:
@@ -281,58 +414,75 @@ class Trainer:
 
     def _validate(self) -> tuple[float, float, float]:
         """Mean loss, accuracy and macro-F1 over the held-out cells, without dropout; NaN if there are none."""
-        if not (n_cells := _n_cells(self.dataset.test_idx)):
+        if not (n_cells := self._n_cells("test")):
             return math.nan, math.nan, math.nan
-        model = eqx.nn.inference_mode(self.model)
-        sums = [_evaluate(model, *batch, self._takes_key) for batch, _ in self._padded("test", training=False)]
+        model, names = eqx.nn.inference_mode(self.model), pd.Index(self._output_names)
+        model = self._devices.replicate(model)
+        slabs = read_ahead(self._slabs.cut(self._stream("test", training=False), n_cells))
+        sums = [evaluate(model, slab, len(names), self._recipe.takes_key) for slab, _ in slabs]
         losses, confusions = zip(*jax.device_get(sums), strict=True)
-        names = pd.Index(self._output_names)
         self.holdout_scores = scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
         return float(np.sum(losses) / n_cells), self.holdout_scores.accuracy, self.holdout_scores.macro_f1
+
+    def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
+        """What tells one run from another."""
+        dataset, arrays = self.dataset, jax.tree.leaves(eqx.filter(self.model, eqx.is_array))
+        split = () if dataset.train_idx is None else (dataset.train_idx, dataset.test_idx)
+        return {
+            "epochs": [run.first, run.last],
+            "batch_size": self.batch_size,
+            "balance_train": [balance_of(self.balance_train), self._balance_alpha],
+            "patience": self._patience,
+            "seed": self.seed,
+            "precision": self._recipe.precision,
+            "label_smoothing": self._recipe.label_smoothing,
+            "class_weights": self._class_weights,
+            "ema": self._recipe.ema,
+            "memory": self._memory,
+            "learning rates": _digest(rates),
+            "cells": _digest(dataset.labels, *split),
+            "genes": _digest(np.asarray(dataset.gene_names)),
+            "initial weights": _digest(*arrays),
+        }
+
+    def _save(self, saved: Checkpoint, run: Progress) -> None:
+        if self._devices.share[0] > 0:
+            return
+        best, scores = (self.model, None) if self._best is None else self._best
+        records = {
+            "run": dataclasses.asdict(run),
+            "logger": dataclasses.asdict(self.logger),
+            "scores": [
+                None if found is None else found.confusion.to_dict("split") for found in (self.holdout_scores, scores)
+            ],
+        }
+        trees = {"state": self._devices.local(self._state)}
+        saved.save(trees if self._best is None else {**trees, "best": self._partition(best)[0]}, records)
+
+    def _resume(self, saved: Checkpoint) -> Progress:
+        """Take over everything from where a run was saved."""
+        params, frozen = self._partition(self.model)
+        trees, records = saved.load({"state": self._devices.local(self._state), "best": params})
+        run = Progress(**records["run"])
+        self.logger = GinsengLogger(**records["logger"])
+        self.holdout_scores, scores = (
+            None if found is None else scores_of(pd.DataFrame(**found)) for found in records["scores"]
+        )
+        self.rng.bit_generator.state = run.rng
+        self._state = self._devices.replicate(trees["state"])
+        self._keep()
+        if trees["best"] is not None:
+            self._best = eqx.combine(trees["best"], frozen), scores
+        return run
 
 
 def _n_cells(cells: np.ndarray | None) -> int:
     return 0 if cells is None else len(cells)
 
 
-def _logits(
-    model: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None, takes_key: bool
-) -> Float[Array, "batch classes"]:
-    if not takes_key:
-        return jax.vmap(model)(x)
-    keys = None if key is None else jr.split(key, x.shape[0])
-    return jax.vmap(lambda cell, cell_key: model(cell, key=cell_key))(x, keys)
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _step(
-    batch: tuple[PyTree, PRNGKeyArray, Num[Array, "batch genes"], Int[Array, " batch"], Bool[Array, " batch"]],
-    state: tuple[PyTree, PyTree],
-    optimizer: optax.GradientTransformation,
-    augmentation: Augmentation | None,
-    takes_key: bool,
-) -> tuple[tuple[PyTree, PyTree], Float[Array, ""]]:
-    frozen, key, x, y, mask = batch
-    params, opt_state = state
-    augment_key, dropout_key = jr.split(key)
-    x = x if augmentation is None else augmentation(augment_key, x)
-
-    def mean_loss(params):
-        logits = _logits(eqx.combine(params, frozen), x, dropout_key, takes_key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return jnp.sum(losses * mask) / jnp.sum(mask)
-
-    loss, grads = eqx.filter_value_and_grad(mean_loss)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return (eqx.apply_updates(params, updates), opt_state), loss
-
-
-@eqx.filter_jit
-def _evaluate(
-    model: PyTree, x: Num[Array, "batch genes"], y: Int[Array, " batch"], mask: Bool[Array, " batch"], takes_key: bool
-) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
-    """Sum of the losses, and number of cells of each class by predicted class, over the cells of the mask."""
-    logits = _logits(model, x, None, takes_key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    confusion = jnp.zeros((logits.shape[1],) * 2, dtype=jnp.int32)
-    return jnp.sum(losses * mask), confusion.at[y, jnp.argmax(logits, axis=-1)].add(mask.astype(jnp.int32))
+def _digest(*arrays: Any) -> str:
+    """Short name of the contents of some arrays."""
+    contents = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        contents.update(np.ascontiguousarray(array).tobytes())
+    return contents.hexdigest()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 from jaxtyping import PyTree
 from scipy import sparse
 
@@ -24,8 +25,10 @@ from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.augment import augment
-from ginseng.train.loop import Augmentation, Trainer
+from ginseng.train.loop import ClassWeights, Trainer
 from ginseng.train.opt import adam_l2
+from ginseng.train.schedule import Schedule, require_schedule
+from ginseng.train.step import Augmentation, Precision
 from ginseng.utils.genes import gene_selector, match_genes
 from ginseng.utils.messages import shorten
 
@@ -74,11 +77,28 @@ class GinsengClassifierTrainerSettings:
     patience : int, optional
         Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest;
         by default all epochs are trained.
+    schedule : {"cosine", "constant"} or optax.Schedule
+        How the learning rate goes over a call of `fit`: from `lr` down to 0 along half a cosine, or constant. A
+        schedule of Optax gives the rate itself, in place of `lr`.
+    warmup : float
+        Share of the steps, in [0, 1), over which the named schedules rise to `lr`.
+    clip : float, optional
+        Largest norm of a step's gradient, over all weights; a larger one is scaled down to it.
+    label_smoothing : float
+        Share of each cell's label, in [0, 1), that is spread over all labels.
+    class_weights : "balanced" or dict, optional
+        Factors of the losses of cells by their label, see `Trainer`.
+    ema : float, optional
+        Decay of a moving average of the weights, see `Trainer`.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products, see `Trainer`.
 
     Examples
     --------
-    >>> GinsengClassifierTrainerSettings(batch_size=256).lr
-    0.001
+    >>> GinsengClassifierTrainerSettings(batch_size=256).schedule
+    'cosine'
+    >>> GinsengClassifierTrainerSettings.reference().schedule
+    'constant'
     """
 
     rate: float | None = None
@@ -102,6 +122,13 @@ class GinsengClassifierTrainerSettings:
     decoupled: bool = dataclasses.field(default=True, kw_only=True)
     balance_alpha: float = dataclasses.field(default=1.0, kw_only=True)
     patience: int | None = dataclasses.field(default=None, kw_only=True)
+    schedule: Schedule = dataclasses.field(default="cosine", kw_only=True)
+    warmup: float = dataclasses.field(default=0.05, kw_only=True)
+    clip: float | None = dataclasses.field(default=None, kw_only=True)
+    label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+    class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
+    ema: float | None = dataclasses.field(default=None, kw_only=True)
+    precision: Precision = dataclasses.field(default="float32", kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
@@ -110,6 +137,29 @@ class GinsengClassifierTrainerSettings:
             raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
         balance_of(self.balance_train)
         require_share(self.balance_alpha)
+        require_schedule(self.schedule, self.warmup)
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"`clip` must be positive, but got {self.clip}.")
+
+    @classmethod
+    def reference(cls, **changes: Any) -> "GinsengClassifierTrainerSettings":
+        """Settings of ginseng 0.2.1, with `changes`.
+
+        Examples
+        --------
+        >>> GinsengClassifierTrainerSettings.reference(seed=2).balance_train
+        True
+        """
+        recipe = {
+            "dropout_rate": 0.2,
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "decoupled": True,
+            "balance_train": True,
+            "schedule": "constant",
+            "warmup": 0.0,
+        }
+        return cls(**{**recipe, **changes})
 
     def augmentation(self) -> Augmentation | None:
         """Build the augmentation of a batch, or None if all parts are off."""
@@ -117,6 +167,12 @@ class GinsengClassifierTrainerSettings:
         if parts == (None,) * 4:
             return None
         return lambda key, x: augment(key, x, *parts)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Build the optimiser; its rate is the whole of `lr`, or 1 where the schedule gives it."""
+        rate = 1.0 if callable(self.schedule) else self.lr
+        adam = adam_l2(rate, self.betas, self.eps, self.weight_decay, decoupled=self.decoupled)
+        return adam if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), adam)
 
 
 class GinsengClassifierTrainer(Trainer):
@@ -137,6 +193,11 @@ class GinsengClassifierTrainer(Trainer):
     memory : int or str, optional
         Bytes that counts may take, such as ``"2 GB"``; see `GinsengDataset.stream`, which reads larger ones anew in
         each epoch.
+    optimizer : optax.GradientTransformation, optional
+        In place of that of the settings: their `lr`, `betas`, `eps`, `weight_decay`, `decoupled`, `clip`, `schedule`
+        and `warmup` are then without effect.
+    devices : int or sequence of jax.Device, optional
+        Devices that share each batch, see `Trainer`; by default all.
 
     Attributes
     ----------
@@ -172,6 +233,8 @@ class GinsengClassifierTrainer(Trainer):
         start: GinsengClassifierState | str | Path | None = None,
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
         memory: int | str | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        devices: int | Sequence[Any] | None = None,
     ):
         dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
         settings = GinsengClassifierTrainerSettings() if settings is None else dataclasses.replace(settings)
@@ -216,9 +279,7 @@ class GinsengClassifierTrainer(Trainer):
         super().__init__(
             self.classifier.module,
             dataset,
-            optimizer=adam_l2(
-                settings.lr, settings.betas, settings.eps, settings.weight_decay, decoupled=settings.decoupled
-            ),
+            optimizer=settings.optimizer() if optimizer is None else optimizer,
             trainable=trainable,
             augment=settings.augmentation(),
             batch_size=settings.batch_size,
@@ -227,19 +288,29 @@ class GinsengClassifierTrainer(Trainer):
             memory=memory,
             patience=settings.patience,
             seed=settings.seed,
+            schedule=settings.schedule if optimizer is None else "constant",
+            warmup=settings.warmup if optimizer is None else 0.0,
+            precision=settings.precision,
+            label_smoothing=settings.label_smoothing,
+            class_weights=settings.class_weights,
+            ema=settings.ema,
+            devices=devices,
         )
 
     def fit(  # pyright: ignore[reportIncompatibleMethodOverride]: documented to return the stateful face of the module
-        self, epochs: int = 10, silent: bool = False
+        self,
+        epochs: int = 10,
+        silent: bool = False,
+        *,
+        checkpoint: str | Path | None = None,
+        log: str | Path | None = None,
     ) -> GinsengClassifier:
         """Fit the classifier; called again, it goes on.
 
         Parameters
         ----------
-        epochs : int
-            Number of passes over the training cells.
-        silent : bool
-            Print no progress.
+        epochs, silent, checkpoint, log
+            As for `Trainer.fit`.
 
         Returns
         -------
@@ -247,11 +318,11 @@ class GinsengClassifierTrainer(Trainer):
             The trained classifier.
         """
         self.model = self.classifier.module
-        self._fit(epochs, silent)
+        self._fit(epochs, silent, checkpoint, log)
         return self.classifier
 
-    def _keep(self, state: tuple[PyTree, PyTree], frozen: PyTree) -> None:
-        super()._keep(state, frozen)
+    def _keep(self) -> None:
+        super()._keep()
         self.classifier.module = cast(AttentionClassifier, self.model)
 
     def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
@@ -268,17 +339,24 @@ class GinsengClassifierTrainer(Trainer):
 
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""
-        described = {"settings": dataclasses.asdict(self.settings), "history": dataclasses.asdict(self.logger)}
+        settings = dataclasses.asdict(self.settings)
+        if callable(self.settings.schedule):
+            settings["schedule"] = "custom"
+        described = {"settings": settings, "history": dataclasses.asdict(self.logger)}
         return {**described, **self._start_metadata}
 
     def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for x, y in super()._stream(split, training=training):
-            if self.classifier.normalize and x.min() < 0:
+            if self.classifier.normalize and x.dtype.kind != "u" and x.min() < 0:
                 raise ValueError(
                     f"{self.dataset.path} holds negative values, which cannot be normalised as counts: make it from "
                     "raw counts, or train with normalize=False."
                 )
             yield (x if self._selector is None else x @ self._selector), self._codes[y]
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return super()._dtype if self._selector is None else np.dtype(np.float32)
 
 
 def _mixes_groups(dataset: GinsengDataset) -> bool:

@@ -26,7 +26,9 @@ from ginseng import (
 from ginseng.metrics import score
 from tests.conftest import simulate
 
-QUICK = GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False)
+QUICK = GinsengClassifierTrainerSettings(
+    hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False, schedule="constant", warmup=0.0
+)
 
 
 def leaves_of(model):
@@ -200,18 +202,19 @@ class TestTrainer:
         with pytest.raises(ValueError, match="training loss is nan in epoch 1: the learning rate may be too large"):
             Trainer(plain(), dataset, optimizer=optax.sgd(1e38), batch_size=16).fit(1, silent=True)
 
-    @pytest.mark.parametrize("inside_a_step", [False, True])
-    def test_an_interruption_keeps_what_was_learnt(self, dataset, monkeypatch, inside_a_step):
+    @pytest.mark.parametrize("inside_a_call", [False, True])
+    def test_an_interruption_keeps_what_was_learnt(self, dataset, monkeypatch, inside_a_call):
+        monkeypatch.setattr("ginseng.train.slabs._STEPS_PER_CALL", 2)
         trainer = Trainer(attention(), dataset, optimizer=adam_l2(1e-2), batch_size=16)
-        step, n_steps = trainer._train_step, 0
+        steps, n_calls = trainer._train_step, 0
 
-        def interrupted(batch, state):
-            nonlocal n_steps
-            n_steps += 1
-            if n_steps == 12 and not inside_a_step:
+        def interrupted(given, state):
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == 6 and not inside_a_call:
                 raise KeyboardInterrupt
-            result = step(batch, state)
-            if n_steps == 12:
+            result = steps(given, state)
+            if n_calls == 6:
                 raise KeyboardInterrupt
             return result
 
@@ -220,7 +223,7 @@ class TestTrainer:
             trainer.fit(5, silent=True)
         assert trainer.logger.epoch == [0]
         assert_same_weights(trainer.model, attention(), same=False)
-        assert int(trainer.opt_state.step) == (0 if inside_a_step else 11)
+        assert int(trainer.opt_state.step) == (0 if inside_a_call else 10)
         trainer.fit(5, silent=True)
         assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
 

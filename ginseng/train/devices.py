@@ -1,0 +1,90 @@
+"""The devices that train together: each takes an equal share of every batch, and all hold the same weights."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from ginseng.utils.memory import free_memory
+
+_AXIS = "cells"
+
+
+class Devices:
+    """Devices of this process, and of the others if `jax.distributed` has been initialised.
+
+    Parameters
+    ----------
+    devices : int or sequence of jax.Device, optional
+        Which to use: so many of those that JAX sees, or these. By default all.
+
+    Attributes
+    ----------
+    share : tuple of int
+        Index of this process, and number of processes.
+    replicated : NamedSharding
+        Of arrays that all devices hold.
+
+    Raises
+    ------
+    ValueError
+        If there are not so many devices.
+    """
+
+    def __init__(self, devices: int | Sequence[Any] | None = None):
+        seen = jax.devices()
+        if isinstance(devices, int):
+            if not 1 <= devices <= len(seen):
+                raise ValueError(f"`devices` must lie between 1 and the {len(seen)} that JAX sees, but got {devices}.")
+            devices = seen[:devices]
+        chosen = seen if devices is None else list(devices)
+        self._mesh = Mesh(np.asarray(chosen), (_AXIS,))
+        self._n_local = sum(device.process_index == jax.process_index() for device in chosen)
+        n_processes = len({device.process_index for device in chosen})
+        if n_processes != jax.process_count():
+            raise ValueError(f"`devices` are those of {n_processes} of the {jax.process_count()} processes.")
+        self.share = (jax.process_index(), n_processes)
+        self.replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._batches = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
+
+    def require_equal_shares(self, batch_size: int) -> None:
+        """Raise a ValueError unless each process has as many cells of a batch."""
+        if batch_size % self.share[1]:
+            raise ValueError(f"`batch_size` must be a multiple of the {self.share[1]} processes, but got {batch_size}.")
+
+    def agreed_memory(self, memory: int | None) -> int | None:
+        """Give one budget to all processes: with different ones they would stream in different orders."""
+        if memory is not None or self.share[1] == 1:
+            return memory
+        return int(multihost_utils.process_allgather(np.asarray(free_memory() // 2**21)).min()) * 2**20
+
+    def padded(self, batch_size: int) -> int:
+        """Cells of a batch in this process, up to a multiple of its devices."""
+        per_process = batch_size // self.share[1]
+        return -(-per_process // self._n_local) * self._n_local
+
+    def place_batches(self, array: np.ndarray) -> jax.Array:
+        """Distribute an array of shape ``(steps, cells, ...)`` by cells, of which each process has its share."""
+        return jax.make_array_from_process_local_data(self._batches, array)
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Copy arrays, the same in all processes, to all devices."""
+        if self.share[1] == 1:
+            return _of_arrays(lambda leaf: jax.device_put(jnp.copy(leaf), self.replicated), tree)
+        place = functools.partial(jax.make_array_from_process_local_data, self.replicated)
+        return _of_arrays(lambda leaf: place(np.asarray(leaf)), tree)
+
+    def local(self, tree: PyTree) -> PyTree:
+        """Give arrays that all devices hold to this process alone; as they are where there is no other."""
+        return tree if self.share[1] == 1 else _of_arrays(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+
+def _of_arrays(function: Callable[[jax.Array], jax.Array], tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: function(leaf) if eqx.is_array(leaf) else leaf, tree)

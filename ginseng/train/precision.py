@@ -1,0 +1,84 @@
+"""Matrix products in bfloat16 inside a function of float32 arrays."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.extend.core import Jaxpr, Literal
+from jax.extend.core.primitives import dot_general_p
+from jaxtyping import Array
+
+
+def bfloat16_products(function: Callable) -> Callable:
+    """Round the factors of a function's float32 matrix products to bfloat16, and sum in float32.
+
+    All else stays as it is: the arrays that go in and come out, sums, exponentials. On a function that takes gradients,
+    the products of the backward pass are rounded too. Those in the body of a loop (`jax.lax.scan` and its kin) are not.
+
+    Parameters
+    ----------
+    function : callable
+        Of PyTrees of arrays, returning a PyTree of arrays.
+
+    Returns
+    -------
+    callable
+        With the same arguments and results.
+
+    References
+    ----------
+    Kalamkar et al., A study of bfloat16 for deep learning training, arXiv:1905.12322 (2019).
+
+    Examples
+    --------
+    >>> x = jnp.array([[1.001, 1.0]])
+    >>> bfloat16_products(lambda x: x @ x.T)(x)
+    Array([[2.]], dtype=float32)
+    """
+
+    @functools.wraps(function)
+    def rounded(*args):
+        traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = _evaluate(traced.jaxpr, traced.consts, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return rounded
+
+
+def _evaluate(jaxpr: Jaxpr, constants: Sequence[Array], *args: Array) -> list[Array]:
+    """Evaluate a traced function, with other matrix products."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [variable.val if isinstance(variable, Literal) else values[variable] for variable in equation.invars]
+        if equation.primitive is dot_general_p and all(factor.dtype == jnp.float32 for factor in inputs):
+            outputs = [_product(inputs[0], inputs[1], equation.params["dimension_numbers"])]
+        elif equation.primitive.name in ("jit", "pjit"):
+            called = equation.params["jaxpr"]
+            outputs = _evaluate(called.jaxpr, called.consts, *inputs)
+        else:
+            bound = equation.primitive.get_bind_params(equation.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # older JAX gives functions apart
+            outputs = equation.primitive.bind(*functions, *inputs, **params)
+            outputs = outputs if equation.primitive.multiple_results else [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [variable.val if isinstance(variable, Literal) else values[variable] for variable in jaxpr.outvars]
+
+
+def _product(x: Array, y: Array, dimensions: Any) -> Array:
+    """Contract two arrays. On CPUs, XLA's bfloat16 product is fast only if rows of the first factor are contiguous."""
+    (summed, y_summed), (shared, y_shared) = dimensions
+    kept = [axis for axis in range(x.ndim) if axis not in (*summed, *shared)]
+    rows = x.astype(jnp.bfloat16).transpose(*shared, *kept, *summed)
+    row_major: Any = Layout(tuple(range(x.ndim)))
+    rows = with_layout_constraint(rows, row_major)
+    first = len(shared) + len(kept)
+    return lax.dot_general(
+        rows,
+        y.astype(jnp.bfloat16),
+        ((tuple(range(first, x.ndim)), y_summed), (tuple(range(len(shared))), y_shared)),
+        preferred_element_type=jnp.float32,
+    )

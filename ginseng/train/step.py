@@ -1,0 +1,175 @@
+"""The compiled core of training: several steps of an optimiser per call, and the scores of held-out cells."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
+
+from ginseng.train.precision import bfloat16_products
+
+Augmentation = Callable[[PRNGKeyArray, Array], Array]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Recipe(NamedTuple):
+    """What a step is, apart from numbers that may change between calls.
+
+    Attributes
+    ----------
+    optimizer : optax.GradientTransformation
+        Its updates are multiplied by the rate of each step.
+    augment : callable, optional
+        ``augment(key, x)`` on the counts of a batch.
+    takes_key : bool
+        Whether the model is called with a key.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products.
+    label_smoothing : float
+        Share of the target that is spread over all classes.
+    ema : float, optional
+        Decay of the moving average of the weights.
+    """
+
+    optimizer: optax.GradientTransformation
+    augment: Augmentation | None
+    takes_key: bool
+    precision: Precision = "float32"
+    label_smoothing: float = 0.0
+    ema: float | None = None
+
+
+class State(NamedTuple):
+    """What the steps change.
+
+    Attributes
+    ----------
+    step : Array
+        Number of steps taken.
+    params : PyTree
+        The trainable arrays of the model.
+    opt_state : PyTree
+        State of the optimiser.
+    average : PyTree, optional
+        Moving average of `params`.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt_state: PyTree
+    average: PyTree | None
+
+
+class Slab(NamedTuple):
+    """Batches for several steps, on the devices.
+
+    Numbers that all processes share are NumPy's, which JAX takes for the same everywhere.
+
+    Attributes
+    ----------
+    x : Array
+        Counts of shape ``(steps, batch, genes)``, in the type that they are stored in.
+    y : Array
+        Classes of shape ``(steps, batch)``.
+    mask : Array
+        False for padding, of shape ``(steps, batch)``.
+    rates : Array
+        Learning rate of each step.
+    n_steps : Array
+        How many of the steps have cells.
+    """
+
+    x: Num[Array, "steps batch genes"]
+    y: Int[Array, "steps batch"]
+    mask: Bool[Array, "steps batch"]
+    rates: Float[np.ndarray, " steps"]
+    n_steps: Int[np.generic, ""]
+
+
+class Fixed(NamedTuple):
+    """What the steps read.
+
+    Attributes
+    ----------
+    frozen : PyTree
+        The rest of the model.
+    class_weights : Array, optional
+        Factor of the loss of the cells of each class.
+    key_data : Array
+        Of the PRNG key from which each step folds one of its own.
+    """
+
+    frozen: PyTree
+    class_weights: Float[np.ndarray, " classes"] | None
+    key_data: UInt32[np.ndarray, "..."]
+
+
+def logits_of(
+    model: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None, takes_key: bool
+) -> Float[Array, "batch classes"]:
+    """Logits of a batch by a model of one cell; a `key` for dropout."""
+    if not takes_key:
+        return jax.vmap(model)(x)
+    keys = None if key is None else jr.split(key, x.shape[0])
+    return jax.vmap(lambda cell, cell_key: model(cell, key=cell_key))(x, keys)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def train_steps(
+    given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding
+) -> tuple[State, Float[Array, ""]]:
+    """Take the steps of a slab; return the state, and the sum of the losses of its cells before each update."""
+    fixed, slab = given
+
+    def step(nth: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, total = carry
+        augment_key, dropout_key = jr.split(jr.fold_in(jr.wrap_key_data(jnp.asarray(fixed.key_data)), state.step))
+        x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
+        x = x if recipe.augment is None else recipe.augment(augment_key, x)
+
+        def mean_loss(params):
+            logits = logits_of(eqx.combine(params, fixed.frozen), x, dropout_key, recipe.takes_key)
+            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[1]), recipe.label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets)
+            if fixed.class_weights is not None:
+                losses = losses * fixed.class_weights[y]
+            return jnp.sum(losses * mask) / jnp.sum(mask)
+
+        loss_and_gradient = jax.value_and_grad(mean_loss)
+        if recipe.precision == "bfloat16":
+            loss_and_gradient = bfloat16_products(loss_and_gradient)
+        loss, gradient = loss_and_gradient(state.params)
+        updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda update: slab.rates[nth] * update, updates))
+        average = state.average
+        if recipe.ema is not None:  # the first steps count for little, since the weights are far from where they end
+            decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+        state = eqx.filter_shard(State(state.step + 1, params, opt_state, average), replicated)
+        return state, total + loss * jnp.sum(mask)
+
+    return lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
+
+
+@eqx.filter_jit
+def evaluate(
+    model: PyTree, slab: Slab, n_classes: int, takes_key: bool
+) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
+    """Sum of the losses, and number of cells of each class by predicted class, without dropout."""
+
+    def add(nth: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        total, confusion = sums
+        x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
+        logits = logits_of(model, x, None, takes_key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        predicted = jnp.argmax(logits, axis=-1)
+        return total + jnp.sum(losses * mask), confusion.at[y, predicted].add(mask.astype(jnp.int32))
+
+    return lax.fori_loop(0, slab.n_steps, add, (jnp.zeros(()), jnp.zeros((n_classes, n_classes), jnp.int32)))
