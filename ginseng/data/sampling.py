@@ -118,6 +118,19 @@ def n_streamed(labels: Integer[np.ndarray, " n"], balance: Balance) -> int:
     return int(counts.min() * len(counts))
 
 
+def balanced_weights(labels: Integer[np.ndarray, " n"], names: list[str]) -> dict[str, float]:
+    """Weights of cells by label that make every label count the same, with a mean of 1 over the cells.
+
+    Examples
+    --------
+    >>> {name: round(weight, 2) for name, weight in balanced_weights(np.array([0, 0, 0, 1]), ["A", "B"]).items()}
+    {'A': 0.67, 'B': 2.0}
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    weights = len(labels) / (len(present) * counts)
+    return {names[label]: float(weight) for label, weight in zip(present, weights, strict=True)}
+
+
 def require_share(alpha: float) -> None:
     """Raise a ValueError unless resampling balances from not at all to fully."""
     if not 0.0 <= alpha <= 1.0:

@@ -1,5 +1,7 @@
 """Training saved as it goes on, so that a run that was killed ends as one that was not."""
 
+import dataclasses
+import hashlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -10,12 +12,16 @@ import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import PyTree
 
+from ginseng.metrics import Scores, scores_of
+from ginseng.train.logger import GinsengLogger
+from ginseng.train.step import State
 from ginseng.utils.files import replacing
 
 _FILE = "checkpoint.h5"
-_SECONDS_BETWEEN = 60.0  # what a kill costs at most; a file takes about a second
+_SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
 
 
 @dataclass
@@ -28,10 +34,10 @@ class Progress:
         Epochs that it trains: from `first` up to but not including `last`.
     epoch : int
         The epoch that is next or under way.
-    totals : list of float
-        Sum of the losses of each slab of that epoch that is done.
     rng : dict
         State of the random generator at the beginning of that epoch.
+    totals : list of float
+        Sums of the losses of the slabs of that epoch that are done.
     lowest : float
         Lowest holdout loss of the call.
     best_epoch : int
@@ -47,83 +53,115 @@ class Progress:
     best_epoch: int = -1
 
 
+@dataclass
+class Saved:
+    """What a run needs to go on.
+
+    Attributes
+    ----------
+    progress : Progress
+        Where it is.
+    logger : GinsengLogger
+        Metrics of the epochs so far.
+    state : State
+        What the next step starts from.
+    scores : Scores, optional
+        Of the held-out cells after the last epoch.
+    best : PyTree, optional
+        The weights with the lowest holdout loss.
+    best_scores : Scores, optional
+        Their scores.
+    """
+
+    progress: Progress
+    logger: GinsengLogger
+    state: State
+    scores: Scores | None
+    best: PyTree | None
+    best_scores: Scores | None
+
+
 class Checkpoint:
-    """A directory that holds the last saved state of one training run.
+    """A directory that holds what was last saved of one training run.
 
     Parameters
     ----------
     folder : str or Path
         Made where it does not exist.
     run : dict
-        What the run is: settings, data, epochs. A saved state of another run is refused.
+        What the run is: data, settings, epochs. What another run has saved is refused.
 
     Raises
     ------
     ValueError
-        If the directory holds a state of another run, or one that cannot be read.
+        If the directory holds another run, or a file that cannot be read.
     """
 
     def __init__(self, folder: str | Path, run: dict[str, Any]):
         self._path = Path(folder) / _FILE
-        self._run = json.loads(json.dumps(run, default=str))
+        self._run = json.loads(json.dumps(run))
         self._saved_at = time.monotonic()
         if self.exists:
             self._require_same_run()
 
     @property
     def exists(self) -> bool:
-        """Whether there is a saved state."""
+        """Whether something is saved."""
         return self._path.exists()
 
     @property
     def is_due(self) -> bool:
-        """Whether the last state was saved long ago."""
+        """Whether the last time is long ago."""
         return time.monotonic() - self._saved_at > _SECONDS_BETWEEN
 
-    def save(self, trees: dict[str, PyTree], records: dict[str, Any]) -> None:
-        """Replace the saved state, in one step.
-
-        Parameters
-        ----------
-        trees : dict of PyTree
-            Arrays by name.
-        records : dict
-            Anything that JSON can hold, by name.
-        """
+    def save(self, saved: Saved) -> None:
+        """Replace what is saved, in one step."""
+        records = {
+            "progress": dataclasses.asdict(saved.progress),
+            "logger": dataclasses.asdict(saved.logger),
+            "scores": _confusion_of(saved.scores),
+            "best_scores": _confusion_of(saved.best_scores),
+        }
         with replacing(self._path) as fresh, h5py.File(fresh, "w") as file:
             file.attrs["run"] = json.dumps(self._run)
             file["records"] = json.dumps(records)
-            for name, tree in trees.items():
+            for name, tree in (("state", saved.state), ("best", saved.best)):
                 for number, leaf in enumerate(jax.tree.leaves(tree)):
                     file[f"{name}/{number}"] = np.asarray(leaf)
         self._saved_at = time.monotonic()
 
-    def load(self, trees: dict[str, PyTree]) -> tuple[dict[str, PyTree | None], dict[str, Any]]:
-        """Read the saved state.
+    def load(self, state: State, params: PyTree) -> Saved:
+        """Read what is saved.
 
         Parameters
         ----------
-        trees : dict of PyTree
-            Arrays of the same structure, shapes and types as those that were saved.
+        state, params : PyTree
+            Of the structure, shapes and types of the state and the weights that were saved.
 
-        Returns
-        -------
-        tuple
-            The trees, None for those that were not saved, and the records.
+        Raises
+        ------
+        ValueError
+            If other ones were saved.
         """
         with h5py.File(self._path) as file:
             contents: Any = file
-            records, found = json.loads(contents["records"][()]), {}
-            for name, like in trees.items():
-                stored = contents.get(name)
-                leaves = [] if stored is None else [jnp.asarray(stored[str(n)][()]) for n in range(len(stored))]
-                expected = jax.tree.leaves(like)
-                if stored is not None and [(x.shape, x.dtype) for x in leaves] != [
-                    (x.shape, x.dtype) for x in expected
-                ]:
-                    raise ValueError(f"{self._path} belongs to another model or optimiser; name another directory.")
-                found[name] = None if stored is None else jax.tree.unflatten(jax.tree.structure(like), leaves)
-        return found, records
+            records = json.loads(contents["records"][()])
+            return Saved(
+                Progress(**records["progress"]),
+                GinsengLogger(**records["logger"]),
+                self._read(contents["state"], state),
+                _scores_of(records["scores"]),
+                self._read(contents["best"], params) if "best" in contents else None,
+                _scores_of(records["best_scores"]),
+            )
+
+    def _read(self, group: Any, like: PyTree) -> PyTree:
+        leaves = [jnp.asarray(group[str(number)][()]) for number in range(len(group))]
+        if [(leaf.shape, leaf.dtype) for leaf in leaves] != [
+            (leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)
+        ]:
+            raise ValueError(f"{self._path} is of another model or optimiser; name another directory.")
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def _require_same_run(self) -> None:
         try:
@@ -141,3 +179,25 @@ class Checkpoint:
                 f"{self._path} holds another run ({'; '.join(differing)}). Repeat that call to go on with it, or name "
                 "another directory."
             )
+
+
+def digest(*arrays: Any) -> str:
+    """Give a short name to the contents of arrays.
+
+    Examples
+    --------
+    >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
+    (True, False)
+    """
+    contents = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        contents.update(np.ascontiguousarray(array).tobytes())
+    return contents.hexdigest()
+
+
+def _confusion_of(scores: Scores | None) -> dict[str, Any] | None:
+    return None if scores is None else scores.confusion.to_dict("split")
+
+
+def _scores_of(confusion: dict[str, Any] | None) -> Scores | None:
+    return None if confusion is None else scores_of(pd.DataFrame(**confusion))

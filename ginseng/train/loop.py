@@ -1,13 +1,10 @@
 """A training loop over any Equinox module that maps a cell to logits."""
 
-import dataclasses
-import hashlib
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,20 +17,25 @@ from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.sampling import balance_of, n_streamed
 from ginseng.metrics import Scores, scores_of
-from ginseng.train.checkpoint import Checkpoint, Progress
+from ginseng.train.checkpoint import Checkpoint, Progress, Saved, digest
 from ginseng.train.devices import Devices
+from ginseng.train.feed import ClassWeights, Feed
 from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, learning_rates, require_schedule
-from ginseng.train.slabs import Slabs
-from ginseng.train.step import Augmentation, Fixed, Precision, Recipe, Slab, State, evaluate, logits_of, train_steps
-from ginseng.utils.ahead import read_ahead
-from ginseng.utils.memory import bytes_of
-from ginseng.utils.messages import unknown_name
-
-ClassWeights = Literal["balanced"] | Mapping[str, float]
+from ginseng.train.step import (
+    Augmentation,
+    Fixed,
+    Precision,
+    Recipe,
+    Slab,
+    State,
+    evaluate,
+    require_shapes,
+    takes_key_of,
+    train_steps,
+)
 
 
 class Trainer:
@@ -83,6 +85,9 @@ class Trainer:
     devices : int or sequence of jax.Device, optional
         Devices that share each batch: so many, or these; by default all that JAX sees, of all processes if
         `jax.distributed` has been initialised.
+    genes, labels : sequence of str, optional
+        Names of the model's inputs and outputs where they are not those of the dataset: genes are matched by name, and
+        those that the dataset lacks count as zero.
 
     Attributes
     ----------
@@ -134,69 +139,51 @@ class Trainer:
         class_weights: ClassWeights | None = None,
         ema: float | None = None,
         devices: int | Sequence[Any] | None = None,
+        genes: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
     ):
         for name, number in (("batch_size", batch_size), ("patience", patience)):
             if number is not None and number < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {number}.")
-        if isinstance(class_weights, str) and class_weights != "balanced":
-            raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
-        for name, share in (("label_smoothing", label_smoothing), ("ema", ema)):
-            if share is not None and not 0.0 <= share < 1.0:
-                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
-        if precision not in get_args(Precision):
-            raise ValueError(f"`precision` must be one of {', '.join(get_args(Precision))}, but got {precision!r}.")
-        if patience is not None and not _n_cells(dataset.test_idx):
-            raise ValueError("`patience` needs held-out cells: make a split of the dataset with a fraction above 0.")
         require_schedule(schedule, warmup)
         self.model = model
         self.dataset = dataset
         self.batch_size = batch_size
         self.balance_train = balance_train
-        self._balance_alpha = balance_alpha
+        self._balance = [balance_train, balance_alpha]
         self._devices = Devices(devices)
-        self._devices.require_equal_shares(batch_size)
-        self._memory = self._devices.agreed_memory(memory if memory is None else bytes_of(memory))
+        self._feed = Feed(
+            dataset,
+            self._devices,
+            batch_size=batch_size,
+            balance=balance_train,
+            alpha=balance_alpha,
+            memory=memory,
+            genes=genes,
+            labels=labels,
+        )
+        if patience is not None and not self._feed.n_test:
+            raise ValueError("`patience` needs held-out cells: make a split of the dataset with a fraction above 0.")
         self.logger = GinsengLogger()
         self.holdout_scores: Scores | None = None
-        self._best: tuple[eqx.Module, Scores | None] | None = None
+        self._best: tuple[eqx.Module, Scores | None] = model, None
         self._patience = patience
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.key = jr.key(seed)
         self._schedule: Schedule = schedule
         self._warmup = warmup
-        takes_key = "key" in inspect.signature(type(model).__call__).parameters
+        takes_key = takes_key_of(model)
         optimizer = adam_l2() if optimizer is None else optimizer
         self._recipe = Recipe(optimizer, augment, takes_key, precision, label_smoothing, ema)
-        self._class_weights = class_weights
+        self._class_weights = self._feed.loss_weights(class_weights)
         self._trainable = trainable
-        self._check_shapes()
+        require_shapes(model, self._feed.n_genes, len(self._feed.labels))
         params, _ = self._partition(model)
         if not jax.tree.leaves(params):
             raise ValueError("`trainable` selects no floating-point array of the model.")
         self.opt_state = self._fresh_opt_state()
         self._n_steps = 0
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        """Numbers of inputs and outputs that the model must have."""
-        return self.dataset.n_genes, len(self.dataset.label_names)
-
-    def _check_shapes(self) -> None:
-        """Refuse a model that does not fit the dataset: a label beyond its outputs would have a loss of NaN."""
-        n_genes, n_labels = self._shape
-        cell = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
-        try:
-            logits = eqx.filter_eval_shape(
-                logits_of, eqx.nn.inference_mode(self.model), cell, None, self._recipe.takes_key
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"The model does not take a cell of the dataset, with {n_genes} genes: {error}") from error
-        if logits.shape != (1, n_labels):
-            raise ValueError(
-                f"The model must map a cell to logits of shape {(n_labels,)}, one for each label of the dataset, but "
-                f"its output has shape {logits.shape[1:]}."
-            )
 
     def fit(
         self,
@@ -239,10 +226,9 @@ class Trainer:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
         log_file = None if log is None else LogFile(log)
-        done, steps_per_epoch = len(self.logger.epoch), -(-self._n_cells("train") // self.batch_size)
+        done, steps_per_epoch = len(self.logger.epoch), self._feed.n_steps
         rates = learning_rates(self._schedule, 1.0, self._warmup, epochs * steps_per_epoch)
         run = Progress(done, done + epochs, done, dict(self.rng.bit_generator.state))
-        self._best = None
         self._state = self._begin()
         saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
         if saved is not None and saved.exists:
@@ -259,12 +245,8 @@ class Trainer:
             run.totals, run.rng = [], dict(self.rng.bit_generator.state)
             if saved is not None:
                 self._save(saved, run)
-        self._finish(run, silent)
-
-    def _finish(self, run: Progress, silent: bool) -> None:
-        """Go back to the best weights if later ones were no better."""
-        if self._best is not None and self.logger.epoch[-1] != run.best_epoch:
-            self._go_back(*self._best)
+        if run.best_epoch >= 0 and run.best_epoch != self.logger.epoch[-1]:
+            self._go_back()
             if not silent:
                 print(f"the holdout loss was lowest in epoch {run.best_epoch + 1}: back to its weights", flush=True)
 
@@ -282,9 +264,9 @@ class Trainer:
         self.opt_state = self._fresh_opt_state()
         self._state = self._begin()
 
-    def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
-        """Take the weights of an earlier epoch, and their scores; the optimiser begins anew."""
-        self.model, self.holdout_scores = model, scores
+    def _go_back(self) -> None:
+        """Take the best weights, and their scores; the optimiser begins anew."""
+        self.model, self.holdout_scores = self._best
         self.opt_state = self._fresh_opt_state()
 
     def _partition(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
@@ -298,37 +280,6 @@ class Trainer:
         params, _ = self._partition(self.model)
         return jax.tree.map(jnp.copy, self._recipe.optimizer.init(params))
 
-    def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of counts and of the model's class indices; of several processes, this one's share."""
-        return self.dataset.stream(
-            self.batch_size,
-            split,  # pyright: ignore[reportArgumentType]
-            balance_of(self.balance_train) if training else "none",
-            shuffle=training,
-            rng=self.rng,
-            memory=self._memory,
-            alpha=self._balance_alpha,
-            dtype=self._dtype,
-            share=self._devices.share,
-        )
-
-    @property
-    def _dtype(self) -> np.dtype:
-        """Type in which counts travel to the device."""
-        return self.dataset.dtype
-
-    def _n_cells(self, split: str) -> int:
-        """Cells of an epoch."""
-        dataset = self.dataset
-        if split == "test":
-            return 0 if dataset.test_idx is None else len(dataset.test_idx)
-        labels = dataset.labels if dataset.train_idx is None else dataset.labels[dataset.train_idx]
-        return n_streamed(labels, balance_of(self.balance_train))
-
-    @property
-    def _slabs(self) -> Slabs:
-        return Slabs(self._devices, self.batch_size, self._shape[0], self._dtype)
-
     def _begin(self) -> State:
         """State before the first step of a call of `fit`, on all devices."""
         params, _ = self._partition(self.model)
@@ -337,18 +288,15 @@ class Trainer:
 
     def _run_epoch(self, run: Progress, rates: np.ndarray, saved: Checkpoint | None, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
-        if not (n_cells := self._n_cells("train")):
+        if not (n_cells := self._feed.n_train):
             raise ValueError("There is no cell to train on.")
         _, frozen = self._partition(self.model)
-        fixed = Fixed(self._devices.replicate(frozen), self._loss_weights(), np.asarray(jr.key_data(self.key)))
-        split = "all" if self.dataset.train_idx is None else "train"
-        slabs = read_ahead(
-            self._slabs.cut(self._stream(split, training=True), n_cells, rates, n_skipped=len(run.totals))
-        )
+        fixed = Fixed(self._devices.replicate(frozen), self._class_weights, np.asarray(jr.key_data(self.key)))
+        slabs = self._feed.train(self.rng, rates, n_skipped=len(run.totals))
         bar = tqdm(
             desc=f"Epoch {run.epoch + 1}/{run.last}",
             total=n_cells,
-            initial=len(run.totals) * self._slabs.n_cells,
+            initial=len(run.totals) * self._feed.n_cells_per_slab,
             unit="cells",
             unit_scale=True,
             leave=False,
@@ -389,37 +337,13 @@ class Trainer:
         self.opt_state = state.opt_state
         self._n_steps = int(state.step)
 
-    def _loss_weights(self) -> np.ndarray | None:
-        """Factor of the loss of each output of the model."""
-        if self._class_weights is None:
-            return None
-        names, weights = self._output_names, np.ones(len(self._output_names), np.float32)
-        if isinstance(self._class_weights, str):
-            labels = (
-                self.dataset.labels if self.dataset.train_idx is None else self.dataset.labels[self.dataset.train_idx]
-            )
-            present, counts = np.unique(labels, return_counts=True)
-            for label, count in zip(present, counts, strict=True):
-                weights[names.index(self.dataset.label_names[label])] = len(labels) / (len(present) * count)
-            return weights
-        for name, weight in self._class_weights.items():
-            if name not in names:
-                raise unknown_name("label", name, "the model's outputs", names)
-            weights[names.index(name)] = weight
-        return weights
-
-    @property
-    def _output_names(self) -> list[str]:
-        return self.dataset.label_names
-
     def _validate(self) -> tuple[float, float, float]:
         """Mean loss, accuracy and macro-F1 over the held-out cells, without dropout; NaN if there are none."""
-        if not (n_cells := self._n_cells("test")):
+        if not (n_cells := self._feed.n_test):
             return math.nan, math.nan, math.nan
-        model, names = eqx.nn.inference_mode(self.model), pd.Index(self._output_names)
+        model, names = eqx.nn.inference_mode(self.model), pd.Index(self._feed.labels)
         model = self._devices.replicate(model)
-        slabs = read_ahead(self._slabs.cut(self._stream("test", training=False), n_cells))
-        sums = [evaluate(model, slab, len(names), self._recipe.takes_key) for slab, _ in slabs]
+        sums = [evaluate(model, slab, len(names), self._recipe.takes_key) for slab, _ in self._feed.test()]
         losses, confusions = zip(*jax.device_get(sums), strict=True)
         self.holdout_scores = scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
         return float(np.sum(losses) / n_cells), self.holdout_scores.accuracy, self.holdout_scores.macro_f1
@@ -431,58 +355,36 @@ class Trainer:
         return {
             "epochs": [run.first, run.last],
             "batch_size": self.batch_size,
-            "balance_train": [balance_of(self.balance_train), self._balance_alpha],
+            "balance_train": self._balance,
             "patience": self._patience,
             "seed": self.seed,
             "precision": self._recipe.precision,
             "label_smoothing": self._recipe.label_smoothing,
-            "class_weights": self._class_weights,
+            "class_weights": None if self._class_weights is None else self._class_weights.tolist(),
             "ema": self._recipe.ema,
-            "memory": self._memory,
-            "learning rates": _digest(rates),
-            "cells": _digest(dataset.labels, *split),
-            "genes": _digest(np.asarray(dataset.gene_names)),
-            "initial weights": _digest(*arrays),
+            "memory": self._feed.memory,
+            "learning rates": digest(rates),
+            "cells": digest(dataset.labels, *split),
+            "genes": digest(np.asarray(dataset.gene_names)),
+            "initial weights": digest(*arrays),
         }
 
     def _save(self, saved: Checkpoint, run: Progress) -> None:
         if self._devices.share[0] > 0:
             return
-        best, scores = (self.model, None) if self._best is None else self._best
-        records = {
-            "run": dataclasses.asdict(run),
-            "logger": dataclasses.asdict(self.logger),
-            "scores": [
-                None if found is None else found.confusion.to_dict("split") for found in (self.holdout_scores, scores)
-            ],
-        }
-        trees = {"state": self._devices.local(self._state)}
-        saved.save(trees if self._best is None else {**trees, "best": self._partition(best)[0]}, records)
+        best, best_scores = self._best
+        weights = self._partition(best)[0] if run.best_epoch >= 0 else None
+        state = self._devices.local(self._state)
+        saved.save(Saved(run, self.logger, state, self.holdout_scores, weights, best_scores))
 
     def _resume(self, saved: Checkpoint) -> Progress:
         """Take over everything from where a run was saved."""
         params, frozen = self._partition(self.model)
-        trees, records = saved.load({"state": self._devices.local(self._state), "best": params})
-        run = Progress(**records["run"])
-        self.logger = GinsengLogger(**records["logger"])
-        self.holdout_scores, scores = (
-            None if found is None else scores_of(pd.DataFrame(**found)) for found in records["scores"]
-        )
-        self.rng.bit_generator.state = run.rng
-        self._state = self._devices.replicate(trees["state"])
+        found = saved.load(self._devices.local(self._state), params)
+        self.logger, self.holdout_scores = found.logger, found.scores
+        self.rng.bit_generator.state = found.progress.rng
+        self._state = self._devices.replicate(found.state)
         self._keep()
-        if trees["best"] is not None:
-            self._best = eqx.combine(trees["best"], frozen), scores
-        return run
-
-
-def _n_cells(cells: np.ndarray | None) -> int:
-    return 0 if cells is None else len(cells)
-
-
-def _digest(*arrays: Any) -> str:
-    """Short name of the contents of some arrays."""
-    contents = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        contents.update(np.ascontiguousarray(array).tobytes())
-    return contents.hexdigest()
+        if found.best is not None:
+            self._best = eqx.combine(found.best, frozen), found.best_scores
+        return found.progress

@@ -1,7 +1,9 @@
 """The compiled core of training: several steps of an optimiser per call, and the scores of held-out cells."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -19,7 +21,8 @@ Augmentation = Callable[[PRNGKeyArray, Array], Array]
 Precision = Literal["float32", "bfloat16"]
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True)
+class Recipe:
     """What a step is, apart from numbers that may change between calls.
 
     Attributes
@@ -44,6 +47,15 @@ class Recipe(NamedTuple):
     precision: Precision = "float32"
     label_smoothing: float = 0.0
     ema: float | None = None
+
+    def __post_init__(self):
+        for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
+            if share is not None and not 0.0 <= share < 1.0:
+                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"`precision` must be one of {', '.join(get_args(Precision))}, but got {self.precision!r}."
+            )
 
 
 class State(NamedTuple):
@@ -109,6 +121,25 @@ class Fixed(NamedTuple):
     frozen: PyTree
     class_weights: Float[np.ndarray, " classes"] | None
     key_data: UInt32[np.ndarray, "..."]
+
+
+def takes_key_of(model: eqx.Module) -> bool:
+    """Whether a model is called as ``model(x, key=key)``, as Equinox layers are."""
+    return "key" in inspect.signature(type(model).__call__).parameters
+
+
+def require_shapes(model: eqx.Module, n_genes: int, n_labels: int) -> None:
+    """Raise a ValueError unless a model fits the data: a label beyond its outputs would have a loss of NaN."""
+    cell = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
+    try:
+        logits = eqx.filter_eval_shape(logits_of, eqx.nn.inference_mode(model), cell, None, takes_key_of(model))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The model does not take a cell of the dataset, with {n_genes} genes: {error}") from error
+    if logits.shape != (1, n_labels):
+        raise ValueError(
+            f"The model must map a cell to logits of shape {(n_labels,)}, one for each label of the dataset, but its "
+            f"output has shape {logits.shape[1:]}."
+        )
 
 
 def logits_of(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,23 +14,20 @@ import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import PyTree
-from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import load_model
 from ginseng.data.sampling import balance_of, require_share
-from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.augment import augment
-from ginseng.train.loop import ClassWeights, Trainer
+from ginseng.train.feed import ClassWeights
+from ginseng.train.loop import Trainer
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
 from ginseng.train.step import Augmentation, Precision
-from ginseng.utils.genes import gene_selector, match_genes
-from ginseng.utils.messages import shorten
 
 
 @dataclass
@@ -258,8 +255,6 @@ class GinsengClassifierTrainer(Trainer):
         self._start_metadata = (
             {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
         )
-        self._codes = np.array([self.label_names.index(label) for label in dataset.label_names], dtype=np.int32)
-        self._selector = _selector(dataset.gene_names, self.genes)
         require_memory(len(self.genes), n_copies=5)
         self.classifier = (
             GinsengClassifier(
@@ -295,6 +290,8 @@ class GinsengClassifierTrainer(Trainer):
             class_weights=settings.class_weights,
             ema=settings.ema,
             devices=devices,
+            genes=self.genes,
+            labels=self.label_names,
         )
 
     def fit(  # pyright: ignore[reportIncompatibleMethodOverride]: documented to return the stateful face of the module
@@ -318,6 +315,7 @@ class GinsengClassifierTrainer(Trainer):
             The trained classifier.
         """
         self.model = self.classifier.module
+        self._feed.nonnegative = self.classifier.normalize
         self._fit(epochs, silent, checkpoint, log)
         return self.classifier
 
@@ -325,17 +323,9 @@ class GinsengClassifierTrainer(Trainer):
         super()._keep()
         self.classifier.module = cast(AttentionClassifier, self.model)
 
-    def _go_back(self, model: eqx.Module, scores: Scores | None) -> None:
-        self.classifier.module = cast(AttentionClassifier, model)
-        super()._go_back(model, scores)
-
-    @property
-    def _output_names(self) -> list[str]:
-        return self.label_names
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return len(self.genes), len(self.label_names)
+    def _go_back(self) -> None:
+        super()._go_back()
+        self.classifier.module = cast(AttentionClassifier, self.model)
 
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""
@@ -345,43 +335,11 @@ class GinsengClassifierTrainer(Trainer):
         described = {"settings": settings, "history": dataclasses.asdict(self.logger)}
         return {**described, **self._start_metadata}
 
-    def _stream(self, split: str, *, training: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for x, y in super()._stream(split, training=training):
-            if self.classifier.normalize and x.dtype.kind != "u" and x.min() < 0:
-                raise ValueError(
-                    f"{self.dataset.path} holds negative values, which cannot be normalised as counts: make it from "
-                    "raw counts, or train with normalize=False."
-                )
-            yield (x if self._selector is None else x @ self._selector), self._codes[y]
-
-    @property
-    def _dtype(self) -> np.dtype:
-        return super()._dtype if self._selector is None else np.dtype(np.float32)
-
 
 def _mixes_groups(dataset: GinsengDataset) -> bool:
     if dataset.groups is None:
         return True
     return bool(np.isin(dataset.groups[dataset.train_idx], dataset.groups[dataset.test_idx]).any())
-
-
-def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix | None:
-    """Matrix that takes counts over a dataset's genes to counts over the model's; None if they are the same."""
-    if dataset_genes == genes:
-        return None
-    positions = match_genes(np.asarray(dataset_genes), np.asarray(genes))
-    n_found = len(np.unique(positions[positions >= 0]))
-    if n_found == 0:
-        raise ValueError(
-            f"No gene in common: the classifier knows {shorten(genes, 3)}; the dataset has {shorten(dataset_genes, 3)}."
-        )
-    if n_found < len(genes):
-        warnings.warn(
-            f"{len(genes) - n_found:,} of the {len(genes):,} genes of the classifier are not in the dataset and count "
-            "as zero.",
-            stacklevel=3,
-        )
-    return gene_selector(positions, len(genes))
 
 
 def _spec_for(

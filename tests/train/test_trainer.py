@@ -204,7 +204,7 @@ class TestTrainer:
 
     @pytest.mark.parametrize("inside_a_call", [False, True])
     def test_an_interruption_keeps_what_was_learnt(self, dataset, monkeypatch, inside_a_call):
-        monkeypatch.setattr("ginseng.train.slabs._STEPS_PER_CALL", 2)
+        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
         trainer = Trainer(attention(), dataset, optimizer=adam_l2(1e-2), batch_size=16)
         steps, n_calls = trainer._train_step, 0
 
