@@ -18,6 +18,12 @@ REAL_DATA = Path(os.environ.get("GINSENG_DATA", REPOSITORY.parent / "shared" / "
 
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+SUBPROCESS_ENVIRONMENT = {
+    **os.environ,
+    "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PLATFORMS": "cpu",
+}
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import itertools
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +16,7 @@ from ginseng.utils.genes import gene_selector, match_genes
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 
-ClassWeights = Literal["balanced"] | Mapping[str, float]
+ClassWeights = str | Mapping[str, float]
 
 _STEPS_PER_CALL = 16  # few enough that a progress bar moves
 _BYTES_PER_CALL = 2**24

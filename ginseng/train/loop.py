@@ -27,7 +27,6 @@ from ginseng.train.schedule import Schedule, learning_rates, require_schedule
 from ginseng.train.step import (
     Augmentation,
     Fixed,
-    Precision,
     Recipe,
     Slab,
     State,
@@ -134,7 +133,7 @@ class Trainer:
         seed: int = 1,
         schedule: Schedule = "constant",
         warmup: float = 0.0,
-        precision: Precision = "float32",
+        precision: str = "float32",
         label_smoothing: float = 0.0,
         class_weights: ClassWeights | None = None,
         ema: float | None = None,

@@ -49,7 +49,7 @@ def bfloat16_products(function: Callable) -> Callable:
     return rounded
 
 
-def _evaluate(jaxpr: Jaxpr, constants: Sequence[Array], *args: Array) -> list[Array]:
+def _evaluate(jaxpr: Jaxpr, constants: Sequence[Any], *args: Any) -> list[Any]:
     """Evaluate a traced function, with other matrix products."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
     for equation in jaxpr.eqns:

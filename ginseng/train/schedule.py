@@ -1,20 +1,19 @@
 """Learning rates of the steps of a training run."""
 
-from typing import Literal, get_args
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-Schedule = Literal["constant", "cosine"] | optax.Schedule
+Schedule = str | optax.Schedule
+
+_NAMES = ("constant", "cosine")
 
 
 def require_schedule(schedule: Schedule, warmup: float) -> None:
     """Raise a ValueError unless there is such a schedule."""
-    names = get_args(get_args(Schedule)[0])
-    if not callable(schedule) and schedule not in names:
-        raise ValueError(f"`schedule` must be one of {', '.join(names)} or an optax schedule, but got {schedule!r}.")
+    if not callable(schedule) and schedule not in _NAMES:
+        raise ValueError(f"`schedule` must be one of {', '.join(_NAMES)} or an optax schedule, but got {schedule!r}.")
     if not 0.0 <= warmup < 1.0:
         raise ValueError(f"`warmup` must lie in [0, 1), but got {warmup}.")
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
 from ginseng.train.precision import bfloat16_products
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
-Precision = Literal["float32", "bfloat16"]
+
+_PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Recipe:
     optimizer: optax.GradientTransformation
     augment: Augmentation | None
     takes_key: bool
-    precision: Precision = "float32"
+    precision: str = "float32"
     label_smoothing: float = 0.0
     ema: float | None = None
 
@@ -52,10 +53,8 @@ class Recipe:
         for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
             if share is not None and not 0.0 <= share < 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
-        if self.precision not in get_args(Precision):
-            raise ValueError(
-                f"`precision` must be one of {', '.join(get_args(Precision))}, but got {self.precision!r}."
-            )
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, but got {self.precision!r}.")
 
 
 class State(NamedTuple):

@@ -23,11 +23,12 @@ from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.augment import augment
+from ginseng.train.checkpoint import Progress
 from ginseng.train.feed import ClassWeights
 from ginseng.train.loop import Trainer
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
-from ginseng.train.step import Augmentation, Precision
+from ginseng.train.step import Augmentation
 
 
 @dataclass
@@ -125,7 +126,7 @@ class GinsengClassifierTrainerSettings:
     label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
     class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
     ema: float | None = dataclasses.field(default=None, kw_only=True)
-    precision: Precision = dataclasses.field(default="float32", kw_only=True)
+    precision: str = dataclasses.field(default="float32", kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
@@ -327,12 +328,17 @@ class GinsengClassifierTrainer(Trainer):
         super()._go_back()
         self.classifier.module = cast(AttentionClassifier, self.model)
 
+    def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
+        return {**super()._description(run, rates), **self._settings_in_words}
+
+    @property
+    def _settings_in_words(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.settings)
+        return {**settings, "schedule": "custom"} if callable(self.settings.schedule) else settings
+
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""
-        settings = dataclasses.asdict(self.settings)
-        if callable(self.settings.schedule):
-            settings["schedule"] = "custom"
-        described = {"settings": settings, "history": dataclasses.asdict(self.logger)}
+        described = {"settings": self._settings_in_words, "history": dataclasses.asdict(self.logger)}
         return {**described, **self._start_metadata}
 
 

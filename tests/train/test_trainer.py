@@ -547,3 +547,163 @@ class TestCountsAndBalance:
             dataclasses.replace(QUICK, balance_train="upsample")
         with pytest.raises(ValueError, match="An amount of memory must be like"):
             GinsengClassifierTrainer(dataset, QUICK, memory="much")
+
+
+class TestRecipe:
+    """One step, or none, against what a setting is documented to do."""
+
+    @pytest.fixture
+    def batch(self, dataset):
+        ((x, y),) = dataset.stream(120, "all", shuffle=False)
+        return jnp.asarray(x), y
+
+    def one_step(self, dataset, **options):
+        start = eqx.tree_at(lambda m: m.weight, plain(), 0.1 * jr.normal(jr.key(0), (3, 30)))
+        trainer = Trainer(start, dataset, batch_size=120, optimizer=optax.sgd(0.1), **options)
+        return start, trainer.fit(1, silent=True), trainer
+
+    def expected(self, start, batch, loss):
+        x, y = batch
+        return start.weight - 0.1 * eqx.filter_grad(lambda m: loss(jax.vmap(m)(x), y))(start).weight
+
+    def test_label_smoothing(self, dataset, batch):
+        def loss(logits, y):
+            targets = 0.8 * jax.nn.one_hot(y, 3) + 0.2 / 3
+            return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=1))
+
+        start, trained, _ = self.one_step(dataset, label_smoothing=0.2)
+        np.testing.assert_allclose(trained.weight, self.expected(start, batch, loss), rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("weights", [{"NK cell": 3.0}, "balanced"])
+    def test_class_weights(self, dataset, batch, weights):
+        counts = np.bincount(dataset.labels)
+        factors = 120 / (3 * counts) if weights == "balanced" else np.array([1.0, 3.0, 1.0])
+
+        def loss(logits, y):
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return jnp.mean(losses * factors[y])
+
+        start, trained, _ = self.one_step(dataset, class_weights=weights)
+        np.testing.assert_allclose(trained.weight, self.expected(start, batch, loss), rtol=1e-4, atol=1e-6)
+
+    def test_average_of_weights(self, dataset):
+        options = {"optimizer": optax.sgd(0.1), "batch_size": 120, "seed": 3}
+        trainer = Trainer(plain(), dataset, **options)
+        weights = [trainer.fit(1, silent=True).weight for _ in range(3)]
+        average = plain().weight
+        for step, weight in enumerate(weights):
+            decay = min(0.15, (1 + step) / (10 + step))
+            average = decay * average + (1 - decay) * weight
+        averaged = Trainer(plain(), dataset, ema=0.15, **options).fit(3, silent=True)
+        np.testing.assert_allclose(averaged.weight, average, rtol=1e-5, atol=1e-7)
+
+    def test_rates_multiply_the_updates_of_the_optimizer(self, dataset):
+        start, trained, _ = self.one_step(dataset)
+        _, half, _ = self.one_step(dataset, schedule=lambda _: 0.5)
+        np.testing.assert_allclose(
+            half.weight - start.weight, 0.5 * (trained.weight - start.weight), rtol=1e-4, atol=1e-7
+        )
+
+    def test_settings_reach_the_optimizer(self, dataset):
+        def first_update(**changes):
+            settings = dataclasses.replace(QUICK, batch_size=200, holdout_fraction=0.0, weight_decay=0.0, **changes)
+            trainer = GinsengClassifierTrainer(dataset, settings)
+            before = trainer.classifier.params["head"]["W"]
+            return np.abs(trainer.fit(1, silent=True).params["head"]["W"] - before).max()
+
+        assert first_update() == pytest.approx(5e-3, rel=1e-2)
+        assert first_update(schedule=optax.constant_schedule(1e-3)) == pytest.approx(1e-3, rel=1e-2)
+        assert first_update(clip=1e-12, eps=1.0) < 1e-12
+
+    def test_an_optimizer_in_place_of_that_of_the_settings(self, dataset):
+        settings = dataclasses.replace(QUICK, lr=1e9, schedule="cosine", clip=1e-9)
+        trainer = GinsengClassifierTrainer(dataset, settings, optimizer=optax.sgd(0.0))
+        before = trainer.classifier.module
+        assert_same_weights(trainer.fit(1, silent=True).module, before)
+
+    def test_bfloat16_learns_as_well(self, dataset):
+        trainers = [
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, precision=precision))
+            for precision in ("float32", "bfloat16")
+        ]
+        first, second = (trainer.fit(6, silent=True).module for trainer in trainers)
+        assert_same_weights(first, second, same=False)
+        assert {leaf.dtype for leaf in leaves_of(second)} == {np.dtype("float32")}
+        assert trainers[1].logger.holdout_accuracy[-1] > 0.9
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"),
+        [
+            ("precision", "float8", "`precision` must be one of float32, bfloat16, but got 'float8'"),
+            ("ema", 1.0, r"`ema` must lie in \[0, 1\), but got 1.0"),
+            ("label_smoothing", -0.1, r"`label_smoothing` must lie in \[0, 1\), but got -0.1"),
+            ("class_weights", "inverse", "`class_weights` must be 'balanced' or a dict, but got 'inverse'"),
+            ("class_weights", {"NK": 2.0}, "label 'NK' is not in the model's outputs; did you mean 'NK cell'"),
+            ("schedule", "linear", "`schedule` must be one of constant, cosine"),
+        ],
+    )
+    def test_bad_values_are_refused(self, dataset, option, value, message):
+        with pytest.raises(ValueError, match=message):
+            Trainer(plain(), dataset, **{option: value})
+        if option in ("schedule", "class_weights", "precision"):
+            with pytest.raises(ValueError, match=message):
+                GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, **{option: value}))
+        with pytest.raises(ValueError, match="`clip` must be positive, but got 0"):
+            dataclasses.replace(QUICK, clip=0.0)
+
+
+def test_the_preset_steps_as_the_reference_does():
+    settings = GinsengClassifierTrainerSettings.reference()
+    assert settings.schedule == "constant"
+    assert (settings.lr, settings.weight_decay, settings.decoupled, settings.warmup) == (1e-3, 0.01, True, 0.0)
+    assert (settings.balance_train, settings.dropout_rate, settings.eps) == (True, 0.2, 1e-9)
+    assert GinsengClassifierTrainerSettings.reference(lr=0.1).lr == 0.1
+
+
+def test_a_model_of_other_genes_and_labels(dataset):
+    """Any module may have inputs and outputs that are not those of the dataset."""
+    genes = [*reversed(dataset.gene_names[5:]), "UNKNOWN"]
+    labels = ["another type", *dataset.label_names]
+    model = AttentionClassifier(26, 4, 8, key=jr.key(0))
+    with pytest.warns(UserWarning, match="1 of the 26 genes"):
+        trainer = Trainer(model, dataset, genes=genes, labels=labels, optimizer=adam_l2(1e-2), batch_size=32)
+    trainer.fit(6, silent=True)
+    assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
+    with pytest.raises(ValueError, match="labels that the model has no output for: NK cell"):
+        Trainer(model, dataset, genes=genes, labels=["B cell", "T cell", "γδ T cell"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_metrics_are_logged_while_it_runs(dataset, tmp_path, suffix):
+    path = tmp_path / "logs" / f"run.{suffix}"
+    trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, holdout_fraction=0.0))
+    trainer.fit(2, silent=True, log=path)
+    trainer.fit(1, silent=True, log=path)
+    table = pd.read_csv(path) if suffix == "csv" else pd.read_json(path, lines=True)
+    assert table["epoch"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(table["train_loss"], trainer.logger.train_loss)
+    assert table["holdout_loss"].isna().all()
+    assert (table["seconds"] >= 0).all()
+    with pytest.raises(ValueError, match=r"is a .csv or a .jsonl file, but got .*run.txt"):
+        trainer.fit(1, silent=True, log=tmp_path / "run.txt")
+    assert len(trainer.logger.epoch) == 3
+
+
+def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(dataset):
+    trainer = Trainer(plain(), dataset, optimizer=optax.sgd(1e38), batch_size=16)
+    with pytest.raises(ValueError, match="training loss is nan"):
+        trainer.fit(1, silent=True)
+    assert_same_weights(trainer.model, plain())
+
+
+def test_counts_travel_in_the_type_that_they_are_stored_in(dataset, monkeypatch):
+    found = set()
+    steps = Trainer._train_step
+
+    def recorded(self, given, state):
+        found.add(given[1].x.dtype)
+        return steps(self, given, state)
+
+    monkeypatch.setattr(Trainer, "_train_step", recorded)
+    Trainer(attention(), dataset, batch_size=32).fit(1, silent=True)
+    assert found == {np.dtype("uint8")} == {dataset.dtype}

@@ -1,0 +1,182 @@
+"""A run that was killed ends as one that was not."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import optax
+import pytest
+
+from ginseng import GinsengClassifierTrainer, Trainer, load_model
+from ginseng.train.checkpoint import Checkpoint
+from tests.conftest import SUBPROCESS_ENVIRONMENT
+from tests.train.test_trainer import QUICK, assert_same_weights, attention
+
+FIT = """
+import sys
+import ginseng
+from ginseng.train import checkpoint, feed
+checkpoint._SECONDS_BETWEEN, feed._STEPS_PER_CALL = 0.0, 1
+folder, out = sys.argv[1:]
+settings = ginseng.GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=16, lr=5e-3, patience=5, seed=4)
+trainer = ginseng.GinsengClassifierTrainer(folder + "/cells.zarr", settings)
+step = trainer._train_step
+def announced(*args):
+    print("step", flush=True)
+    return step(*args)
+trainer._train_step = announced
+trainer.fit(8, silent=True, checkpoint=folder + "/run")
+ginseng.save_model(ginseng.state_from_classifier_trainer(trainer), out)
+"""
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Save after each call of the compiled steps, and die after so many saves."""
+    monkeypatch.setattr("ginseng.train.checkpoint._SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
+
+    def arrange(n_saves):
+        save, n_left = Checkpoint.save, n_saves
+
+        def dying(self, saved):
+            nonlocal n_left
+            save(self, saved)
+            n_left -= 1
+            if n_left == 0:
+                raise Killed
+
+        monkeypatch.setattr(Checkpoint, "save", dying)
+
+    return arrange
+
+
+RUNS = {
+    "default": {},
+    "everything": {
+        "balance_train": "resample",
+        "patience": 2,
+        "ema": 0.9,
+        "clip": 1.0,
+        "rate": 0.1,
+        "schedule": "cosine",
+        "precision": "bfloat16",
+        "class_weights": "balanced",
+        "label_smoothing": 0.1,
+    },
+}
+
+
+class TestResumption:
+    @pytest.mark.parametrize("n_saves", [1, 2, 3, 8])
+    @pytest.mark.parametrize(("options", "memory"), [("default", "3 kB"), ("everything", None)])
+    def test_it_ends_with_the_same_weights_bit_by_bit(
+        self, dataset, tmp_path, killed_after, monkeypatch, n_saves, options, memory
+    ):
+        settings = dataclasses.replace(QUICK, **RUNS[options])
+
+        def run(**kept):
+            trainer = GinsengClassifierTrainer(dataset, settings, memory=memory)
+            trainer.fit(4, silent=True, **kept)
+            return trainer
+
+        with monkeypatch.context():
+            expected = run()
+        killed_after(n_saves)
+        with pytest.raises(Killed):
+            run(checkpoint=tmp_path / "run")
+        monkeypatch.undo()
+        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
+        resumed = run(checkpoint=tmp_path / "run")
+        assert_same_weights(resumed.model, expected.model)
+        assert resumed.classifier.module is resumed.model
+        assert dataclasses.asdict(resumed.logger) == dataclasses.asdict(expected.logger)
+        assert resumed.holdout_scores.confusion.equals(expected.holdout_scores.confusion)
+        again = run(checkpoint=tmp_path / "run")
+        assert_same_weights(again.model, expected.model)
+        assert again.logger.epoch == expected.logger.epoch
+
+    def test_after_kill_9(self, dataset, tmp_path):
+        dataset.make_split(0.2)
+        command = [sys.executable, "-c", FIT, str(tmp_path)]
+        options = {"text": True, "env": SUBPROCESS_ENVIRONMENT}
+        with subprocess.Popen([*command, str(tmp_path / "resumed.h5")], stdout=subprocess.PIPE, **options) as process:
+            for _ in range(20):
+                assert process.stdout.readline() == "step\n"
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "resumed.h5").exists()
+        done = subprocess.run([*command, str(tmp_path / "resumed.h5")], capture_output=True, check=True, **options)
+        n_steps = done.stdout.count("step")
+        (tmp_path / "run").rename(tmp_path / "first")
+        done = subprocess.run([*command, str(tmp_path / "whole.h5")], capture_output=True, check=True, **options)
+        assert 0 < n_steps < done.stdout.count("step")
+        resumed, whole = (load_model(tmp_path / f"{name}.h5") for name in ("resumed", "whole"))
+        assert_same_weights(resumed.params, whole.params)
+        assert resumed.metadata["history"] == whole.metadata["history"]
+
+    def test_any_model_and_optimizer(self, dataset, tmp_path, killed_after, monkeypatch):
+        def run(**kept):
+            trainer = Trainer(attention(), dataset, optimizer=optax.chain(optax.clip(1.0), optax.lion(1e-3)))
+            return trainer.fit(3, silent=True, **kept)
+
+        killed_after(2)
+        with pytest.raises(Killed):
+            run(checkpoint=tmp_path / "run")
+        monkeypatch.undo()
+        assert_same_weights(run(checkpoint=tmp_path / "run"), run())
+
+
+class TestRefusals:
+    @pytest.fixture
+    def folder(self, dataset, tmp_path):
+        GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=tmp_path / "run")
+        return tmp_path / "run"
+
+    @pytest.mark.parametrize(
+        ("changes", "epochs", "named"),
+        [
+            ({"lr": 1e-4}, 1, "lr was 0.005, now 0.0001"),
+            ({"seed": 9}, 1, "seed was 1, now 9"),
+            ({"batch_size": 16}, 1, "batch_size was 32, now 16"),
+            ({"weight_decay": 0.5}, 1, "weight_decay was 0.01, now 0.5"),
+            ({}, 2, r"epochs was \[0, 1\], now \[0, 2\]"),
+        ],
+    )
+    def test_other_settings(self, dataset, folder, changes, epochs, named):
+        before = (folder / "checkpoint.h5").read_bytes()
+        trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, **changes))
+        with pytest.raises(ValueError, match=f"holds another run.*({named}).*name another directory"):
+            trainer.fit(epochs, silent=True, checkpoint=folder)
+        assert (folder / "checkpoint.h5").read_bytes() == before
+
+    def test_other_data(self, dataset, folder):
+        dataset.make_split(0.5)
+        with pytest.raises(ValueError, match="holds another run .*cells was"):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
+
+    def test_another_optimizer(self, dataset, tmp_path):
+        Trainer(attention(), dataset).fit(1, silent=True, checkpoint=tmp_path / "run")
+        with pytest.raises(ValueError, match="of another model or optimiser"):
+            Trainer(attention(), dataset, optimizer=optax.sgd(0.1)).fit(1, silent=True, checkpoint=tmp_path / "run")
+
+    def test_a_damaged_file(self, dataset, folder):
+        (folder / "checkpoint.h5").write_bytes(b"not a checkpoint")
+        with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
+
+
+def test_the_model_file_of_a_resumed_run_tells_its_whole_history(dataset, tmp_path):
+    trainer = GinsengClassifierTrainer(dataset, QUICK)
+    trainer.fit(2, silent=True, checkpoint=tmp_path / "run")
+    resumed = GinsengClassifierTrainer(dataset, QUICK)
+    resumed.fit(2, silent=True, checkpoint=tmp_path / "run")
+    assert json.dumps(resumed.metadata()) == json.dumps(trainer.metadata())
+    assert np.isfinite(resumed.logger.train_loss).all()
