@@ -2,11 +2,15 @@
 
     python benchmarks/simulate.py --data pbmc3k.h5ad --cells 20000 --out /tmp/20k.h5ad
     python benchmarks/training.py --data /tmp/20k.h5ad --reference /tmp/reference/bin/python
+    python benchmarks/training.py --data /tmp/200k.h5ad --questions epoch --steps 400 --reference-steps 40 ...
+    python benchmarks/training.py --data /tmp/20k.h5ad --questions epoch --batch-size 512 --precision float32 bfloat16
 
 Each measurement is a process of its own; prints one JSON line for each. A step is measured by fitting to one batch
-again and again, without reading or validation; an epoch includes both. The roofline is the time of the matrix products
-of a step, each measured on its own at the same shapes, and of moving parameters, gradients and moments through memory
-once.
+again and again, without reading; an epoch streams its batches, of random cells of all the data, and ends with
+validation on a tenth as many. `--steps` cuts it short. The first epoch compiles, and reads the counts; figures are of
+the second. Memory is what training takes above what the process had before; its floor are parameters, gradients and
+two moments. The roofline is the time of the matrix products of a step, each measured on its own at the same shapes, and
+of moving parameters, gradients and moments through memory once.
 """
 
 import argparse
@@ -23,36 +27,47 @@ import jax.numpy as jnp
 HIDDEN = 64
 
 TRAIN = """
-import json, sys, time
+import json, resource, sys, time
+import numpy as np
 from ginseng.data.dataset import GinsengDataset
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-question, data, label, path, batch_size, n_steps = *sys.argv[1:5], *map(int, sys.argv[5:])
+question, data, label, path, precision, batch_size, n_steps = *sys.argv[1:6], *map(int, sys.argv[6:])
 dataset = GinsengDataset.create(path, data, label)
 dataset.make_split(0.1)
+rng = np.random.default_rng(0)
+n_cells = min(len(dataset.train_idx) // batch_size, n_steps) * batch_size
+dataset.train_idx = np.sort(rng.choice(dataset.train_idx, n_cells, replace=False))
+n_test = min(len(dataset.test_idx), n_cells // 10 if question == "epoch" else batch_size)
+dataset.test_idx = np.sort(rng.choice(dataset.test_idx, n_test, replace=False))
 if question == "step":
-    batch = next(iter(dataset.stream(batch_size, "train")))
-    def stream(self, batch_size, split="train", *_, **__):
-        return iter([batch] * (n_steps if split == "train" else 1))
+    x, y = next(iter(dataset.stream(batch_size, "train")))
+    def stream(self, batch_size, split="train", *_, dtype="float32", **__):
+        batch = x.astype(self.dtype if dtype is None else dtype), y
+        return iter([batch] * (n_cells // batch_size if split == "train" else 1))
     GinsengDataset.stream = stream
-settings = GinsengClassifierTrainerSettings(hidden_dim=HIDDEN, batch_size=batch_size, balance_train=False)
+changes = {"precision": precision} if precision != "float32" else {}
+settings = GinsengClassifierTrainerSettings(hidden_dim=HIDDEN, batch_size=batch_size, balance_train=False, **changes)
 trainer = GinsengClassifierTrainer(dataset, settings)
-start = time.perf_counter()
-trainer.fit(epochs=1, silent=True)
-first, start = time.perf_counter() - start, time.perf_counter()
-trainer.fit(epochs=1, silent=True)
-seconds = time.perf_counter() - start
-n_cells = n_steps * batch_size if question == "step" else len(dataset.train_idx)
-print(json.dumps({"cells/s": round(n_cells / seconds), "first epoch, s": round(first, 2), "s": round(seconds, 2)}))
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+first, second = (seconds(lambda: trainer.fit(epochs=1, silent=True)) for _ in range(2))
+found = {"cells/s": round(n_cells / second), "first epoch, s": round(first, 2), "second, s": round(second, 2)}
+print(json.dumps({**found, "memory, MiB": round(peak() - before)}))
 """.replace("HIDDEN", str(HIDDEN))
 
 
-def measure(name: str, question: str, python: str, *args: object) -> None:
+def measure(name: str, question: str, python: str, precision: str, data: Path, label: str, *numbers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        data, label, *numbers = args
-        command = [python, "-c", TRAIN, question, data, label, Path(folder) / "x.zarr", *numbers]
+        command = [python, "-c", TRAIN, question, data, label, Path(folder) / "x.zarr", precision, *numbers]
         done = subprocess.run(list(map(str, command)), check=True, cwd=folder, capture_output=True, text=True)
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    print(json.dumps({"question": question, "by": name, **result}), flush=True)
+    described = {"question": question, "by": name, "precision": precision, "batch": numbers[0]}
+    print(json.dumps({**described, **result}), flush=True)
 
 
 def seconds_of(function, *args, repeats: int = 15) -> float:
@@ -97,6 +112,7 @@ def roofline(batch_size: int, n_genes: int, n_classes: int) -> dict[str, float]:
         "parameter traffic, ms": round(1e3 * traffic, 1),
         "bandwidth, GB/s": round(bandwidth / 1e9, 1),
         "cells/s": round(batch_size / total),
+        "floor of memory, MiB": round(4 * 4 * n_parameters / 2**20),
     }
 
 
@@ -105,21 +121,23 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="labelled counts, .h5ad")
     parser.add_argument("--label", default="cell_type")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--precision", nargs="+", default=["float32"])
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--questions", nargs="+", default=["step", "epoch"])
     parser.add_argument("--reference", help="python of the environment with ginseng 0.2.1")
+    parser.add_argument("--reference-steps", type=int, help="fewer steps for it, where it is slow")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    sides = {"ginseng-eqx": sys.executable}
-    if arguments.reference:
-        sides["ginseng 0.2.1"] = arguments.reference
-    args = (arguments.data.resolve(), arguments.label, arguments.batch_size, arguments.steps)
+    data = arguments.data.resolve(), arguments.label, arguments.batch_size
     for _ in range(arguments.rounds):
         found = roofline(arguments.batch_size, 2_000, 9)
-        print(json.dumps({"question": "step", "by": "roofline", **found}), flush=True)
+        print(json.dumps({"question": "step", "by": "roofline", "batch": arguments.batch_size, **found}), flush=True)
         for question in arguments.questions:
-            for name, python in sides.items():
-                measure(name, question, python, *args)
+            for precision in arguments.precision:
+                measure("ginseng-eqx", question, sys.executable, precision, *data, arguments.steps)
+            if arguments.reference:
+                n_steps = arguments.reference_steps or arguments.steps
+                measure("ginseng 0.2.1", question, arguments.reference, "float32", *data, n_steps)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from anndata import AnnData
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import is_model, load_model, read_adata, save_model, write_adata
+from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.metrics import score
 from ginseng.model.predict import classify
@@ -151,10 +152,19 @@ def fit(
         float | None, typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}.")
     ] = None,
     balance: Annotated[
-        str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (draw rare ones again).")
-    ] = "none",
+        str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (rare ones more often).")
+    ] = balance_of(_DEFAULTS.balance_train),
+    precision: Annotated[
+        str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
+    ] = _DEFAULTS.precision,
     memory: Annotated[
         str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Save the run in this folder as it goes on; repeat the call after a kill.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append the metrics of each epoch to this .csv or .jsonl file.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     quiet: Quiet = False,
@@ -184,6 +194,7 @@ def fit(
         balance_train=balance,
         group_level=hold_out_groups,
         patience=patience,
+        precision=precision,
         seed=seed,
     )
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
@@ -211,7 +222,7 @@ def fit(
             path = dataset or Path(folder) / "train.zarr"
             made = _create(path, adata, label, layer, gene_column, group, require_labels, quiet)
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
-        trainer.fit(epochs, silent=quiet)
+        trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
     _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")

@@ -87,13 +87,7 @@ def run(
         dataset = GinsengDataset.create(
             Path(folder) / "train.zarr", training, label_key, genes="ginseng_genes", silent=silent
         )
-        settings = GinsengClassifierTrainerSettings(
-            batch_size=32 if dataset.n_cells < 4096 else 128,
-            lr=3e-4,
-            balance_train=False,
-            holdout_fraction=0.0,
-            seed=seed,
-        )
+        settings = GinsengClassifierTrainerSettings(holdout_fraction=0.0, seed=seed)
         trainer = GinsengClassifierTrainer(dataset, settings)
         trainer.fit(epochs, silent=silent)
     save_model(state_from_classifier_trainer(trainer), out / "model.h5")

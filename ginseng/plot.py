@@ -51,7 +51,7 @@ def confusion_matrix(scores: Scores) -> Figure:
 
 
 def training_curve(logger: GinsengLogger) -> Figure:
-    """Draw the losses and the holdout accuracy of each epoch.
+    """Draw the losses, and accuracy and macro-F1 on the held-out cells, of each epoch.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def training_curve(logger: GinsengLogger) -> Figure:
 
     Examples
     --------
-    >>> figure = training_curve(GinsengLogger([0, 1], [1.0, 0.5], [0.9, 0.6], [0.6, 0.8]))
+    >>> figure = training_curve(GinsengLogger([0, 1], [1.0, 0.5], [0.9, 0.6], [0.6, 0.8], [0.5, 0.7]))
     """
     epochs = np.asarray(logger.epoch) + 1
     figure = Figure(figsize=(8, 3), layout="constrained")
@@ -75,8 +75,10 @@ def training_curve(logger: GinsengLogger) -> Figure:
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
-    right.plot(epochs, logger.holdout_accuracy, marker=".", color="C1")
-    right.set(xlabel="epoch", ylabel="holdout accuracy", ylim=(0, 1.02))
+    right.plot(epochs, logger.holdout_accuracy, marker=".", color="C1", label="accuracy")
+    right.plot(epochs, logger.holdout_macro_f1, marker=".", color="C2", label="macro-F1")
+    right.set(xlabel="epoch", ylabel="on held-out cells", ylim=(0, 1.02))
+    right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)

@@ -95,6 +95,18 @@ class TestFit:
         assert len(set(kept.groups[kept.test_idx])) == 1
         assert (tmp_path / "m.h5").exists()
 
+    def test_a_run_is_logged_and_goes_on_from_its_checkpoint(self, counts, tmp_path):
+        options = ("--label", "cell_type", "--checkpoint", tmp_path / "run", "--log", tmp_path / "run.csv", *QUICK)
+        for name in ("first", "second"):
+            ginseng("fit", counts, "-o", tmp_path / f"{name}.h5", "--precision", "bfloat16", *options)
+        first, second = (load_model(tmp_path / f"{name}.h5") for name in ("first", "second"))
+        assert len((tmp_path / "run.csv").read_text().splitlines()) == 1 + len(first.metadata["history"]["epoch"])
+        assert first.metadata["settings"]["precision"] == "bfloat16"
+        for name, layer in first.params.items():
+            np.testing.assert_array_equal(layer["W"], second.params[name]["W"])
+        result = ginseng("fit", counts, "-o", tmp_path / "third.h5", *options, fails=True)
+        assert "precision was bfloat16, now float32" in " ".join(result.split())
+
     def test_gene_column_and_layer(self, adata, tmp_path):
         adata.var["mine"] = np.arange(30) < 20
         adata.layers["counts"] = adata.X.copy()
@@ -104,7 +116,8 @@ class TestFit:
         ginseng("fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *options, *QUICK)
         state = load_model(tmp_path / "m.h5")
         assert list(state.genes) == [f"GENE{i}" for i in range(20)]
-        assert state.metadata["history"]["train_loss"][-1] < 0.5
+        losses = state.metadata["history"]["train_loss"]
+        assert losses[-1] < 0.5 * losses[0]
 
     def test_cells_without_a_label(self, adata, tmp_path):
         adata.obs.loc["cell7", "cell_type"] = np.nan

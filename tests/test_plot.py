@@ -22,9 +22,12 @@ def test_confusion_matrix_shows_the_numbers_of_cells(tmp_path):
 
 
 def test_training_curve_shows_every_epoch():
-    figure = plot.training_curve(GinsengLogger([0, 1, 2], [3.0, 2.0, 1.0], [3.5, 3.0, 2.5], [0.2, 0.4, 0.6]))
+    figure = plot.training_curve(
+        GinsengLogger([0, 1, 2], [3.0, 2.0, 1.0], [3.5, 3.0, 2.5], [0.2, 0.4, 0.6], [0.1, 0.2, 0.3])
+    )
     left, right = figure.axes
     assert [list(line.get_ydata()) for line in left.lines] == [[3.0, 2.0, 1.0], [3.5, 3.0, 2.5]]
+    assert [list(line.get_ydata()) for line in right.lines] == [[0.2, 0.4, 0.6], [0.1, 0.2, 0.3]]
     assert list(right.lines[0].get_xdata()) == [1, 2, 3]
 
 

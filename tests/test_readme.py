@@ -1,5 +1,7 @@
 import re
 
+import pandas as pd
+
 from ginseng import load_model
 from tests.conftest import REPOSITORY, simulate
 
@@ -21,10 +23,11 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
         names = {}
         exec(compile(block, "README.md", "exec"), names)
         results.append(names)
-    train_and_annotate, any_size, compose, tune = results
+    train_and_annotate, any_size, training, compose, tune = results
     table = train_and_annotate["table"]
     assert (table["ginseng_cell_type"].astype(str) == simulate(n_cells=60).obs["cell_type"].astype(str)).mean() > 0.9
     assert any_size["dataset"].n_cells == 400
+    assert len(training["trainer"].logger.epoch) == len(pd.read_csv("atlas.csv"))
     assert type(compose["trained"]).__name__ == "NewHead"
     assert tune["tuned"].n_classes == 4
     assert load_model("model.h5").n_classes == 3

@@ -345,13 +345,13 @@ class GinsengDataset:
     def _batches(
         self, cells: np.ndarray, memory: int | None, order: streaming.Order, dtype: DTypeLike | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self._fits(memory):
+        budget = self.budget(memory)
+        if self._n_bytes <= budget:
             if self._counts is None:
                 self._counts = self._stored.read_all()
             batches = streaming.from_memory(self._counts, cells[order.of(len(cells))], order.n_per_batch)
         else:
             self._counts = None
-            budget = max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free_memory() // 2)) if memory is None else memory
             batches = streaming.from_store(self._stored, cells, budget, order)
         for x, rows in batches:
             yield x.astype(self.dtype if dtype is None else dtype, copy=False), self.labels[rows]
@@ -361,11 +361,19 @@ class GinsengDataset:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
-    def _fits(self, memory: int | None) -> bool:
-        """Whether all counts can be held."""
-        if memory is None and self._counts is not None:
-            return True
-        return int(self._stored.bytes_per_cell.sum()) <= (free_memory() // 2 if memory is None else memory)
+    def budget(self, memory: int | None = None) -> int:
+        """Bytes that counts may take in `stream`: `memory`, or what is chosen by what is free now."""
+        if memory is not None:
+            return memory
+        free = free_memory()
+        if self._counts is not None or self._n_bytes <= free // 2:
+            return self._n_bytes
+        return max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free // 2))
+
+    @cached_property
+    def _n_bytes(self) -> int:
+        """Memory that all counts take once they are read."""
+        return int(self._stored.bytes_per_cell.sum())
 
     @cached_property
     def _stored(self) -> StoredCounts:

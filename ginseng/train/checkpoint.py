@@ -34,6 +34,8 @@ class Progress:
         Epochs that it trains: from `first` up to but not including `last`.
     epoch : int
         The epoch that is next or under way.
+    memory : int
+        Bytes that counts may take, on which the order of the cells depends.
     rng : dict
         State of the random generator at the beginning of that epoch.
     totals : list of float
@@ -47,6 +49,7 @@ class Progress:
     first: int
     last: int
     epoch: int
+    memory: int
     rng: dict[str, Any]
     totals: list[float] = field(default_factory=list)
     lowest: float = float("inf")

@@ -12,8 +12,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ginseng.utils.memory import free_memory
-
 _AXIS = "cells"
 
 
@@ -59,11 +57,12 @@ class Devices:
         if batch_size % self.share[1]:
             raise ValueError(f"`batch_size` must be a multiple of the {self.share[1]} processes, but got {batch_size}.")
 
-    def agreed_memory(self, memory: int | None) -> int | None:
-        """Give one budget to all processes: with different ones they would stream in different orders."""
-        if memory is not None or self.share[1] == 1:
-            return memory
-        return int(multihost_utils.process_allgather(np.asarray(free_memory() // 2**21)).min()) * 2**20
+    def least(self, number: int) -> int:
+        """Give the smallest of the numbers of all processes."""
+        if self.share[1] == 1:
+            return number
+        halves = np.array(divmod(number, 2**31), np.int32)  # JAX has no 64-bit integers by default
+        return min(int(high) * 2**31 + int(low) for high, low in multihost_utils.process_allgather(halves))
 
     def padded(self, batch_size: int) -> int:
         """Cells of a batch in this process, up to a multiple of its devices."""
@@ -75,9 +74,9 @@ class Devices:
         return jax.make_array_from_process_local_data(self._batches, array)
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Copy arrays, the same in all processes, to all devices."""
+        """Put arrays, the same in all processes, on all devices."""
         if self.share[1] == 1:
-            return _of_arrays(lambda leaf: jax.device_put(jnp.copy(leaf), self.replicated), tree)
+            return _of_arrays(lambda leaf: jax.device_put(leaf, self.replicated), tree)
         place = functools.partial(jax.make_array_from_process_local_data, self.replicated)
         return _of_arrays(lambda leaf: place(np.asarray(leaf)), tree)
 

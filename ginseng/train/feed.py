@@ -50,6 +50,8 @@ class Feed:
         Its outputs.
     n_cells_per_slab : int
         Cells of the steps of one call.
+    memory : int or None
+        Bytes that counts may take.
     nonnegative : bool
         Whether negative values are refused.
 
@@ -75,7 +77,7 @@ class Feed:
         self._dataset, self._devices = dataset, devices
         self._batch_size, self._alpha = batch_size, alpha
         self._balance: Balance = balance_of(balance)
-        self.memory = devices.agreed_memory(memory if memory is None else bytes_of(memory))
+        self.memory = memory if memory is None else bytes_of(memory)
         self.n_genes = dataset.n_genes if genes is None else len(genes)
         self.labels = list(dataset.label_names if labels is None else labels)
         if unknown := sorted(set(dataset.label_names) - set(self.labels)):
@@ -109,6 +111,11 @@ class Feed:
     def n_steps(self) -> int:
         """Steps of a training epoch."""
         return -(-self.n_train // self._batch_size)
+
+    def settle_memory(self) -> int:
+        """Hold on to one budget, the same in all processes, since the order of the cells depends on it."""
+        self.memory = self._devices.least(self._dataset.budget(self.memory))
+        return self.memory
 
     def loss_weights(self, class_weights: ClassWeights | None) -> np.ndarray | None:
         """Factor of the loss of the cells of each label of the model; "balanced" has a mean of 1 over the cells."""

@@ -227,8 +227,8 @@ class Trainer:
         log_file = None if log is None else LogFile(log)
         done, steps_per_epoch = len(self.logger.epoch), self._feed.n_steps
         rates = learning_rates(self._schedule, 1.0, self._warmup, epochs * steps_per_epoch)
-        run = Progress(done, done + epochs, done, dict(self.rng.bit_generator.state))
-        self._state = self._begin()
+        run = Progress(done, done + epochs, done, self._feed.settle_memory(), dict(self.rng.bit_generator.state))
+        self._begin()
         saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
         if saved is not None and saved.exists:
             run = self._resume(saved)
@@ -261,7 +261,7 @@ class Trainer:
     def _start_again(self) -> None:
         """Go on from the weights that were handed out last; the optimiser begins anew."""
         self.opt_state = self._fresh_opt_state()
-        self._state = self._begin()
+        self._begin()
 
     def _go_back(self) -> None:
         """Take the best weights, and their scores; the optimiser begins anew."""
@@ -279,11 +279,13 @@ class Trainer:
         params, _ = self._partition(self.model)
         return jax.tree.map(jnp.copy, self._recipe.optimizer.init(params))
 
-    def _begin(self) -> State:
-        """State before the first step of a call of `fit`, on all devices."""
+    def _begin(self) -> None:
+        """Put the state of the next step on all devices; copied, since each call consumes the one it is given."""
         params, _ = self._partition(self.model)
         average = None if self._recipe.ema is None else params
-        return self._devices.replicate(State(jnp.asarray(self._n_steps, jnp.int32), params, self.opt_state, average))
+        state = State(jnp.asarray(self._n_steps, jnp.int32), params, self.opt_state, average)
+        self._state: State = self._devices.replicate(jax.tree.map(jnp.copy, state))
+        self.opt_state = self._state.opt_state
 
     def _run_epoch(self, run: Progress, rates: np.ndarray, saved: Checkpoint | None, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
@@ -361,7 +363,6 @@ class Trainer:
             "label_smoothing": self._recipe.label_smoothing,
             "class_weights": None if self._class_weights is None else self._class_weights.tolist(),
             "ema": self._recipe.ema,
-            "memory": self._feed.memory,
             "learning rates": digest(rates),
             "cells": digest(dataset.labels, *split),
             "genes": digest(np.asarray(dataset.gene_names)),
@@ -381,7 +382,7 @@ class Trainer:
         params, frozen = self._partition(self.model)
         found = saved.load(self._devices.local(self._state), params)
         self.logger, self.holdout_scores = found.logger, found.scores
-        self.rng.bit_generator.state = found.progress.rng
+        self.rng.bit_generator.state, self._feed.memory = found.progress.rng, found.progress.memory
         self._state = self._devices.replicate(found.state)
         self._keep()
         if found.best is not None:

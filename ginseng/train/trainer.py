@@ -54,7 +54,7 @@ class GinsengClassifierTrainerSettings:
     weight_decay : float
         L2 regularisation factor.
     decoupled : bool
-        Apply the regularisation to the update, as ginseng 0.2.1 does; False adds it to the gradient, which is the
+        Apply the regularisation to the update, as ginseng 0.2.1 does, rather than add it to the gradient, which is the
         textbook form. See `adam_l2`.
     normalize : bool
         Normalise counts in the network.
@@ -104,7 +104,7 @@ class GinsengClassifierTrainerSettings:
     lower: int | None = None
     upper: int | None = None
     hidden_dim: int = 64
-    dropout_rate: float = 0.2
+    dropout_rate: float = 0.1
     batch_size: int = 128
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -113,12 +113,12 @@ class GinsengClassifierTrainerSettings:
     normalize: bool = True
     target_sum: float = 1e4
     holdout_fraction: float = 0.1
-    balance_train: bool | str = True
+    balance_train: bool | str = "resample"
     group_level: bool = False
     group_mode: str = "fraction"
     seed: int = 1
-    decoupled: bool = dataclasses.field(default=True, kw_only=True)
-    balance_alpha: float = dataclasses.field(default=1.0, kw_only=True)
+    decoupled: bool = dataclasses.field(default=False, kw_only=True)
+    balance_alpha: float = dataclasses.field(default=0.5, kw_only=True)
     patience: int | None = dataclasses.field(default=None, kw_only=True)
     schedule: Schedule = dataclasses.field(default="cosine", kw_only=True)
     warmup: float = dataclasses.field(default=0.05, kw_only=True)
@@ -146,14 +146,14 @@ class GinsengClassifierTrainerSettings:
         Examples
         --------
         >>> GinsengClassifierTrainerSettings.reference(seed=2).balance_train
-        True
+        'downsample'
         """
         recipe = {
             "dropout_rate": 0.2,
             "lr": 1e-3,
             "weight_decay": 0.01,
             "decoupled": True,
-            "balance_train": True,
+            "balance_train": "downsample",
             "schedule": "constant",
             "warmup": 0.0,
         }
