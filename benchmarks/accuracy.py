@@ -99,14 +99,16 @@ def parts(folder: Path, seed: int) -> Iterator[tuple[str, ad.AnnData, ad.AnnData
 def write(folder: Path, train: ad.AnnData, test: ad.AnnData) -> None:
     """Write both parts with the genes that are selected on the first."""
     train, test = train.copy(), test.copy()
-    for adata in (train, test):
-        adata.obs["all"] = np.asarray(adata.X.sum(axis=1)).ravel()
     select_hvgs(train, 2000, silent=True)
     genes = train.var_names[train.var["ginseng_genes"]]
     for name, adata in (("train", train), ("test", test)):
-        kept = adata[:, genes].copy()
-        kept.obs["selected"] = np.asarray(kept.X.sum(axis=1)).ravel()
-        kept.write_h5ad(folder / f"{name}.h5ad")
+        x = adata[:, genes].X
+        sums = {layer: np.asarray(counts.sum(axis=1)).ravel() for layer, counts in (("all", adata.X), ("selected", x))}
+        cells = [f"cell{number}" for number in range(adata.n_obs)]
+        obs = pd.DataFrame({"cell_type": adata.obs["cell_type"].astype(str).to_numpy(), **sums}, index=cells)
+        ad.AnnData(
+            x, obs.astype({"cell_type": object}), pd.DataFrame(index=genes.to_numpy().astype(object))
+        ).write_h5ad(folder / f"{name}.h5ad")
 
 
 def main() -> None:
@@ -123,7 +125,9 @@ def main() -> None:
     found = []
 
     def measure(case: str, method: str, seed: int, test: ad.AnnData, folder: Path, *command: str) -> None:
-        subprocess.run([*command], check=True, cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([*command], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{method} failed: {done.stderr[-2000:]}")
         predicted = pd.read_csv(folder / "predicted.csv", dtype=str).iloc[:, 0]
         scores = score(test.obs["cell_type"].astype(str).to_numpy(), predicted.to_numpy())
         found.append({"case": case, "method": method, "accuracy": scores.accuracy, "macro-F1": scores.macro_f1})

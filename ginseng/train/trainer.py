@@ -104,7 +104,7 @@ class GinsengClassifierTrainerSettings:
     lower: int | None = None
     upper: int | None = None
     hidden_dim: int = 64
-    dropout_rate: float = 0.1
+    dropout_rate: float = 0.2
     batch_size: int = 128
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
