@@ -3,7 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import os
 import signal
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.counts import copy_of
-from ginseng.utils.files import is_url, is_zarr_url, replacing
+from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
 from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
@@ -198,7 +197,7 @@ def fit(
         seed=seed,
     )
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
-    _require_writable(output)
+    require_writable_path(output)
     state = None if start is None else load_model(start)
     with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
         if is_dataset:
@@ -256,7 +255,7 @@ def annotate(
         raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
     if Path(data).exists() and output.exists() and output.samefile(data):
         raise ValueError(f"{output} is the file of counts itself; name another output.")
-    _require_writable(output)
+    require_writable_path(output)
     to_table = suffix != ".h5ad"
     with _warnings(quiet):
         state = load_model(model)
@@ -341,17 +340,6 @@ def _create(
     return GinsengDataset.create(
         path, data, label, layer, gene_column, group, missing_labels=missing_labels, silent=quiet
     )
-
-
-def _require_writable(output: Path) -> None:
-    """Refuse an output that could not be written, before the work is done rather than after."""
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder; name a file.")
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"{output} cannot be written: {folder} is not a folder that you may write to.")
 
 
 def _say(quiet: bool, text: str) -> None:

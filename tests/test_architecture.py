@@ -17,6 +17,7 @@ ORDER = [
     "utils.files",
     "utils.memory",
     "utils.ahead",
+    "utils.digest",
     "utils.transpose",
     "utils.counts",
     "utils.genes",

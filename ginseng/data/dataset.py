@@ -361,6 +361,11 @@ class GinsengDataset:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
+    @property
+    def bytes_per_cell(self) -> np.ndarray:
+        """Memory that the counts of each cell take once they are read."""
+        return self._stored.bytes_per_cell
+
     def budget(self, memory: int | None = None) -> int:
         """Bytes that counts may take in `stream`: `memory`, or what is chosen by what is free now."""
         if memory is not None:

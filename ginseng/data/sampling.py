@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal, cast, get_args
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 Balance = Literal["none", "downsample", "resample"]
 
@@ -118,17 +118,21 @@ def n_streamed(labels: Integer[np.ndarray, " n"], balance: Balance) -> int:
     return int(counts.min() * len(counts))
 
 
-def balanced_weights(labels: Integer[np.ndarray, " n"], names: list[str]) -> dict[str, float]:
-    """Weights of cells by label that make every label count the same, with a mean of 1 over the cells.
+def balanced_weights(
+    labels: Integer[np.ndarray, " n"], balance: Balance, alpha: float
+) -> tuple[Integer[np.ndarray, " present"], Float[np.ndarray, " present"]]:
+    """Labels, and weights of their cells that make every label count the same, with a mean of 1 over an epoch.
 
     Examples
     --------
-    >>> {name: round(weight, 2) for name, weight in balanced_weights(np.array([0, 0, 0, 1]), ["A", "B"]).items()}
-    {'A': 0.67, 'B': 2.0}
+    >>> balanced_weights(np.array([0, 0, 0, 0, 1]), "none", 1.0)
+    (array([0, 1]), array([0.625, 2.5  ]))
+    >>> balanced_weights(np.array([0, 0, 0, 0, 1]), "resample", 0.5)
+    (array([0, 1]), array([0.75, 1.5 ]))
     """
     present, counts = np.unique(labels, return_counts=True)
-    weights = len(labels) / (len(present) * counts)
-    return {names[label]: float(weight) for label, weight in zip(present, weights, strict=True)}
+    drawn = counts ** {"none": 1.0, "downsample": 0.0, "resample": 1.0 - alpha}[balance]
+    return present, drawn.sum() / (len(present) * drawn)
 
 
 def require_share(alpha: float) -> None:

@@ -1,7 +1,6 @@
 """Training saved as it goes on, so that a run that was killed ends as one that was not."""
 
 import dataclasses
-import hashlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import h5py
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pandas as pd
 from jaxtyping import PyTree
@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from ginseng.metrics import Scores, scores_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.step import State
-from ginseng.utils.files import replacing
+from ginseng.utils.files import replacing, require_writable_path
 
 _FILE = "checkpoint.h5"
 _SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
@@ -102,8 +102,9 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path, run: dict[str, Any]):
         self._path = Path(folder) / _FILE
-        self._run = json.loads(json.dumps(run))
+        self._run = json.loads(_as_json(run))
         self._saved_at = time.monotonic()
+        require_writable_path(self._path)
         if self.exists:
             self._require_same_run()
 
@@ -125,12 +126,14 @@ class Checkpoint:
             "scores": _confusion_of(saved.scores),
             "best_scores": _confusion_of(saved.best_scores),
         }
+        for left_behind in self._path.parent.glob(f".{self._path.stem}.*{self._path.suffix}"):  # by a kill while saving
+            left_behind.unlink()
         with replacing(self._path) as fresh, h5py.File(fresh, "w") as file:
             file.attrs["run"] = json.dumps(self._run)
-            file["records"] = json.dumps(records)
+            file["records"] = _as_json(records)
             for name, tree in (("state", saved.state), ("best", saved.best)):
                 for number, leaf in enumerate(jax.tree.leaves(tree)):
-                    file[f"{name}/{number}"] = np.asarray(leaf)
+                    file[f"{name}/{number}"] = _storable(leaf)
         self._saved_at = time.monotonic()
 
     def load(self, state: State, params: PyTree) -> Saved:
@@ -159,12 +162,12 @@ class Checkpoint:
             )
 
     def _read(self, group: Any, like: PyTree) -> PyTree:
-        leaves = [jnp.asarray(group[str(number)][()]) for number in range(len(group))]
-        if [(leaf.shape, leaf.dtype) for leaf in leaves] != [
-            (leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)
-        ]:
+        leaves, expected = [np.asarray(group[str(number)]) for number in range(len(group))], jax.tree.leaves(like)
+        shapes = [[(x.shape, x.dtype) for x in found] for found in (leaves, map(_storable, expected))]
+        if shapes[0] != shapes[1]:
             raise ValueError(f"{self._path} is of another model or optimiser; name another directory.")
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        restored = [_restored(leaf, of) for leaf, of in zip(leaves, expected, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(like), restored)
 
     def _require_same_run(self) -> None:
         try:
@@ -179,23 +182,28 @@ class Checkpoint:
         ]
         if differing:
             raise ValueError(
-                f"{self._path} holds another run ({'; '.join(differing)}). Repeat that call to go on with it, or name "
-                "another directory."
+                f"{self._path} holds another run ({'; '.join(differing)}). To go on with that one, make its trainer "
+                "anew and repeat the call; for this one, name another directory."
             )
 
 
-def digest(*arrays: Any) -> str:
-    """Give a short name to the contents of arrays.
+def _as_json(records: dict[str, Any]) -> str:
+    """JSON of settings and figures, which may be numbers of NumPy."""
+    return json.dumps(records, default=lambda value: value.item() if isinstance(value, np.generic) else str(value))
 
-    Examples
-    --------
-    >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
-    (True, False)
-    """
-    contents = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        contents.update(np.ascontiguousarray(array).tobytes())
-    return contents.hexdigest()
+
+def _storable(leaf: Any) -> np.ndarray:
+    """Array that HDF5 has a type for: it has none for PRNG keys, and none for bfloat16."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jr.key_data(leaf)
+    array = np.asarray(leaf)
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _restored(stored: np.ndarray, like: Any) -> jax.Array:
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jr.wrap_key_data(jnp.asarray(stored), impl=jr.key_impl(like))
+    return jnp.asarray(stored.view(like.dtype) if like.dtype.kind == "V" else stored)
 
 
 def _confusion_of(scores: Scores | None) -> dict[str, Any] | None:

@@ -38,11 +38,13 @@ class Devices:
 
     def __init__(self, devices: int | Sequence[Any] | None = None):
         seen = jax.devices()
-        if isinstance(devices, int):
+        if isinstance(devices, int | np.integer):
             if not 1 <= devices <= len(seen):
                 raise ValueError(f"`devices` must lie between 1 and the {len(seen)} that JAX sees, but got {devices}.")
             devices = seen[:devices]
         chosen = seen if devices is None else list(devices)
+        if not chosen:
+            raise ValueError("`devices` is empty; leave it out to use all.")
         self._mesh = Mesh(np.asarray(chosen), (_AXIS,))
         self._n_local = sum(device.process_index == jax.process_index() for device in chosen)
         n_processes = len({device.process_index for device in chosen})

@@ -4,6 +4,7 @@ import itertools
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from scipy import sparse
 
@@ -12,6 +13,7 @@ from ginseng.data.sampling import Balance, balance_of, balanced_weights, n_strea
 from ginseng.train.devices import Devices
 from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
+from ginseng.utils.digest import digest
 from ginseng.utils.genes import gene_selector, match_genes
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
@@ -118,17 +120,35 @@ class Feed:
         return self.memory
 
     def loss_weights(self, class_weights: ClassWeights | None) -> np.ndarray | None:
-        """Factor of the loss of the cells of each label of the model; "balanced" has a mean of 1 over the cells."""
+        """Factor of the loss of the cells of each label of the model; "balanced" has a mean of 1 over an epoch."""
         if class_weights is None:
             return None
-        if class_weights == "balanced":
-            class_weights = balanced_weights(self.train_labels, self._dataset.label_names)
-        if isinstance(class_weights, str):
-            raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
-        for name in class_weights:
+        if not isinstance(class_weights, Mapping):
+            if not isinstance(class_weights, str) or class_weights != "balanced":
+                raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
+            labels, weights = balanced_weights(self.train_labels, self._balance, self._alpha)
+            class_weights = dict(zip([self._dataset.label_names[label] for label in labels], weights, strict=True))
+        for name, weight in class_weights.items():
             if name not in self.labels:
                 raise unknown_name("label", name, "the model's outputs", self.labels)
+            if not 0 <= weight < np.inf:
+                raise ValueError(f"`class_weights` must be finite and not negative, but got {weight} for '{name}'.")
         return np.array([class_weights.get(name, 1.0) for name in self.labels], np.float32)
+
+    def digests(self) -> dict[str, str]:
+        """Short names for the cells, with a sample of their counts, and for the genes."""
+        dataset = self._dataset
+        sample, _ = next(dataset.stream(256, "all", shuffle=False, memory=self.memory, dtype=None))
+        split = () if dataset.train_idx is None else (dataset.train_idx, dataset.test_idx)
+        return {
+            "cells": digest(dataset.labels, dataset.bytes_per_cell, sample, *split),
+            "genes": digest(np.asarray(dataset.gene_names)),
+        }
+
+    def slab_like(self) -> Slab:
+        """Give the shapes and types of a slab."""
+        x, y, mask = (jax.ShapeDtypeStruct(self._shape[:n], t) for n, t in ((3, self._dtype), (2, np.int32), (2, bool)))
+        return Slab(x, y, mask, np.zeros(self._shape[0], np.float32), np.int32(0))  # pyright: ignore[reportArgumentType]
 
     def train(self, rng: np.random.Generator, rates: np.ndarray, n_skipped: int = 0) -> Generator[tuple[Slab, int]]:
         """Give a training epoch as slabs, each with its number of cells; a thread prepares the next one.
@@ -201,6 +221,6 @@ def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix |
         warnings.warn(
             f"{len(genes) - n_found:,} of the {len(genes):,} genes of the classifier are not in the dataset and count "
             "as zero.",
-            stacklevel=3,
+            stacklevel=6,
         )
     return gene_selector(positions, len(genes))

@@ -1,12 +1,13 @@
 """Metrics of a training run, epoch by epoch."""
 
-import csv
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
+
+from ginseng.utils.files import replacing, require_writable_path
 
 
 @dataclass
@@ -90,7 +91,7 @@ class GinsengLogger:
 
 
 class LogFile:
-    """A file to which the metrics of each epoch are appended as it ends.
+    """A file to which the metrics of each epoch are appended as it ends; a last row of the same epoch is replaced.
 
     Parameters
     ----------
@@ -107,18 +108,19 @@ class LogFile:
         self._path = Path(path)
         if self._path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
+        require_writable_path(self._path)
 
     def append(self, logger: GinsengLogger, seconds: float) -> None:
         """Write the most recent epoch, which took so many seconds."""
         row = {name: values[-1] for name, values in asdict(logger).items()} | {"seconds": round(seconds, 3)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self._path.exists() or self._path.stat().st_size == 0
-        with self._path.open("a", newline="") as file:
-            if self._path.suffix == ".jsonl":
-                missing = {name: None for name, value in row.items() if math.isnan(value)}
-                file.write(json.dumps({**row, **missing}) + "\n")
-            else:
-                writer = csv.DictWriter(file, list(row))
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+        if self._path.suffix == ".jsonl":
+            known = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            header, line, start = "", json.dumps(known), f'{{"epoch": {row["epoch"]},'
+        else:
+            header, line, start = ",".join(row), ",".join(map(str, row.values())), f"{row['epoch']},"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        lines = lines or [header] * bool(header)
+        if lines and lines[-1].startswith(start):  # of a run that was killed before it could save that epoch
+            lines.pop()
+        with replacing(self._path) as fresh:
+            fresh.write_text("\n".join([*lines, line]) + "\n")

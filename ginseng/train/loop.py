@@ -17,8 +17,9 @@ from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
+from ginseng.data.sampling import balance_of
 from ginseng.metrics import Scores, scores_of
-from ginseng.train.checkpoint import Checkpoint, Progress, Saved, digest
+from ginseng.train.checkpoint import Checkpoint, Progress, Saved
 from ginseng.train.devices import Devices
 from ginseng.train.feed import ClassWeights, Feed
 from ginseng.train.logger import GinsengLogger, LogFile
@@ -33,8 +34,10 @@ from ginseng.train.step import (
     evaluate,
     require_shapes,
     takes_key_of,
+    traced,
     train_steps,
 )
+from ginseng.utils.digest import digest
 
 
 class Trainer:
@@ -77,10 +80,10 @@ class Trainer:
         Share of each cell's label, in [0, 1), that is spread over all labels.
     class_weights : "balanced" or dict, optional
         Factors of the losses of cells by their label; 1 for labels that are not named. "balanced" makes every label
-        count the same, with a mean of 1 over the training cells.
+        count the same, with a mean of 1 over the cells of an epoch.
     ema : float, optional
-        Decay, in [0, 1), of a moving average of the weights, such as 0.99, which takes the place of the weights once a
-        call of `fit` ends, and in its validation.
+        Decay, in [0, 1), of a moving average of the weights, such as 0.99: what `model` holds after each epoch, is
+        validated, and the next call of `fit` begins from.
     devices : int or sequence of jax.Device, optional
         Devices that share each batch: so many, or these; by default all that JAX sees, of all processes if
         `jax.distributed` has been initialised.
@@ -149,7 +152,7 @@ class Trainer:
         self.dataset = dataset
         self.batch_size = batch_size
         self.balance_train = balance_train
-        self._balance = [balance_train, balance_alpha]
+        self._balance = [balance_of(balance_train), balance_alpha]
         self._devices = Devices(devices)
         self._feed = Feed(
             dataset,
@@ -224,7 +227,8 @@ class Trainer:
     def _fit(self, epochs: int, silent: bool, checkpoint: str | Path | None, log: str | Path | None) -> None:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
-        log_file = None if log is None else LogFile(log)
+        silent = silent or self._devices.share[0] > 0
+        log_file = None if log is None or self._devices.share[0] > 0 else LogFile(log)
         done, steps_per_epoch = len(self.logger.epoch), self._feed.n_steps
         rates = learning_rates(self._schedule, 1.0, self._warmup, epochs * steps_per_epoch)
         run = Progress(done, done + epochs, done, self._feed.settle_memory(), dict(self.rng.bit_generator.state))
@@ -232,6 +236,9 @@ class Trainer:
         saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
         if saved is not None and saved.exists:
             run = self._resume(saved)
+            if not silent:
+                where = "has ended" if run.epoch >= run.last else f"goes on in epoch {run.epoch + 1} of {run.last}"
+                print(f"{checkpoint}: the run {where}", flush=True)
         while run.epoch < run.last:
             started = time.perf_counter()
             first = (run.epoch - run.first) * steps_per_epoch
@@ -244,7 +251,7 @@ class Trainer:
             run.totals, run.rng = [], dict(self.rng.bit_generator.state)
             if saved is not None:
                 self._save(saved, run)
-        if run.best_epoch >= 0 and run.best_epoch != self.logger.epoch[-1]:
+        if run.first <= run.best_epoch < self.logger.epoch[-1]:
             self._go_back()
             if not silent:
                 print(f"the holdout loss was lowest in epoch {run.best_epoch + 1}: back to its weights", flush=True)
@@ -256,7 +263,7 @@ class Trainer:
         if self.logger.holdout_loss[-1] < run.lowest:
             run.lowest, run.best_epoch = self.logger.holdout_loss[-1], run.epoch
             self._best = self.model, self.holdout_scores
-        return run.epoch - run.best_epoch >= self._patience
+        return run.epoch - max(run.best_epoch, run.first - 1) >= self._patience
 
     def _start_again(self) -> None:
         """Go on from the weights that were handed out last; the optimiser begins anew."""
@@ -350,9 +357,10 @@ class Trainer:
         return float(np.sum(losses) / n_cells), self.holdout_scores.accuracy, self.holdout_scores.macro_f1
 
     def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
-        """What tells one run from another."""
-        dataset, arrays = self.dataset, jax.tree.leaves(eqx.filter(self.model, eqx.is_array))
-        split = () if dataset.train_idx is None else (dataset.train_idx, dataset.test_idx)
+        """What tells one run from another: the cells, the steps as they are traced, and what is random."""
+        params, frozen = self._partition(self.model)
+        given = Fixed(frozen, self._class_weights, np.asarray(jr.key_data(self.key))), self._feed.slab_like()
+        state = State(jnp.zeros((), jnp.int32), params, self.opt_state, None if self._recipe.ema is None else params)
         return {
             "epochs": [run.first, run.last],
             "batch_size": self.batch_size,
@@ -360,20 +368,17 @@ class Trainer:
             "patience": self._patience,
             "seed": self.seed,
             "precision": self._recipe.precision,
-            "label_smoothing": self._recipe.label_smoothing,
-            "class_weights": None if self._class_weights is None else self._class_weights.tolist(),
-            "ema": self._recipe.ema,
             "learning rates": digest(rates),
-            "cells": digest(dataset.labels, *split),
-            "genes": digest(np.asarray(dataset.gene_names)),
-            "initial weights": digest(*arrays),
+            **self._feed.digests(),
+            "initial weights": digest(*jax.tree.leaves(eqx.filter(self.model, eqx.is_array))),
+            "model, optimizer and loss": traced(given, state, self._recipe, self._devices.replicated),
         }
 
     def _save(self, saved: Checkpoint, run: Progress) -> None:
         if self._devices.share[0] > 0:
             return
         best, best_scores = self._best
-        weights = self._partition(best)[0] if run.best_epoch >= 0 else None
+        weights = self._partition(best)[0] if run.best_epoch >= run.first else None
         state = self._devices.local(self._state)
         saved.save(Saved(run, self.logger, state, self.holdout_scores, weights, best_scores))
 

@@ -17,7 +17,8 @@ def bfloat16_products(function: Callable) -> Callable:
     """Round the factors of a function's float32 matrix products to bfloat16, and sum in float32.
 
     All else stays as it is: the arrays that go in and come out, sums, exponentials. On a function that takes gradients,
-    the products of the backward pass are rounded too. Those in the body of a loop (`jax.lax.scan` and its kin) are not.
+    the products of the backward pass are rounded too. Convolutions are not, nor products inside `jax.lax.scan` and its
+    kin, `jax.lax.cond` or `jax.checkpoint`.
 
     Parameters
     ----------

@@ -38,6 +38,11 @@ def learning_rates(schedule: Schedule, peak: float, warmup: float, n_steps: int)
     numpy.ndarray
         float32, of shape ``(n_steps,)``.
 
+    Raises
+    ------
+    ValueError
+        If a callable gives something else than a rate.
+
     References
     ----------
     Loshchilov & Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017, equation 5.
@@ -49,8 +54,14 @@ def learning_rates(schedule: Schedule, peak: float, warmup: float, n_steps: int)
     """
     steps = np.arange(n_steps)
     if callable(schedule):
-        rates = jax.vmap(schedule)(jnp.arange(n_steps))
-        return np.broadcast_to(np.asarray(rates, np.float32), n_steps)
+        try:
+            rates = jax.vmap(schedule)(jnp.arange(n_steps))
+        except jax.errors.ConcretizationTypeError:  # a function that JAX cannot trace
+            rates = [schedule(step) for step in range(n_steps)]
+        rates = np.asarray(rates, np.float32)
+        if rates.shape not in ((), (n_steps,)) or not (np.isfinite(rates) & (rates >= 0)).all():
+            raise ValueError("A schedule must give a finite rate of at least 0 for every number of steps taken.")
+        return np.broadcast_to(rates, n_steps)
     n_rising = round(warmup * n_steps)
     done = np.maximum(steps - n_rising, 0) / max(1, n_steps - n_rising)
     falling = 0.5 * (1 + np.cos(np.pi * done)) if schedule == "cosine" else np.ones(n_steps)

@@ -1,6 +1,7 @@
 """The compiled core of training: several steps of an optimiser per call, and the scores of held-out cells."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
 
 from ginseng.train.precision import bfloat16_products
+from ginseng.utils.digest import digest
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
 
@@ -176,16 +178,26 @@ def train_steps(
         if recipe.precision == "bfloat16":
             loss_and_gradient = bfloat16_products(loss_and_gradient)
         loss, gradient = loss_and_gradient(state.params)
-        updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
+        optimizer = optax.with_extra_args_support(recipe.optimizer)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=loss, grad=gradient)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: slab.rates[nth] * update, updates))
         average = state.average
         if recipe.ema is not None:  # the first steps count for little, since the weights are far from where they end
             decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
-            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+            mixed = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+            average = jax.tree.map(lambda mean, old: mean.astype(old.dtype), mixed, average)
         state = eqx.filter_shard(State(state.step + 1, params, opt_state, average), replicated)
         return state, total + loss * jnp.sum(mask)
 
     return lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
+
+
+def traced(given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding) -> str:
+    """Give a short name to what a step computes: the model, its loss, the optimiser with its numbers, augmentation."""
+    constants, _ = eqx.partition(given[0].frozen, eqx.is_array)
+    jaxpr, _, _ = eqx.filter_make_jaxpr(train_steps)(given, state, recipe, replicated)
+    text = re.sub("0x[0-9a-f]+", "", str(jaxpr))  # addresses of functions differ between processes
+    return digest(np.frombuffer(text.encode(), np.uint8), *jaxpr.consts, *jax.tree.leaves(constants))
 
 
 @eqx.filter_jit

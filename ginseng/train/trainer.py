@@ -136,7 +136,7 @@ class GinsengClassifierTrainerSettings:
         balance_of(self.balance_train)
         require_share(self.balance_alpha)
         require_schedule(self.schedule, self.warmup)
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise ValueError(f"`clip` must be positive, but got {self.clip}.")
 
     @classmethod

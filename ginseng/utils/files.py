@@ -1,5 +1,6 @@
 """What paths name, and writing beside the target and renaming: a failed run leaves what was there before."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -54,6 +55,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(fresh)
         else:
             fresh.unlink(missing_ok=True)
+
+
+def require_writable_path(path: str | Path) -> None:
+    """Refuse an output that could not be written, before the work is done rather than after.
+
+    Raises
+    ------
+    ValueError
+        If `path` is a folder, or its own cannot be written to.
+
+    Examples
+    --------
+    >>> require_writable_path("model.h5")
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file.")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {folder} is not a folder that you may write to.")
 
 
 def is_url(path: str | Path) -> bool:

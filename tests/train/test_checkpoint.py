@@ -6,11 +6,20 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
 
-from ginseng import GinsengClassifierTrainer, Trainer, load_model
+from ginseng import (
+    AttentionClassifier,
+    GinsengClassifierTrainer,
+    GinsengDataset,
+    Trainer,
+    adam_l2,
+    load_model,
+)
 from ginseng.train.checkpoint import Checkpoint
 from tests.conftest import SUBPROCESS_ENVIRONMENT
 from tests.train.test_trainer import QUICK, assert_same_weights, attention
@@ -131,7 +140,54 @@ class TestResumption:
         with pytest.raises(Killed):
             run(checkpoint=tmp_path / "run")
         monkeypatch.undo()
+        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
         assert_same_weights(run(checkpoint=tmp_path / "run"), run())
+
+
+class TestKept:
+    def test_states_of_any_type(self, dataset, tmp_path):
+        """PRNG keys and bfloat16, for which HDF5 has no types."""
+
+        def run(**kept):
+            optimizer = optax.chain(optax.add_noise(0.1, 0.5, 1), optax.adam(1e-3, mu_dtype=jnp.bfloat16))
+            return Trainer(attention(), dataset, optimizer=optimizer).fit(2, silent=True, **kept)
+
+        assert_same_weights(run(checkpoint=tmp_path / "run"), run(checkpoint=tmp_path / "run"))
+
+    def test_settings_of_numpy(self, dataset, tmp_path):
+        trainer = Trainer(attention(), dataset)
+        trainer.seed = np.int64(3)
+        for _ in range(2):
+            assert trainer.fit(0, silent=True, checkpoint=tmp_path / "run") is trainer.model
+
+    def test_what_a_killed_save_left_behind_is_removed(self, dataset, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".checkpoint.0badcafe.h5").write_bytes(b"half")
+        GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.h5"]
+
+    def test_it_says_where_it_goes_on(self, dataset, tmp_path, capsys):
+        for _ in range(2):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, checkpoint=tmp_path / "run")
+        assert "run: the run has ended" in capsys.readouterr().out
+
+    def test_an_epoch_is_logged_once(self, dataset, tmp_path, monkeypatch):
+        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
+
+        def killed(self, saved):
+            if saved.progress.epoch == 2:
+                raise Killed
+            save(self, saved)
+
+        save = Checkpoint.save
+        for name in ("run.csv", "run.jsonl"):
+            with monkeypatch.context() as patched, pytest.raises(Killed):
+                patched.setattr(Checkpoint, "save", killed)
+                trainer = GinsengClassifierTrainer(dataset, QUICK)
+                trainer.fit(3, silent=True, checkpoint=tmp_path / name[4:], log=tmp_path / name)
+            trainer = GinsengClassifierTrainer(dataset, QUICK)
+            trainer.fit(3, silent=True, checkpoint=tmp_path / name[4:], log=tmp_path / name)
+            assert len((tmp_path / name).read_text().splitlines()) == 3 + (name == "run.csv")
 
 
 class TestRefusals:
@@ -162,10 +218,42 @@ class TestRefusals:
         with pytest.raises(ValueError, match="holds another run .*cells was"):
             GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
 
-    def test_another_optimizer(self, dataset, tmp_path):
-        Trainer(attention(), dataset).fit(1, silent=True, checkpoint=tmp_path / "run")
-        with pytest.raises(ValueError, match="of another model or optimiser"):
-            Trainer(attention(), dataset, optimizer=optax.sgd(0.1)).fit(1, silent=True, checkpoint=tmp_path / "run")
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"optimizer": optax.sgd(0.1)},
+            {"optimizer": adam_l2(1e-1)},
+            {"augment": lambda key, x: x + 1},
+            {"class_weights": {"B cell": 2.0}},
+            {"label_smoothing": 0.1},
+            {"model": AttentionClassifier(30, 3, 8, dropout_rate=0.5, key=jr.key(0))},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_another_step(self, dataset, tmp_path, changes):
+        options = {"model": attention(), "dataset": dataset}
+        Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
+        Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
+        with pytest.raises(ValueError, match="holds another run"):
+            Trainer(**{**options, **changes}).fit(1, silent=True, checkpoint=tmp_path / "run")
+
+    def test_other_counts_of_the_same_cells(self, adata, tmp_path):
+        for factor in (1, 2):
+            adata.X = adata.X * factor
+            dataset = GinsengDataset.create(tmp_path / "cells.zarr", adata, "cell_type", silent=True)
+            if factor == 1:
+                Trainer(attention(), dataset).fit(1, silent=True, checkpoint=tmp_path / "run")
+        with pytest.raises(ValueError, match="holds another run .cells was"):
+            Trainer(attention(), dataset).fit(1, silent=True, checkpoint=tmp_path / "run")
+
+    def test_a_folder_that_cannot_be_written_is_named_before_training(self, dataset, tmp_path):
+        (tmp_path / "file").write_text("")
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        with pytest.raises(ValueError, match="is not a folder that you may write to"):
+            trainer.fit(1, silent=True, checkpoint=tmp_path / "file")
+        with pytest.raises(ValueError, match="is not a folder that you may write to"):
+            trainer.fit(1, silent=True, log=tmp_path / "file" / "run.csv")
+        assert trainer.logger.epoch == []
 
     def test_a_damaged_file(self, dataset, folder):
         (folder / "checkpoint.h5").write_bytes(b"not a checkpoint")

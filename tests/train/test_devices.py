@@ -24,10 +24,13 @@ import ginseng
 recipe = {"hidden_dim": 8, "lr": 5e-3, "balance_train": "none", "ema": 0.9}
 settings = ginseng.GinsengClassifierTrainerSettings(batch_size=batch_size, **recipe)
 trainer = ginseng.GinsengClassifierTrainer(folder, settings, memory=memory or None)
-trainer.fit(3, silent=True, checkpoint=f"{folder}.run{n_processes}{jax.device_count()}{batch_size}")
+name = f"{folder}.run{n_processes}{jax.device_count()}"
+trainer.fit(3, silent=True, checkpoint=name, log=name + ".csv")
 ginseng.save_model(ginseng.state_from_classifier_trainer(trainer), f"{folder}.model{index}.h5")
 metrics = trainer.logger.train_loss, trainer.logger.holdout_loss, trainer.logger.holdout_macro_f1
 print(json.dumps([jax.device_count(), *metrics]))
+with open(name + ".csv") as file:
+    assert len(file.readlines()) == 4, "a header and a row for each epoch, once"
 """
 
 

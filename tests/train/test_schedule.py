@@ -28,10 +28,19 @@ def test_cosine_is_that_of_optax():
     np.testing.assert_allclose(learning_rates("cosine", 0.1, 0.0, 50), expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("schedule", [lambda _: 0.1, optax.exponential_decay(0.1, 5, 0.5), optax.constant_schedule(1)])
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda step: 0.1 if step < 5 else 0.01, optax.exponential_decay(0.1, 5, 0.5), optax.constant_schedule(1)],
+)
 def test_schedules_of_optax_give_the_rate_itself(schedule):
     rates = learning_rates(schedule, 7.0, 0.5, 12)
     np.testing.assert_allclose(rates, [float(schedule(step)) for step in range(12)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [lambda _: np.nan, lambda _: -1.0, lambda _: np.ones(3)])
+def test_schedules_that_give_no_rate_are_refused(schedule):
+    with pytest.raises(ValueError, match="must give a finite rate of at least 0"):
+        learning_rates(schedule, 1.0, 0.0, 5)
 
 
 def test_unknown_schedules_are_refused():

@@ -631,6 +631,23 @@ class TestRecipe:
         before = trainer.classifier.module
         assert_same_weights(trainer.fit(1, silent=True).module, before)
 
+    @pytest.mark.parametrize(("balance", "power"), [("resample", 0.5), ("downsample", 0.0)])
+    def test_balanced_class_weights_know_of_other_balancing(self, dataset, balance, power):
+        """Over an epoch as it is streamed every label counts the same, and a cell 1 in the mean."""
+        options = {"balance_train": balance, "balance_alpha": 0.5, "class_weights": "balanced"}
+        weights = Trainer(plain(), dataset, **options)._class_weights
+        drawn = np.bincount(dataset.labels) ** power
+        assert np.ptp(weights * drawn) < 1e-5
+        assert np.average(weights, weights=drawn) == pytest.approx(1.0, rel=1e-5)
+
+    @pytest.mark.parametrize("optimizer", [optax.contrib.reduce_on_plateau(), optax.polyak_sgd()])
+    def test_optimizers_that_need_the_loss(self, dataset, optimizer):
+        Trainer(plain(), dataset, optimizer=optax.chain(optax.sgd(0.1), optimizer)).fit(1, silent=True)
+
+    def test_an_average_of_weights_in_bfloat16(self, dataset):
+        model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), plain())
+        assert Trainer(model, dataset, ema=0.9).fit(1, silent=True).weight.dtype == jnp.bfloat16
+
     def test_bfloat16_learns_as_well(self, dataset):
         trainers = [
             GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, precision=precision))
@@ -648,6 +665,7 @@ class TestRecipe:
             ("ema", 1.0, r"`ema` must lie in \[0, 1\), but got 1.0"),
             ("label_smoothing", -0.1, r"`label_smoothing` must lie in \[0, 1\), but got -0.1"),
             ("class_weights", "inverse", "`class_weights` must be 'balanced' or a dict, but got 'inverse'"),
+            ("class_weights", {"NK cell": -1.0}, "must be finite and not negative, but got -1.0 for 'NK cell'"),
             ("class_weights", {"NK": 2.0}, "label 'NK' is not in the model's outputs. It has: B cell, NK cell"),
             ("schedule", "linear", "`schedule` must be one of constant, cosine"),
         ],
