@@ -203,7 +203,13 @@ class GinsengDataset:
         return cls(path)
 
     def make_split(
-        self, fraction: float = 0.1, stratify_group: bool = False, seed: int = 123, *, stratify_label: bool = False
+        self,
+        fraction: float = 0.1,
+        stratify_group: bool = False,
+        seed: int = 123,
+        *,
+        stratify_label: bool = False,
+        keep_rare: bool = False,
     ) -> None:
         """Split the cells into a training and a test part, and store the split with the dataset.
 
@@ -217,6 +223,8 @@ class GinsengDataset:
             Seed of the choice.
         stratify_label : bool
             Split the cells of each label on their own, so that rare types are in both parts.
+        keep_rare : bool
+            With `stratify_label`, leave types of fewer than ``1 / fraction`` cells to training.
 
         Raises
         ------
@@ -230,7 +238,7 @@ class GinsengDataset:
             raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
         rng = np.random.default_rng(seed)
         if stratify_label:
-            train, test = sampling.split_within_labels(self.labels, fraction, rng)
+            train, test = sampling.split_within_labels(self.labels, fraction, rng, keep_rare=keep_rare)
         elif stratify_group:
             if self.groups is None:
                 raise ValueError("A split by groups needs groups: pass `group_key` to GinsengDataset.create.")

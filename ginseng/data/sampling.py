@@ -46,9 +46,12 @@ def split_groups(
 
 
 def split_within_labels(
-    labels: Integer[np.ndarray, " cells"], fraction: float, rng: np.random.Generator
+    labels: Integer[np.ndarray, " cells"], fraction: float, rng: np.random.Generator, *, keep_rare: bool = False
 ) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " test"]]:
-    """Split the cells of each label on their own, so that rare labels are in both parts if they have two cells.
+    """Split the cells of each label on their own.
+
+    Rare labels are in both parts if they have two cells; with `keep_rare`, those with fewer than ``1 / fraction`` cells
+    are for training only.
 
     Examples
     --------
@@ -59,6 +62,8 @@ def split_within_labels(
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         cells = np.flatnonzero(labels == label)
+        if keep_rare and len(cells) * fraction < 1:
+            continue
         _, test = split_cells(len(cells), fraction, rng)
         is_test[cells[test]] = True
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)

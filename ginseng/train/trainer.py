@@ -90,6 +90,9 @@ class GinsengClassifierTrainerSettings:
         Decay of a moving average of the weights, see `Trainer`.
     precision : {"float32", "bfloat16"}
         Of the factors of matrix products, see `Trainer`.
+    stratify_label : bool
+        Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
+        training needs more. Groups are held out whole.
 
     Examples
     --------
@@ -127,6 +130,7 @@ class GinsengClassifierTrainerSettings:
     class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
     ema: float | None = dataclasses.field(default=None, kw_only=True)
     precision: str = dataclasses.field(default="float32", kw_only=True)
+    stratify_label: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
@@ -156,6 +160,7 @@ class GinsengClassifierTrainerSettings:
             "balance_train": "downsample",
             "schedule": "constant",
             "warmup": 0.0,
+            "stratify_label": False,
         }
         return cls(**{**recipe, **changes})
 
@@ -238,7 +243,14 @@ class GinsengClassifierTrainer(Trainer):
         settings = GinsengClassifierTrainerSettings() if settings is None else dataclasses.replace(settings)
         state = load_model(start) if isinstance(start, str | Path) else start
         if dataset.train_idx is None:
-            dataset.make_split(settings.holdout_fraction, settings.group_level, settings.seed)
+            by_label = settings.stratify_label and not settings.group_level
+            dataset.make_split(
+                settings.holdout_fraction,
+                settings.group_level,
+                settings.seed,
+                stratify_label=by_label,
+                keep_rare=by_label,
+            )
         elif settings.group_level and _mixes_groups(dataset):
             warnings.warn(
                 f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "

@@ -258,6 +258,7 @@ class TestSettings:
             "ema": None,
             "precision": "float32",
             "patience": None,
+            "stratify_label": False,
         }
         preset = GinsengClassifierTrainerSettings.reference()
         assert dataclasses.asdict(preset) == {**expected, "balance_alpha": preset.balance_alpha}
@@ -376,6 +377,17 @@ class TestGinsengClassifierTrainer:
         dataset.n_genes, dataset.gene_names = 10**6, list(map(str, range(10**6)))
         with pytest.raises(MemoryError, match=r"1,000,000 genes.*40,000,000,000,000 bytes.*select_hvgs"):
             GinsengClassifierTrainer(dataset, QUICK)
+
+
+def test_types_too_rare_to_hold_out_are_trained_on(tmp_path):
+    adata = simulate()
+    adata = adata[(adata.obs["cell_type"] != "B cell") | (np.arange(120) < 20)].copy()
+    dataset = GinsengDataset.create(tmp_path / "rare.zarr", adata, "cell_type", silent=True)
+    n_cells = np.bincount(dataset.labels)
+    assert n_cells[0] < 10 < n_cells[1:].min()
+    GinsengClassifierTrainer(dataset, QUICK)
+    held_out = np.bincount(dataset.labels[dataset.test_idx], minlength=3)
+    np.testing.assert_array_equal(held_out, [0, *np.round(n_cells[1:] / 10)])
 
 
 class TestFineTuning:
