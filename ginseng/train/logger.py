@@ -91,12 +91,18 @@ class GinsengLogger:
 
 
 class LogFile:
-    """A file to which the metrics of each epoch are appended as it ends; a last row of the same epoch is replaced.
+    """A file to which the metrics of each epoch are appended as it ends.
 
     Parameters
     ----------
     path : str or Path
         A ``.csv`` table, with a header if it is new, or ``.jsonl``, a JSON object on each line.
+
+    Attributes
+    ----------
+    goes_on : bool
+        Whether the next epoch may be there already, of a run that was killed before it could save that epoch; it is
+        then replaced.
 
     Raises
     ------
@@ -109,6 +115,7 @@ class LogFile:
         if self._path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
         require_writable_path(self._path)
+        self.goes_on = False
 
     def append(self, logger: GinsengLogger, seconds: float) -> None:
         """Write the most recent epoch, which took so many seconds."""
@@ -120,7 +127,8 @@ class LogFile:
             header, line, start = ",".join(row), ",".join(map(str, row.values())), f"{row['epoch']},"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         lines = lines or [header] * bool(header)
-        if lines and lines[-1].startswith(start):  # of a run that was killed before it could save that epoch
+        if self.goes_on and lines and lines[-1].startswith(start):
             lines.pop()
+        self.goes_on = False
         with replacing(self._path) as fresh:
             fresh.write_text("\n".join([*lines, line]) + "\n")

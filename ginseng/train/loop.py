@@ -236,6 +236,8 @@ class Trainer:
         saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
         if saved is not None and saved.exists:
             run = self._resume(saved)
+            if log_file is not None:
+                log_file.goes_on = True
             if not silent:
                 where = "has ended" if run.epoch >= run.last else f"goes on in epoch {run.epoch + 1} of {run.last}"
                 print(f"{checkpoint}: the run {where}", flush=True)

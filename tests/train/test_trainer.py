@@ -719,6 +719,9 @@ def test_metrics_are_logged_while_it_runs(dataset, tmp_path, suffix):
     with pytest.raises(ValueError, match=r"is a .csv or a .jsonl file, but got .*run.txt"):
         trainer.fit(1, silent=True, log=tmp_path / "run.txt")
     assert len(trainer.logger.epoch) == 3
+    GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, log=path)
+    GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, log=path)
+    assert len(path.read_text().splitlines()) == 5 + (suffix == "csv")
 
 
 def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(dataset):
