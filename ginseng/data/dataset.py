@@ -369,10 +369,11 @@ class GinsengDataset:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
-    @property
-    def bytes_per_cell(self) -> np.ndarray:
-        """Memory that the counts of each cell take once they are read."""
-        return self._stored.bytes_per_cell
+    def sample_of_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the sizes of the counts of all cells, and the counts of the first 256, without reading the others."""
+        first = np.arange(min(256, self.n_cells))
+        counts = self._stored.read([first])
+        return self._stored.bytes_per_cell, counts if isinstance(counts, np.ndarray) else counts.toarray()
 
     def budget(self, memory: int | None = None) -> int:
         """Bytes that counts may take in `stream`: `memory`, or what is chosen by what is free now."""

@@ -53,8 +53,9 @@ class Order:
         if self.drop_last:
             rows = rows[: n_cells // self.batch_size * self.batch_size]
         index, n_shares = self.share
-        in_batch = np.arange(len(rows)) % self.batch_size
-        return rows if n_shares == 1 else rows[in_batch // self.n_per_batch == index]
+        if n_shares == 1:
+            return rows
+        return rows[np.arange(len(rows)) % self.batch_size // self.n_per_batch == index]
 
 
 def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -135,13 +136,14 @@ class Feed:
                 raise ValueError(f"`class_weights` must be finite and not negative, but got {weight} for '{name}'.")
         return np.array([class_weights.get(name, 1.0) for name in self.labels], np.float32)
 
-    def digests(self) -> dict[str, str]:
-        """Short names for the cells, with a sample of their counts, and for the genes."""
+    def description(self) -> dict[str, Any]:
+        """What tells one feed from another: how cells are drawn, and short names for the cells and the genes."""
         dataset = self._dataset
-        sample, _ = next(dataset.stream(256, "all", shuffle=False, memory=self.memory, dtype=None))
         split = () if dataset.train_idx is None else (dataset.train_idx, dataset.test_idx)
         return {
-            "cells": digest(dataset.labels, dataset.bytes_per_cell, sample, *split),
+            "batch_size": self._batch_size,
+            "balance_train": [self._balance, self._alpha],
+            "cells": digest(dataset.labels, *dataset.sample_of_counts(), *split),
             "genes": digest(np.asarray(dataset.gene_names)),
         }
 

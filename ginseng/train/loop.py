@@ -17,7 +17,6 @@ from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.sampling import balance_of
 from ginseng.metrics import Scores, scores_of
 from ginseng.train.checkpoint import Checkpoint, Progress, Saved
 from ginseng.train.devices import Devices
@@ -152,7 +151,6 @@ class Trainer:
         self.dataset = dataset
         self.batch_size = batch_size
         self.balance_train = balance_train
-        self._balance = [balance_of(balance_train), balance_alpha]
         self._devices = Devices(devices)
         self._feed = Feed(
             dataset,
@@ -296,12 +294,16 @@ class Trainer:
         self._state: State = self._devices.replicate(jax.tree.map(jnp.copy, state))
         self.opt_state = self._state.opt_state
 
+    def _fixed(self) -> Fixed:
+        """What the steps read and do not change."""
+        _, frozen = self._partition(self.model)
+        return Fixed(self._devices.replicate(frozen), self._class_weights, np.asarray(jr.key_data(self.key)))
+
     def _run_epoch(self, run: Progress, rates: np.ndarray, saved: Checkpoint | None, silent: bool) -> float:
         """Train on every training cell once; return the mean loss per cell."""
         if not (n_cells := self._feed.n_train):
             raise ValueError("There is no cell to train on.")
-        _, frozen = self._partition(self.model)
-        fixed = Fixed(self._devices.replicate(frozen), self._class_weights, np.asarray(jr.key_data(self.key)))
+        fixed = self._fixed()
         slabs = self._feed.train(self.rng, rates, n_skipped=len(run.totals))
         bar = tqdm(
             desc=f"Epoch {run.epoch + 1}/{run.last}",
@@ -360,20 +362,16 @@ class Trainer:
 
     def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
         """What tells one run from another: the cells, the steps as they are traced, and what is random."""
-        params, frozen = self._partition(self.model)
-        given = Fixed(frozen, self._class_weights, np.asarray(jr.key_data(self.key))), self._feed.slab_like()
-        state = State(jnp.zeros((), jnp.int32), params, self.opt_state, None if self._recipe.ema is None else params)
+        given = self._fixed(), self._feed.slab_like()
         return {
             "epochs": [run.first, run.last],
-            "batch_size": self.batch_size,
-            "balance_train": self._balance,
             "patience": self._patience,
             "seed": self.seed,
             "precision": self._recipe.precision,
             "learning rates": digest(rates),
-            **self._feed.digests(),
+            **self._feed.description(),
             "initial weights": digest(*jax.tree.leaves(eqx.filter(self.model, eqx.is_array))),
-            "model, optimizer and loss": traced(given, state, self._recipe, self._devices.replicated),
+            "model, optimizer and loss": traced(given, self._state, self._recipe, self._devices.replicated),
         }
 
     def _save(self, saved: Checkpoint, run: Progress) -> None:

@@ -184,8 +184,9 @@ def train_steps(
         average = state.average
         if recipe.ema is not None:  # the first steps count for little, since the weights are far from where they end
             decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
-            mixed = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
-            average = jax.tree.map(lambda mean, old: mean.astype(old.dtype), mixed, average)
+            average = jax.tree.map(
+                lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), average, params
+            )
         state = eqx.filter_shard(State(state.step + 1, params, opt_state, average), replicated)
         return state, total + loss * jnp.sum(mask)
 
@@ -194,10 +195,9 @@ def train_steps(
 
 def traced(given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding) -> str:
     """Give a short name to what a step computes: the model, its loss, the optimiser with its numbers, augmentation."""
-    constants, _ = eqx.partition(given[0].frozen, eqx.is_array)
     jaxpr, _, _ = eqx.filter_make_jaxpr(train_steps)(given, state, recipe, replicated)
     text = re.sub("0x[0-9a-f]+", "", str(jaxpr))  # addresses of functions differ between processes
-    return digest(np.frombuffer(text.encode(), np.uint8), *jaxpr.consts, *jax.tree.leaves(constants))
+    return digest(np.frombuffer(text.encode(), np.uint8), *jaxpr.consts)
 
 
 @eqx.filter_jit
