@@ -38,6 +38,8 @@ from ginseng.train.step import (
 )
 from ginseng.utils.digest import digest
 
+_OPTIMIZER = adam_l2()  # one object, so that trainers share their compiled steps
+
 
 class Trainer:
     """Fit any Equinox module that maps the counts of one cell to logits.
@@ -174,7 +176,7 @@ class Trainer:
         self._schedule: Schedule = schedule
         self._warmup = warmup
         takes_key = takes_key_of(model)
-        optimizer = adam_l2() if optimizer is None else optimizer
+        optimizer = _OPTIMIZER if optimizer is None else optimizer
         self._recipe = Recipe(optimizer, augment, takes_key, precision, label_smoothing, ema)
         self._class_weights = self._feed.loss_weights(class_weights)
         self._trainable = trainable

@@ -1,6 +1,7 @@
 """Training the gene-attention classifier, from scratch or from a saved one."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -167,15 +168,26 @@ class GinsengClassifierTrainerSettings:
     def augmentation(self) -> Augmentation | None:
         """Build the augmentation of a batch, or None if all parts are off."""
         parts = (self.rate, self.lam_max, self.lower, self.upper)
-        if parts == (None,) * 4:
-            return None
-        return lambda key, x: augment(key, x, *parts)
+        return None if parts == (None,) * 4 else _augmentation(*parts)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Build the optimiser; its rate is the whole of `lr`, or 1 where the schedule gives it."""
         rate = 1.0 if callable(self.schedule) else self.lr
-        adam = adam_l2(rate, self.betas, self.eps, self.weight_decay, decoupled=self.decoupled)
-        return adam if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), adam)
+        return _optimizer(rate, tuple(self.betas), self.eps, self.weight_decay, self.decoupled, self.clip)
+
+
+# The same objects for the same numbers: trainers of equal settings share their compiled steps.
+@functools.cache
+def _augmentation(*parts: float | int | None) -> Augmentation:
+    return lambda key, x: augment(key, x, *parts)
+
+
+@functools.cache
+def _optimizer(
+    rate: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, clip: float | None
+) -> optax.GradientTransformation:
+    adam = adam_l2(rate, betas, eps, weight_decay, decoupled=decoupled)
+    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
 class GinsengClassifierTrainer(Trainer):
