@@ -51,6 +51,7 @@ ORDER = [
     "train.feed",
     "train.logger",
     "train.checkpoint",
+    "train.settings",
     "train.loop",
     "train.trainer",
     "train",

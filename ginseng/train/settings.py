@@ -1,0 +1,173 @@
+"""Settings of training the gene-attention classifier, and what is built from them."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import optax
+
+from ginseng.data.sampling import balance_of, require_share
+from ginseng.train.augment import augment
+from ginseng.train.feed import ClassWeights
+from ginseng.train.opt import adam_l2
+from ginseng.train.schedule import Schedule, require_schedule
+from ginseng.train.step import Augmentation
+
+
+@dataclass
+class GinsengClassifierTrainerSettings:
+    """Settings of `GinsengClassifierTrainer`.
+
+    Parameters
+    ----------
+    rate, lam_max, lower, upper : optional
+        Augmentation of the training counts, see `ginseng.train.augment.augment`; None switches a part off.
+    hidden_dim : int
+        Hidden dimension of the attention.
+    dropout_rate : float
+        Dropout rate, in [0, 1).
+    batch_size : int
+        Cells per step.
+    lr : float
+        Learning rate.
+    betas : tuple of float
+        Decay rates of the two moments of Adam.
+    eps : float
+        Numerical stability constant of Adam.
+    weight_decay : float
+        L2 regularisation factor.
+    decoupled : bool
+        Apply the regularisation to the update, as ginseng 0.2.1 does, rather than add it to the gradient, which is the
+        textbook form. See `adam_l2`.
+    normalize : bool
+        Normalise counts in the network.
+    target_sum : float
+        Counts per cell after normalisation.
+    holdout_fraction : float
+        Share of the cells (or groups) held out, in [0, 1); used if the dataset has not been split before.
+    balance_train : bool or {"none", "downsample", "resample"}
+        How to balance the labels in each epoch, see `GinsengDataset.stream`; True stands for "downsample".
+    group_level : bool
+        Hold out whole groups instead of cells.
+    group_mode : str
+        How groups are held out; "fraction" is the only way.
+    seed : int
+        Seed of initial weights, split, order and dropout.
+    balance_alpha : float
+        How much "resample" balances, from 0 (not at all) to 1 (equally many cells of each label).
+    patience : int, optional
+        Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest;
+        by default all epochs are trained.
+    schedule : {"cosine", "constant"} or optax.Schedule
+        How the learning rate goes over a call of `fit`: from `lr` down to 0 along half a cosine, or constant. A
+        schedule of Optax gives the rate itself, in place of `lr`.
+    warmup : float
+        Share of the steps, in [0, 1), over which the named schedules rise to `lr`.
+    clip : float, optional
+        Largest norm of a step's gradient, over all weights; a larger one is scaled down to it.
+    label_smoothing : float
+        Share of each cell's label, in [0, 1), that is spread over all labels.
+    class_weights : "balanced" or dict, optional
+        Factors of the losses of cells by their label, see `Trainer`.
+    ema : float, optional
+        Decay of a moving average of the weights, see `Trainer`.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products, see `Trainer`.
+    stratify_label : bool
+        Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
+        training needs more. Groups are held out whole.
+
+    Examples
+    --------
+    >>> GinsengClassifierTrainerSettings(batch_size=256).schedule
+    'cosine'
+    >>> GinsengClassifierTrainerSettings.reference().schedule
+    'constant'
+    """
+
+    rate: float | None = None
+    lam_max: float | None = None
+    lower: int | None = None
+    upper: int | None = None
+    hidden_dim: int = 64
+    dropout_rate: float = 0.2
+    batch_size: int = 128
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-9
+    weight_decay: float = 0.01
+    normalize: bool = True
+    target_sum: float = 1e4
+    holdout_fraction: float = 0.1
+    balance_train: bool | str = "resample"
+    group_level: bool = False
+    group_mode: str = "fraction"
+    seed: int = 1
+    decoupled: bool = dataclasses.field(default=False, kw_only=True)
+    balance_alpha: float = dataclasses.field(default=0.5, kw_only=True)
+    patience: int | None = dataclasses.field(default=None, kw_only=True)
+    schedule: Schedule = dataclasses.field(default="cosine", kw_only=True)
+    warmup: float = dataclasses.field(default=0.05, kw_only=True)
+    clip: float | None = dataclasses.field(default=None, kw_only=True)
+    label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+    class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
+    ema: float | None = dataclasses.field(default=None, kw_only=True)
+    precision: str = dataclasses.field(default="float32", kw_only=True)
+    stratify_label: bool = dataclasses.field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        if self.group_mode != "fraction":
+            raise ValueError(f"`group_mode` must be 'fraction', but got '{self.group_mode}'.")
+        if not 0.0 <= self.holdout_fraction < 1.0:
+            raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
+        balance_of(self.balance_train)
+        require_share(self.balance_alpha)
+        require_schedule(self.schedule, self.warmup)
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"`clip` must be positive, but got {self.clip}.")
+
+    @classmethod
+    def reference(cls, **changes: Any) -> "GinsengClassifierTrainerSettings":
+        """Settings of ginseng 0.2.1, with `changes`.
+
+        Examples
+        --------
+        >>> GinsengClassifierTrainerSettings.reference(seed=2).balance_train
+        'downsample'
+        """
+        recipe = {
+            "dropout_rate": 0.2,
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "decoupled": True,
+            "balance_train": "downsample",
+            "schedule": "constant",
+            "warmup": 0.0,
+            "stratify_label": False,
+        }
+        return cls(**{**recipe, **changes})
+
+    def augmentation(self) -> Augmentation | None:
+        """Build the augmentation of a batch, or None if all parts are off."""
+        parts = (self.rate, self.lam_max, self.lower, self.upper)
+        return None if parts == (None,) * 4 else _augmentation(*parts)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Build the optimiser; its rate is the whole of `lr`, or 1 where the schedule gives it."""
+        rate = 1.0 if callable(self.schedule) else self.lr
+        return _optimizer(rate, tuple(self.betas), self.eps, self.weight_decay, self.decoupled, self.clip)
+
+
+# The same objects for the same numbers: trainers of equal settings share their compiled steps.
+@functools.cache
+def _augmentation(*parts: float | int | None) -> Augmentation:
+    return lambda key, x: augment(key, x, *parts)
+
+
+@functools.cache
+def _optimizer(
+    rate: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, clip: float | None
+) -> optax.GradientTransformation:
+    adam = adam_l2(rate, betas, eps, weight_decay, decoupled=decoupled)
+    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
