@@ -22,6 +22,7 @@ from ginseng.utils.memory import bytes_of, free_memory
 from ginseng.utils.messages import shorten
 
 _SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes, where no budget is given
+_SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
 
 class GinsengDataset:
@@ -191,15 +192,8 @@ class GinsengDataset:
                         yield block
                         bar.update(n_read)
 
-                store.write_store(
-                    fresh,
-                    blocks(),
-                    pd.DataFrame(obs, index=sources.cell_names.astype(object)),
-                    sources.gene_names,
-                    attributes,
-                    arrays,
-                    chunk_size,
-                )
+                table = pd.DataFrame(obs, index=sources.cell_names.astype(object))
+                store.write_store(fresh, blocks(), table, sources.gene_names, attributes, arrays, chunk_size)
         return cls(path)
 
     def make_split(
@@ -334,21 +328,21 @@ class GinsengDataset:
         order = streaming.Order(batch_size, child, drop_last, share)
         return self._batches(cells, memory if memory is None else bytes_of(memory), order, dtype)
 
-    def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        """Cells of one epoch, in increasing order, repeated where they are resampled."""
+    def _part(self, split: str) -> np.ndarray:
+        """Cells of a part of the dataset, in increasing order."""
         parts = {"train": self.train_idx, "test": self.test_idx, "all": np.arange(self.n_cells)}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
         cells = parts[split]
         if cells is None:
             raise ValueError("The dataset has not been split; call make_split first.")
+        return cells
+
+    def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        """Cells of one epoch, in increasing order, repeated where they are resampled."""
         balance = sampling.balance_of(balance_labels)
         is_training = split == "train" or (split == "all" and self.train_idx is None)
-        if balance == "none" or not is_training:
-            return cells
-        if balance == "downsample":
-            return sampling.downsample(self.labels, cells, rng)
-        return sampling.resample(self.labels, cells, alpha, rng)
+        return sampling.drawn(self.labels, self._part(split), balance if is_training else "none", alpha, rng)
 
     def _batches(
         self, cells: np.ndarray, memory: int | None, order: streaming.Order, dtype: DTypeLike | None
@@ -369,11 +363,19 @@ class GinsengDataset:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
-    def sample_of_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the sizes of the counts of all cells, and the counts of the first 256, without reading the others."""
-        first = np.arange(min(256, self.n_cells))
-        counts = self._stored.read([first])
-        return self._stored.bytes_per_cell, counts if isinstance(counts, np.ndarray) else counts.toarray()
+    def sample(self, n_cells: int, split: str = "all") -> np.ndarray:
+        """Read the counts of about so many cells, dense, in blocks that are spread evenly over a part of the dataset.
+
+        The same ones at each call; all of a part that is no larger.
+        """
+        blocks = sampling.visits(self._part(split), _SAMPLED_TOGETHER, None)
+        counts = self._stored.read(blocks[:: max(1, len(blocks) * _SAMPLED_TOGETHER // n_cells)])
+        return counts if isinstance(counts, np.ndarray) else counts.toarray()
+
+    @property
+    def bytes_per_cell(self) -> np.ndarray:
+        """Memory that the counts of each cell take once they are read."""
+        return self._stored.bytes_per_cell
 
     def budget(self, memory: int | None = None) -> int:
         """Bytes that counts may take in `stream`: `memory`, or what is chosen by what is free now."""
@@ -387,7 +389,7 @@ class GinsengDataset:
     @cached_property
     def _n_bytes(self) -> int:
         """Memory that all counts take once they are read."""
-        return int(self._stored.bytes_per_cell.sum())
+        return int(self.bytes_per_cell.sum())
 
     @cached_property
     def _stored(self) -> StoredCounts:

@@ -109,6 +109,25 @@ def balance_of(balance: bool | str) -> Balance:
     return cast(Balance, name)
 
 
+def drawn(
+    labels: Integer[np.ndarray, " cells"],
+    cells: Integer[np.ndarray, " n"],
+    balance: Balance,
+    alpha: float,
+    rng: np.random.Generator,
+) -> Integer[np.ndarray, " drawn"]:
+    """Cells of one epoch over `cells`, in increasing order, repeated where they are resampled.
+
+    Examples
+    --------
+    >>> len(drawn(np.array([0, 0, 0, 1]), np.arange(4), "downsample", 1.0, np.random.default_rng(0)))
+    2
+    """
+    if balance == "downsample":
+        return downsample(labels, cells, rng)
+    return resample(labels, cells, alpha, rng) if balance == "resample" else cells
+
+
 def n_streamed(labels: Integer[np.ndarray, " n"], balance: Balance) -> int:
     """Number of cells of an epoch over cells with these labels.
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import psutil
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
@@ -151,6 +152,23 @@ class AttentionClassifier(eqx.Module):
 def _over_cells(layer, ndim: int):
     """Map a layer of one cell over the leading axis of a batch, if there is one."""
     return layer if ndim == 1 else jax.vmap(layer)
+
+
+def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]) -> AttentionClassifier:
+    """Shift the biases of the first layer so that it takes the mean of some cells, normalised as the model does, to 0.
+
+    Examples
+    --------
+    >>> model = AttentionClassifier(n_genes=4, n_classes=3, hidden_dim=2, normalize=False, key=jr.key(0))
+    >>> x = jnp.array([[1.0, 2.0, 0.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
+    >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
+    True
+    """
+    cells = jnp.asarray(x, jnp.float32)
+    if model.normalize:
+        cells = jax.vmap(lambda cell: normalize_cell(cell, model.target_sum))(cells)
+    of_mean = model.features1(cells.mean(axis=0))
+    return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
 
 
 def require_memory(n_genes: int, n_copies: int = 1) -> None:

@@ -143,7 +143,7 @@ class Feed:
         return {
             "batch_size": self._batch_size,
             "balance_train": [self._balance, self._alpha],
-            "cells": digest(dataset.labels, *dataset.sample_of_counts(), *split),
+            "cells": digest(dataset.labels, dataset.bytes_per_cell, dataset.sample(256), *split),
             "genes": digest(np.asarray(dataset.gene_names)),
         }
 

@@ -74,6 +74,9 @@ class GinsengClassifierTrainerSettings:
         Decay of a moving average of the weights, see `Trainer`.
     precision : {"float32", "bfloat16"}
         Of the factors of matrix products, see `Trainer`.
+    center : bool
+        Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
+        normalised (of about 1,000 cells), to 0 rather than with biases of 0.
     stratify_label : bool
         Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
         training needs more. Groups are held out whole.
@@ -114,6 +117,7 @@ class GinsengClassifierTrainerSettings:
     class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
     ema: float | None = dataclasses.field(default=None, kw_only=True)
     precision: str = dataclasses.field(default="float32", kw_only=True)
+    center: bool = dataclasses.field(default=True, kw_only=True)
     stratify_label: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self):
@@ -144,6 +148,7 @@ class GinsengClassifierTrainerSettings:
             "balance_train": "downsample",
             "schedule": "constant",
             "warmup": 0.0,
+            "center": False,
             "stratify_label": False,
         }
         return cls(**{**recipe, **changes})
@@ -161,7 +166,7 @@ class GinsengClassifierTrainerSettings:
 
 # The same objects for the same numbers: trainers of equal settings share their compiled steps.
 @functools.cache
-def _augmentation(*parts: float | int | None) -> Augmentation:
+def _augmentation(*parts: Any) -> Augmentation:
     return lambda key, x: augment(key, x, *parts)
 
 

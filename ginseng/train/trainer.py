@@ -16,13 +16,15 @@ from jaxtyping import PyTree
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import load_model
-from ginseng.model.attention import AttentionClassifier, model_from_params, require_memory
+from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.checkpoint import Progress
 from ginseng.train.loop import Trainer
 from ginseng.train.settings import GinsengClassifierTrainerSettings
+
+_N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
 class GinsengClassifierTrainer(Trainer):
@@ -129,6 +131,8 @@ class GinsengClassifierTrainer(Trainer):
             if state is None
             else _with_classes(classifier_from_state(state), len(self.label_names), settings.seed)
         )
+        if state is None and settings.center:
+            self.classifier.module = centered(self.classifier.module, dataset.sample(_N_MEAN, "train"))
         if state is not None and isinstance(trainable, AttentionClassifier):
             trainable = _spec_for(self.classifier.module, trainable, state)
         super().__init__(

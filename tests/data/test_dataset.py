@@ -376,6 +376,15 @@ class TestStream:
             numbered.labels[int(cell)] == label for x, y in batches for cell, label in zip(x[:, 0], y, strict=True)
         )
 
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(n_cells=st.integers(1, 90), split=st.sampled_from(["train", "test", "all"]), fraction=st.floats(0.02, 0.9))
+    def test_a_sample_is_of_the_part(self, numbered, n_cells, split, fraction):
+        numbered.make_split(fraction)
+        expected = {"train": numbered.train_idx, "test": numbered.test_idx, "all": np.arange(60)}[split]
+        cells = list(numbered.sample(n_cells, split)[:, 0].astype(int))
+        assert len(set(cells)) == len(cells) > 0
+        assert cells == list(expected) if n_cells >= 60 else set(cells) <= set(expected)
+
     @pytest.fixture(scope="class")
     def numbered(self, tmp_path_factory):
         """The first gene of a cell is its number."""

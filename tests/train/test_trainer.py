@@ -258,6 +258,7 @@ class TestSettings:
             "ema": None,
             "precision": "float32",
             "patience": None,
+            "center": False,
             "stratify_label": False,
         }
         preset = GinsengClassifierTrainerSettings.reference()
@@ -293,8 +294,24 @@ class TestGinsengClassifierTrainer:
         assert (len(trained.dataset.test_idx), trained.classifier.hidden_dim) == (12, 8)
 
     def test_initial_weights_are_those_of_the_seed(self, dataset):
-        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, center=False))
         assert_same_weights(trainer.model, GinsengClassifier(30, 3, 8, 0.2, seed=QUICK.seed).module)
+
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_the_first_layer_takes_the_mean_training_cell_to_0(self, dataset, normalize):
+        dataset.make_split(0.3)
+        trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, normalize=normalize))
+        ((x, _),) = dataset.stream(120, "train")
+        x = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True)) if normalize else x
+        model = trainer.classifier.module
+        np.testing.assert_allclose(jax.vmap(model.features1)(x).mean(axis=0), 0, atol=1e-3)
+        as_drawn = GinsengClassifier(30, 3, 8, 0.2, normalize, seed=QUICK.seed).module
+        assert_same_weights(eqx.tree_at(lambda m: m.features1.bias, model, jnp.zeros(30)), as_drawn)
+
+    def test_a_saved_classifier_is_not_centred_anew(self, trained, dataset):
+        state = state_from_classifier_trainer(trained)
+        tuned = GinsengClassifierTrainer(dataset, QUICK, start=state)
+        assert_same_weights(tuned.model, trained.classifier.module)
 
     def test_train_save_load_annotate(self, trained, tmp_path):
         save_model(state_from_classifier_trainer(trained), tmp_path / "m.h5")
