@@ -24,6 +24,7 @@ from ginseng.train.checkpoint import Progress
 from ginseng.train.loop import Trainer
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 
+_OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
@@ -47,7 +48,7 @@ class GinsengClassifierTrainer(Trainer):
         each epoch.
     optimizer : optax.GradientTransformation, optional
         In place of that of the settings: their `lr`, `betas`, `eps`, `weight_decay`, `decoupled`, `clip`, `schedule`
-        and `warmup` are then without effect.
+        and `warmup` are then without effect, and not among the settings that are saved with the model.
     devices : int or sequence of jax.Device, optional
         Devices that share each batch, see `Trainer`; by default all.
 
@@ -111,6 +112,7 @@ class GinsengClassifierTrainer(Trainer):
             kept = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
             settings = dataclasses.replace(settings, **{name: getattr(state, name) for name in kept})
         self.settings = settings
+        self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
         self.genes = list(map(str, dataset.gene_names if state is None else state.genes))
         self.label_names = list(map(str, dataset.label_names if state is None else state.output_labels))
         self.label_names += [label for label in dataset.label_names if label not in self.label_names]
@@ -197,7 +199,9 @@ class GinsengClassifierTrainer(Trainer):
     @property
     def _settings_in_words(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.settings)
-        return {**settings, "schedule": "custom"} if callable(self.settings.schedule) else settings
+        if callable(self.settings.schedule):
+            settings["schedule"] = "custom"
+        return {name: value for name, value in settings.items() if name not in self._without_effect}
 
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""

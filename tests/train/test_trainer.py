@@ -430,6 +430,11 @@ class TestFineTuning:
         metadata = state_from_classifier_trainer(trainer).metadata
         assert metadata["start"]["history"] == state.metadata["history"]
 
+    def test_settings_without_effect_are_not_saved(self, adata, tmp_path):
+        trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, optimizer=optax.sgd(0.1))
+        assert {"lr", "clip", "schedule"}.isdisjoint(trainer.metadata()["settings"])
+        assert trainer.metadata()["settings"]["batch_size"] == QUICK.batch_size
+
     def test_the_network_s_settings_are_the_saved_ones(self, model_file, adata, tmp_path):
         settings = dataclasses.replace(QUICK, hidden_dim=99, dropout_rate=0.9, normalize=False, target_sum=1.0)
         trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), settings, start=model_file)
