@@ -342,7 +342,7 @@ class GinsengDataset:
         """Cells of one epoch, in increasing order, repeated where they are resampled."""
         balance = sampling.balance_of(balance_labels)
         is_training = split == "train" or (split == "all" and self.train_idx is None)
-        return sampling.drawn(self.labels, self._part(split), balance if is_training else "none", alpha, rng)
+        return sampling.cells_of_epoch(self.labels, self._part(split), balance if is_training else "none", alpha, rng)
 
     def _batches(
         self, cells: np.ndarray, memory: int | None, order: streaming.Order, dtype: DTypeLike | None
@@ -366,10 +366,11 @@ class GinsengDataset:
     def sample(self, n_cells: int, split: str = "all") -> np.ndarray:
         """Read the counts of about so many cells, dense, in blocks that are spread evenly over a part of the dataset.
 
-        The same ones at each call; all of a part that is no larger.
+        The same ones at each call; all of a part that has fewer than twice as many.
         """
-        blocks = sampling.visits(self._part(split), _SAMPLED_TOGETHER, None)
-        counts = self._stored.read(blocks[:: max(1, len(blocks) * _SAMPLED_TOGETHER // n_cells)])
+        cells = self._part(split)
+        blocks = sampling.visits(cells, _SAMPLED_TOGETHER, None)
+        counts = self._stored.read(blocks[:: max(1, len(cells) // n_cells)])
         return counts if isinstance(counts, np.ndarray) else counts.toarray()
 
     @property

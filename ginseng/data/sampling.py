@@ -109,7 +109,7 @@ def balance_of(balance: bool | str) -> Balance:
     return cast(Balance, name)
 
 
-def drawn(
+def cells_of_epoch(
     labels: Integer[np.ndarray, " cells"],
     cells: Integer[np.ndarray, " n"],
     balance: Balance,
@@ -120,7 +120,7 @@ def drawn(
 
     Examples
     --------
-    >>> len(drawn(np.array([0, 0, 0, 1]), np.arange(4), "downsample", 1.0, np.random.default_rng(0)))
+    >>> len(cells_of_epoch(np.array([0, 0, 0, 1]), np.arange(4), "downsample", 1.0, np.random.default_rng(0)))
     2
     """
     if balance == "downsample":

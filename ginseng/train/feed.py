@@ -201,12 +201,18 @@ class Feed:
                 yield slab, min(self.n_cells_per_slab, n_cells - first)
 
     def _of_model(self, counts: np.ndarray) -> np.ndarray:
-        if self.nonnegative and counts.dtype.kind != "u" and counts.min() < 0:
-            raise ValueError(
-                f"{self._dataset.path} holds negative values, which cannot be normalised as counts: make it from raw "
-                "counts, or train with normalize=False."
-            )
+        if self.nonnegative:
+            require_nonnegative(counts, self._dataset)
         return counts if self._selector is None else counts.astype(np.float32) @ self._selector
+
+
+def require_nonnegative(counts: np.ndarray, dataset: GinsengDataset) -> None:
+    """Raise a ValueError if counts of a dataset cannot be normalised."""
+    if counts.dtype.kind != "u" and counts.min() < 0:
+        raise ValueError(
+            f"{dataset.path} holds negative values, which cannot be normalised as counts: make it from raw counts, or "
+            "train with normalize=False."
+        )
 
 
 def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix | None:

@@ -151,8 +151,6 @@ class Trainer:
         require_schedule(schedule, warmup)
         self.model = model
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.balance_train = balance_train
         self._devices = Devices(devices)
         self._feed = Feed(
             dataset,
@@ -165,7 +163,7 @@ class Trainer:
             labels=labels,
         )
         if patience is not None and not self._feed.n_test:
-            raise ValueError("`patience` needs held-out cells: make a split of the dataset with a fraction above 0.")
+            raise ValueError("`patience` needs held-out cells, and there are none: split off a larger fraction.")
         self.logger = GinsengLogger()
         self.holdout_scores: Scores | None = None
         self._best: tuple[eqx.Module, Scores | None] = model, None
@@ -177,7 +175,8 @@ class Trainer:
         self._warmup = warmup
         takes_key = takes_key_of(model)
         optimizer = _OPTIMIZER if optimizer is None else optimizer
-        self._recipe = Recipe(optimizer, augment, takes_key, precision, label_smoothing, ema)
+        ema = None if ema is None else float(ema)
+        self._recipe = Recipe(optimizer, augment, takes_key, precision, float(label_smoothing), ema)
         self._class_weights = self._feed.loss_weights(class_weights)
         self._trainable = trainable
         require_shapes(model, self._feed.n_genes, len(self._feed.labels))

@@ -154,17 +154,20 @@ class GinsengClassifierTrainerSettings:
         return cls(**{**recipe, **changes})
 
     def augmentation(self) -> Augmentation | None:
-        """Build the augmentation of a batch, or None if all parts are off."""
-        parts = (self.rate, self.lam_max, self.lower, self.upper)
-        return None if parts == (None,) * 4 else _augmentation(*parts)
+        """Build the augmentation of a batch, or None if all parts are off; one object for equal numbers."""
+        given = ((float, self.rate), (float, self.lam_max), (int, self.lower), (int, self.upper))
+        parts = [None if value is None else number(value) for number, value in given]
+        return None if parts == [None] * 4 else _augmentation(*parts)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Build the optimiser; its rate is the whole of `lr`, or 1 where the schedule gives it."""
-        rate = 1.0 if callable(self.schedule) else self.lr
-        return _optimizer(rate, tuple(self.betas), self.eps, self.weight_decay, self.decoupled, self.clip)
+        """Build the optimiser, whose rate is `lr`, or 1 where the schedule gives it; one object for equal numbers."""
+        rate = 1.0 if callable(self.schedule) else float(self.lr)
+        beta1, beta2 = map(float, self.betas)
+        clip = None if self.clip is None else float(self.clip)
+        return _optimizer(rate, (beta1, beta2), float(self.eps), float(self.weight_decay), bool(self.decoupled), clip)
 
 
-# The same objects for the same numbers: trainers of equal settings share their compiled steps.
+# What is compiled is shared by trainers of the same objects.
 @functools.cache
 def _augmentation(*parts: Any) -> Augmentation:
     return lambda key, x: augment(key, x, *parts)

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -197,7 +197,17 @@ def traced(given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: 
     """Give a short name to what a step computes: the model, its loss, the optimiser with its numbers, augmentation."""
     jaxpr, _, _ = eqx.filter_make_jaxpr(train_steps)(given, state, recipe, replicated)
     text = re.sub("0x[0-9a-f]+", "", str(jaxpr))  # addresses of functions differ between processes
-    return digest(np.frombuffer(text.encode(), np.uint8), *jaxpr.consts)
+    class_weights = jax.tree.leaves(given[0].class_weights)
+    return digest(np.frombuffer(text.encode(), np.uint8), *class_weights, *_constants(jaxpr))
+
+
+def _constants(jaxpr: Any) -> Iterator[Any]:
+    """Arrays that the traced functions hold, which their text does not show."""
+    yield from jaxpr.consts
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, "consts")):
+            if hasattr(value, "consts"):
+                yield from _constants(value)
 
 
 @eqx.filter_jit

@@ -21,6 +21,7 @@ from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.checkpoint import Progress
+from ginseng.train.feed import require_nonnegative
 from ginseng.train.loop import Trainer
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 
@@ -110,7 +111,7 @@ class GinsengClassifierTrainer(Trainer):
 
         if state is not None:
             kept = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
-            settings = dataclasses.replace(settings, **{name: getattr(state, name) for name in kept})
+            settings = dataclasses.replace(settings, center=False, **{name: getattr(state, name) for name in kept})
         self.settings = settings
         self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
         self.genes = list(map(str, dataset.gene_names if state is None else state.genes))
@@ -133,8 +134,11 @@ class GinsengClassifierTrainer(Trainer):
             if state is None
             else _with_classes(classifier_from_state(state), len(self.label_names), settings.seed)
         )
-        if state is None and settings.center:
-            self.classifier.module = centered(self.classifier.module, dataset.sample(_N_MEAN, "train"))
+        if settings.center and dataset.train_idx is not None and dataset.train_idx.size:
+            sample = dataset.sample(_N_MEAN, "train")
+            if settings.normalize:
+                require_nonnegative(sample, dataset)
+            self.classifier.module = centered(self.classifier.module, sample)
         if state is not None and isinstance(trainable, AttentionClassifier):
             trainable = _spec_for(self.classifier.module, trainable, state)
         super().__init__(

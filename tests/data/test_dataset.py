@@ -376,6 +376,17 @@ class TestStream:
             numbered.labels[int(cell)] == label for x, y in batches for cell, label in zip(x[:, 0], y, strict=True)
         )
 
+    @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 0.98])
+    def test_a_sample_is_about_as_large_as_asked_and_spread(self, tmp_path, fraction):
+        counts = np.arange(3000, dtype=np.float32)[:, None] + 1
+        adata = ad.AnnData(counts, pd.DataFrame({"cell_type": ["a", "b"] * 1500}, map(str, range(3000))))
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+        dataset.make_split(fraction)
+        cells = dataset.sample(300, "train")[:, 0]
+        n_cells = len(dataset.train_idx)
+        assert min(n_cells, 300) * 0.8 <= len(cells) <= max(n_cells if n_cells < 600 else 0, 300 * 1.2)
+        np.testing.assert_allclose(cells.mean(), dataset.train_idx.mean(), rtol=0.1)
+
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(n_cells=st.integers(1, 90), split=st.sampled_from(["train", "test", "all"]), fraction=st.floats(0.02, 0.9))
     def test_a_sample_is_of_the_part(self, numbered, n_cells, split, fraction):

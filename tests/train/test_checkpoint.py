@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -40,6 +41,16 @@ trainer._train_step = announced
 trainer.fit(8, silent=True, checkpoint=folder + "/run")
 ginseng.save_model(ginseng.state_from_classifier_trainer(trainer), out)
 """
+
+
+def by_table(rate):
+    """A schedule that holds an array."""
+    table = rate * jnp.linspace(0.1, 0.01, 100)
+    return lambda step: table[step]
+
+
+def times(factors):
+    return lambda key, x: x * factors
 
 
 class Killed(BaseException):
@@ -219,19 +230,23 @@ class TestRefusals:
             GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
 
     @pytest.mark.parametrize(
-        "changes",
+        ("before", "changes"),
         [
-            {"optimizer": optax.sgd(0.1)},
-            {"optimizer": adam_l2(1e-1)},
-            {"augment": lambda key, x: x + 1},
-            {"class_weights": {"B cell": 2.0}},
-            {"label_smoothing": 0.1},
-            {"model": AttentionClassifier(30, 3, 8, dropout_rate=0.5, key=jr.key(0))},
+            ({}, {"optimizer": optax.sgd(0.1)}),
+            ({}, {"optimizer": adam_l2(1e-1)}),
+            ({"optimizer": optax.sgd(by_table(1.0))}, {"optimizer": optax.sgd(by_table(0.5))}),
+            ({}, {"augment": lambda key, x: x + 1}),
+            ({"augment": times(np.arange(30.0))}, {"augment": times(np.arange(30.0) + 1)}),
+            ({"augment": jax.jit(times(jnp.ones(30)))}, {"augment": jax.jit(times(jnp.zeros(30)))}),
+            ({}, {"class_weights": {"B cell": 2.0}}),
+            ({"class_weights": {"B cell": 2.0}}, {"class_weights": {"B cell": 5.0}}),
+            ({}, {"label_smoothing": 0.1}),
+            ({}, {"model": AttentionClassifier(30, 3, 8, dropout_rate=0.5, key=jr.key(0))}),
         ],
-        ids=lambda changes: next(iter(changes)),
+        ids=lambda changes: next(iter(changes), ""),
     )
-    def test_another_step(self, dataset, tmp_path, changes):
-        options = {"model": attention(), "dataset": dataset}
+    def test_another_step(self, dataset, tmp_path, before, changes):
+        options = {"model": attention(), "dataset": dataset, **before}
         Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
         Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
         with pytest.raises(ValueError, match="holds another run"):

@@ -311,6 +311,7 @@ class TestGinsengClassifierTrainer:
     def test_a_saved_classifier_is_not_centred_anew(self, trained, dataset):
         state = state_from_classifier_trainer(trained)
         tuned = GinsengClassifierTrainer(dataset, QUICK, start=state)
+        assert tuned.metadata()["settings"]["center"] is False
         assert_same_weights(tuned.model, trained.classifier.module)
 
     def test_train_save_load_annotate(self, trained, tmp_path):
@@ -387,8 +388,15 @@ class TestGinsengClassifierTrainer:
         adata.X = adata.X.toarray() - 1
         dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
         with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
-            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True)
+            GinsengClassifierTrainer(dataset, QUICK)
+        with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, center=False)).fit(1, silent=True)
         GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, normalize=False)).fit(1, silent=True)
+
+    def test_all_cells_held_out(self, dataset):
+        dataset.train_idx, dataset.test_idx = np.array([], int), np.arange(120)
+        with pytest.raises(ValueError, match="There is no cell to train on"):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True)
 
     def test_too_many_genes_are_refused_with_the_bytes(self, dataset):
         dataset.n_genes, dataset.gene_names = 10**6, list(map(str, range(10**6)))
@@ -438,7 +446,7 @@ class TestFineTuning:
     def test_the_network_s_settings_are_the_saved_ones(self, model_file, adata, tmp_path):
         settings = dataclasses.replace(QUICK, hidden_dim=99, dropout_rate=0.9, normalize=False, target_sum=1.0)
         trainer = GinsengClassifierTrainer(self.create(tmp_path, adata), settings, start=model_file)
-        assert trainer.settings == QUICK
+        assert trainer.settings == dataclasses.replace(QUICK, center=False)
         assert trainer.metadata()["settings"]["hidden_dim"] == trainer.classifier.hidden_dim == 8
 
     def test_genes_in_another_order_and_some_missing(self, model_file, adata, tmp_path):
@@ -658,6 +666,14 @@ class TestRecipe:
         assert first_update() == pytest.approx(5e-3, rel=1e-2)
         assert first_update(schedule=optax.constant_schedule(1e-3)) == pytest.approx(1e-3, rel=1e-2)
         assert first_update(clip=1e-12, eps=1.0) < 1e-12
+
+    def test_equal_settings_share_what_is_compiled(self, dataset, caplog):
+        settings = dataclasses.replace(QUICK, rate=0.1, clip=1.0)
+        for number, lr in enumerate((2e-3, np.float64(2e-3), np.float64(3e-3), 3e-3)):
+            caplog.clear()
+            with jax.log_compiles():
+                GinsengClassifierTrainer(dataset, dataclasses.replace(settings, lr=lr)).fit(1, silent=True)
+            assert ("jit(train_steps)" in caplog.text) == (number in (0, 2))
 
     def test_an_optimizer_in_place_of_that_of_the_settings(self, dataset):
         settings = dataclasses.replace(QUICK, lr=1e9, schedule="cosine", clip=1e-9)
