@@ -11,7 +11,7 @@ demo: $(VENV)/.py$(VERSION)-demo
 	$(VENV)/bin/ginseng demo
 
 test: $(VENV)/.py$(VERSION)-test
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.py$(VERSION)-lint
 	$(VENV)/bin/ruff check .
