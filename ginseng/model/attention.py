@@ -134,6 +134,10 @@ class AttentionClassifier(eqx.Module):
         h, attention = self._gate(x, key)
         return _over_cells(self.head, h.ndim)(attention * h), attention
 
+    def normalized(self, x: Num[Array, "*batch genes"]) -> Num[Array, "*batch genes"]:
+        """Normalise the counts of one cell, or of a batch, if the network does."""
+        return _over_cells(lambda cell: normalize_cell(cell, self.target_sum), x.ndim)(x) if self.normalize else x
+
     def _gate(
         self, x: Num[Array, "*batch genes"], key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "*batch genes"], Float[Array, "*batch genes"]]:
@@ -141,9 +145,7 @@ class AttentionClassifier(eqx.Module):
             return _over_cells(apply, x.ndim)(*args)
 
         _, input_key, gate_key = (None, None, None) if key is None else jr.split(key, 3)
-        if self.normalize:
-            x = layer(lambda cell: normalize_cell(cell, self.target_sum), x)
-        x = self.input_dropout(x.astype(jnp.result_type(float)), key=input_key)
+        x = self.input_dropout(self.normalized(x).astype(jnp.result_type(float)), key=input_key)
         h = layer(self.features2, jax.nn.relu(layer(self.features1, x)))
         gate = jnp.tanh(layer(self.attn1, self.gate_dropout(h, key=gate_key)))
         return h, jax.nn.sigmoid(layer(self.attn2, gate))
@@ -164,10 +166,7 @@ def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes
     >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
     True
     """
-    cells = jnp.asarray(x, jnp.float32)
-    if model.normalize:
-        cells = jax.vmap(lambda cell: normalize_cell(cell, model.target_sum))(cells)
-    of_mean = model.features1(cells.mean(axis=0))
+    of_mean = model.features1(model.normalized(jnp.asarray(x, jnp.float32)).mean(axis=0))
     return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
 
 
