@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of, require_column
-from ginseng.data.io import opened_counts
+from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import gene_selector
 

@@ -13,6 +13,8 @@ import scipy.io
 from anndata import AnnData
 from scipy import sparse
 
+from ginseng.utils.files import naming
+from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name
 
 
@@ -50,7 +52,8 @@ def read_10x_mtx(
     """
     path = Path(path)
     matrix_file = _find(path, "matrix.mtx")
-    counts = sparse.csr_matrix(sparse.coo_matrix(scipy.io.mmread(matrix_file)).T)
+    with naming(matrix_file):
+        counts = sparse.csr_matrix(sparse.coo_matrix(scipy.io.mmread(matrix_file)).T)
     barcodes = _read_tsv(_find(path, "barcodes.tsv"))
     features = _read_tsv(_find(path, "features.tsv", "genes.tsv"))
     var = pd.DataFrame({"gene_ids": features[0], "gene_symbols": features[1 if features.shape[1] > 1 else 0]})
@@ -105,11 +108,8 @@ def read_10x_h5(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        file: Any = h5py.File(path)
-    except OSError as error:
-        raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({error}).") from error
-    with file:
+    with naming(path), opened_hdf5(path) as opened:
+        file: Any = opened
         if "matrix" in file and "features" in file["matrix"]:
             return _read_features_layout(file["matrix"], path, genome, var_names, make_unique, gex_only)
         genomes = [name for name, group in file.items() if isinstance(group, h5py.Group) and "gene_names" in group]
@@ -128,7 +128,8 @@ def read_10x_h5(
 
 def is_10x_h5(file: h5py.File) -> bool:
     """Whether an open HDF5 file is in one of the two layouts of 10x Genomics."""
-    return "matrix" in file or any(isinstance(group, h5py.Group) and "gene_names" in group for group in file.values())
+    groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+    return isinstance(file.get("matrix"), h5py.Group) or any("gene_names" in group for group in groups)
 
 
 def _read_features_layout(
@@ -200,7 +201,8 @@ def _find(folder: Path, *names: str) -> Path:
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+    with naming(path):
+        return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
 
 
 def _text(dataset: Any) -> np.ndarray:

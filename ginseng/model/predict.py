@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.data.io import load_model, read_adata
+from ginseng.data.models import load_model
+from ginseng.data.readers import read_adata
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import PyTree
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.io import load_model
+from ginseng.data.models import load_model
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear

@@ -18,3 +18,17 @@ def digest(*arrays: Any) -> str:
     for array in arrays:
         contents.update(np.ascontiguousarray(array).tobytes())
     return contents.hexdigest()
+
+
+def require_digest(expected: str | None, found: str, what: str) -> None:
+    """Raise a ValueError if contents are no longer what they were when their digest was written, if it was.
+
+    Examples
+    --------
+    >>> require_digest("00d5", "ff32", "the weights")
+    Traceback (most recent call last):
+        ...
+    ValueError: the weights have changed since they were written: the digest kept with them is another
+    """
+    if expected is not None and expected != found:
+        raise ValueError(f"{what} have changed since they were written: the digest kept with them is another")

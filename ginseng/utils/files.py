@@ -57,6 +57,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
             fresh.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: str | Path, fault: str = "is damaged, or of another kind than its name says") -> Iterator[None]:
+    """Raise what a damaged or foreign file makes its readers raise as a ValueError that names file and `fault`.
+
+    Errors of the operating system, and those that name the file already, pass.
+
+    Examples
+    --------
+    >>> with naming("cells.h5"):
+    ...     raise KeyError("X")
+    Traceback (most recent call last):
+        ...
+    ValueError: cells.h5 is damaged, or of another kind than its name says: KeyError: 'X'.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # what h5py, zarr, NumPy, SciPy and pandas raise for damaged files has no common type
+        if str(path) in str(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path} {fault}: {kind}{error}".rstrip(".") + ".") from error
+
+
 def require_writable_path(path: str | Path) -> None:
     """Refuse an output that could not be written, before the work is done rather than after.
 

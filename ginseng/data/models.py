@@ -1,0 +1,179 @@
+"""Model files, in the HDF5 layout of ginseng 0.2.1. Nothing else knows it."""
+
+import json
+import warnings
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ginseng.data.readers import kind_of
+from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.digest import require_digest
+from ginseng.utils.files import naming
+from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
+from ginseng.utils.messages import shorten
+
+MODEL_FORMAT = "1"
+_ARRAYS = ("genes", "label_keys", "label_values")
+_ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
+_MEMBERS = ("params", *_ARRAYS)
+_VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
+
+
+def save_model(state: GinsengClassifierState, path: str | Path) -> None:
+    """Save a model to one HDF5 file, in the layout of ginseng 0.2.1.
+
+    What that layout does not have (package versions, time, settings and history of the training) goes into a group
+    ``metadata``, which ginseng 0.2.1 ignores. The file is written beside `path` and renamed, so that a failure leaves
+    an existing file as it was.
+
+    Parameters
+    ----------
+    state : GinsengClassifierState
+        Complete model state.
+    path : str or Path
+        Output file; ``.h5`` is appended if it is not there.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ginseng.model.instance import GinsengClassifier
+    >>> model = GinsengClassifier(n_genes=2, n_classes=2, hidden_dim=4)
+    >>> state = GinsengClassifierState(
+    ...     model.params, ["CD3D", "MS4A1"], ["T", "B"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
+    ...     normalize=True, target_sum=1e4, dropout_rate=0.2,
+    ... )
+    >>> path = Path(tempfile.mkdtemp()) / "model.h5"
+    >>> save_model(state, path)
+    >>> load_model(path).genes.tolist()
+    ['CD3D', 'MS4A1']
+    """
+    path = Path(path)
+    if path.suffix != ".h5":
+        path = path.with_name(f"{path.name}.h5")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file for the model.")
+    with new_hdf5(path) as file:
+        for name in ("genes", "label_keys"):
+            file.create_dataset(name, data=np.char.encode(getattr(state, name), "utf-8"), compression="gzip")
+        file.create_dataset("label_values", data=np.asarray(state.label_values, np.int64), compression="gzip")
+        for name in _ATTRIBUTES:
+            file.attrs[name] = getattr(state, name)
+        _save_pytree(file.create_group("params"), state.params)
+        metadata = file.create_group("metadata")
+        metadata.attrs["format"] = MODEL_FORMAT
+        metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        versions = {package: version(package) for package in _VERSIONED_PACKAGES}
+        for name, value in {**state.metadata, "versions": versions}.items():
+            if name != "created":
+                metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
+        metadata.attrs["digest"] = contents_digest(file, _MEMBERS, _ATTRIBUTES)
+
+
+def _as_json(value: Any) -> Any:
+    """Stand-in for a value that JSON does not have: NumPy's scalars and arrays, and whatever else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def load_model(path: str | Path) -> GinsengClassifierState:
+    """Load a model that was saved here or by ginseng 0.2.1.
+
+    Parameters
+    ----------
+    path : str or Path
+        The HDF5 file.
+
+    Returns
+    -------
+    GinsengClassifierState
+        Ready for inference or more training.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a ginseng model, is damaged, or contradicts itself.
+
+    Examples
+    --------
+    See `save_model`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        with_suffix = path.with_name(f"{path.name}.h5")
+        hint = f" Did you mean {with_suffix}?" if with_suffix.is_file() else ""
+        raise FileNotFoundError(f"There is no model file {path}.{hint}")
+    with naming(path, "is no whole ginseng model"), opened_hdf5(path) as opened:
+        file: Any = opened
+        _require_model(file, path)
+        arrays: dict[str, Any] = {name: file[name][()] for name in _ARRAYS}
+        attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
+        params = _load_pytree(file["params"])
+        metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
+        for name in ("genes", "label_keys"):
+            arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
+        state = GinsengClassifierState(params=params, **arrays, **attributes, metadata=metadata)
+        for layer, leaves in params.items():
+            if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
+                raise ValueError(f"it holds weights of layer '{layer}' that are not finite")
+        kept = file["metadata"].attrs.get("digest") if "metadata" in file else None
+        require_digest(kept, contents_digest(file, _MEMBERS, _ATTRIBUTES), "weights, names or settings")
+    return state
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a file is a model, to be opened by `load_model`.
+
+    Examples
+    --------
+    >>> is_model("no such file")
+    False
+    """
+    path = Path(path)
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with opened_hdf5(path) as file:
+        return kind_of(file) == "model"
+
+
+def _save_pytree(group: h5py.Group, pytree: dict[str, Any]) -> None:
+    """Save a tree of dictionaries of arrays as HDF5 groups of gzipped datasets."""
+    for name, value in pytree.items():
+        if isinstance(value, dict):
+            _save_pytree(group.create_group(name), value)
+        else:
+            group.create_dataset(name, data=np.asarray(value), compression="gzip")
+
+
+def _load_pytree(group: h5py.Group) -> dict[str, Any]:
+    """Load a tree of dictionaries of arrays from an HDF5 group."""
+    return {name: _load_pytree(value) if isinstance(value, h5py.Group) else value[()] for name, value in group.items()}
+
+
+def _require_model(file: h5py.File, path: Path) -> None:
+    kind = kind_of(file)
+    if kind in ("AnnData", "10x"):
+        raise ValueError(f"{path} is a file of counts ({kind}), where a model is expected; were the two swapped?")
+    lacking = [name for name in _MEMBERS if name not in file]
+    lacking += [f"attribute {name}" for name in _ATTRIBUTES if name not in file.attrs]
+    if lacking:
+        raise ValueError(f"{path} is an HDF5 file, but not a ginseng model: it lacks {shorten(lacking)}.")
+
+
+def _load_metadata(group: Any) -> dict[str, Any]:
+    try:
+        loaded = {name: json.loads(dataset.asstr()[()]) for name, dataset in group.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        warnings.warn(f"The metadata of the model cannot be read and are left out: {error}.", stacklevel=3)
+        return {}
+    return {**loaded, "created": group.attrs.get("created")}

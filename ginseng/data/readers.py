@@ -1,0 +1,169 @@
+"""Counts from files and URLs: .h5ad, 10x folders and files, .zarr."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import pooch
+import zarr
+from anndata import AnnData
+
+from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
+from ginseng.utils.files import is_url, is_zarr_url, naming
+from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
+from ginseng.utils.messages import shorten
+
+
+def read_adata(path: str | Path, backed: bool = True) -> AnnData:
+    """Read counts from any supported file.
+
+    Parameters
+    ----------
+    path : str or Path
+        An .h5ad file, a 10x .h5 file, a 10x Matrix Market folder, an AnnData .zarr folder, or an http(s) URL of one of
+        the files. A download is kept in the user's cache folder; an incomplete one never is.
+    backed : bool
+        Leave the counts of an .h5ad file on disk, open for reading.
+
+    Returns
+    -------
+    AnnData
+        The counts.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If the file is of another kind or damaged.
+
+    Examples
+    --------
+    >>> adata = read_adata("pbmc3k.h5ad", backed=False)  # doctest: +SKIP
+    """
+    if str(path).startswith(("http://", "https://")):
+        path = _download(str(path))
+    path = Path(path)
+    if not path.exists():
+        beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
+    with naming(path):
+        if path.is_dir():
+            return _read_zarr(path) if _is_zarr(path) else read_10x_mtx(path)
+        with opened_hdf5(path) as file:
+            kind = kind_of(file)
+            found = shorten(file)
+        if kind == "AnnData":
+            return ad.read_h5ad(path, backed="r" if backed else None)
+        if kind == "10x":
+            return read_10x_h5(path)
+    if kind == "loom":
+        raise ValueError(
+            f"{path} is a loom file: convert it, e.g. anndata.io.read_loom({path.name!r}).write_h5ad('counts.h5ad')."
+        )
+    if kind == "model":
+        raise ValueError(f"{path} is a ginseng model, where a file of counts is expected; were the two swapped?")
+    raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
+
+
+@contextmanager
+def opened_counts(path: str | Path) -> Iterator[AnnData]:
+    """Open counts like `read_adata`, but leave layers, raw and those of .zarr stores on disk, too; URLs of these open.
+
+    Examples
+    --------
+    >>> with opened_counts("cells.zarr") as adata:  # doctest: +SKIP
+    ...     print(adata.X)
+    CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
+    """
+    if is_zarr_url(path) or (not is_url(path) and _is_zarr(Path(path))):
+        yield _left_on_disk(path, zarr.open_group(path, mode="r"))
+    elif Path(path).is_file() and h5py.is_hdf5(path):
+        with opened_hdf5(path) as file:
+            is_anndata = _kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+            yield _left_on_disk(path, file) if is_anndata else read_adata(path)
+    else:
+        yield read_adata(path)
+
+
+def kind_of(file: h5py.File) -> str | None:
+    """What an open HDF5 file is: "model", "AnnData", "loom", "10x", or None.
+
+    Examples
+    --------
+    >>> kind_of(h5py.File("empty.h5", "w", driver="core", backing_store=False))
+    """
+    if "params" in file and "genes" in file:
+        return "model"
+    if "row_attrs" in file and "col_attrs" in file:
+        return "loom"
+    if "obs" in file and "var" in file:
+        return "AnnData"
+    return "10x" if is_10x_h5(file) else None
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def _read_zarr(path: Path) -> AnnData:
+    root = zarr.open_group(path, mode="r")
+    if "obs" not in root or "var" not in root:
+        raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
+    return ad.read_zarr(path)
+
+
+def _left_on_disk(path: str | Path, root: Any) -> AnnData:
+    """AnnData over what is stored: its annotation read, its matrices left where they are."""
+    with naming(path):
+        layers, raw = root.get("layers", {}), root.get("raw")
+        return AnnData(
+            _on_disk(root.get("X")),
+            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
+            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
+            layers={name: _on_disk(layers[name]) for name in layers},
+            raw={"X": _on_disk(raw["X"]), "var": ad.io.read_elem(raw["var"])} if hasattr(raw, "keys") else None,
+        )
+
+
+def _on_disk(matrix: Any) -> Any:
+    """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
+    if hasattr(matrix, "keys"):
+        return ad.io.sparse_dataset(matrix)
+    return matrix if matrix is not None and matrix.ndim == 2 else None
+
+
+def write_adata(adata: AnnData, path: str | Path) -> None:
+    """Write an .h5ad file beside `path` and rename it, so that a failure leaves an existing file as it was.
+
+    Parameters
+    ----------
+    adata : AnnData
+        In memory.
+    path : str or Path
+        Output file.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> path = Path(tempfile.mkdtemp()) / "cells.h5ad"
+    >>> write_adata(AnnData(np.eye(2)), path)
+    >>> read_adata(path, backed=False).shape
+    (2, 2)
+    """
+    # Files with nullable strings are read without a word; to write them again, anndata wants to be asked.
+    with new_hdf5(path) as file, ad.settings.override(allow_write_nullable_strings=True):
+        ad.io.write_elem(file, "/", adata)  # pyright: ignore[reportArgumentType]
+
+
+def _download(url: str) -> Path:
+    """Fetch a file into the cache, unless it is there; a broken transfer raises and leaves nothing behind."""
+    cache = pooch.os_cache("ginseng")
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        return Path(pooch.retrieve(url, known_hash=None, path=cache, progressbar=True))
+    except OSError as error:
+        raise ValueError(f"{url} could not be downloaded ({error}); nothing was kept.") from error
