@@ -42,7 +42,8 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     Parameters
     ----------
     truth, predicted : sequence of str
-        The types of the same cells, in the same order. Cells without a true type are left out.
+        The types of the same cells, in the same order. Cells without a true type are left out, those without a
+        predicted one have "no type".
 
     Returns
     -------
@@ -64,7 +65,7 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     if len(truth) != len(predicted):
         raise ValueError(f"`truth` has {len(truth)} cells, but `predicted` has {len(predicted)}.")
     known = truth.notna()
-    truth, predicted = truth[known].astype(str), predicted[known].astype(str)
+    truth, predicted = truth[known].astype(str), predicted[known].fillna("no type").astype(str)
     if len(truth) == 0:
         raise ValueError("No cell has a true type to compare with.")
     types = sorted(set(truth) | set(predicted))

@@ -19,6 +19,7 @@ ORDER = [
     "utils.ahead",
     "utils.digest",
     "utils.hdf5",
+    "utils.soundness",
     "utils.transpose",
     "utils.counts",
     "utils.genes",

@@ -1,12 +1,11 @@
 """What a dataset takes from the annotation of an AnnData: genes, labels, groups."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.messages import shorten, unknown_name, warn
 
 
 def require_column(obs: Any, kind: str, key: str | None) -> None:
@@ -98,9 +97,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
     if n_missing and missing == "error":
         raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
     if n_missing:
-        warnings.warn(
-            f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.", stacklevel=3
-        )
+        warn(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.")
     labels = _sorted_categorical(obs[key], labelled)
     if len(labels.categories) < 2:
         raise ValueError(

@@ -1,7 +1,6 @@
 """Model files, in the HDF5 layout of ginseng 0.2.1. Nothing else knows it."""
 
 import json
-import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import shorten, warn
 
 MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
@@ -174,6 +173,6 @@ def _load_metadata(group: Any) -> dict[str, Any]:
     try:
         loaded = {name: json.loads(dataset.asstr()[()]) for name, dataset in group.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        warnings.warn(f"The metadata of the model cannot be read and are left out: {error}.", stacklevel=3)
+        warn(f"The metadata of the model cannot be read and are left out: {error}.")
         return {}
     return {**loaded, "created": group.attrs.get("created")}

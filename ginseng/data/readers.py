@@ -83,7 +83,7 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
         yield _left_on_disk(path, zarr.open_group(path, mode="r"))
     elif Path(path).is_file() and h5py.is_hdf5(path):
         with opened_hdf5(path) as file:
-            is_anndata = _kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+            is_anndata = kind_of(file) == "AnnData" and "encoding-type" in file.attrs
             yield _left_on_disk(path, file) if is_anndata else read_adata(path)
     else:
         yield read_adata(path)

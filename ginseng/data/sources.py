@@ -1,6 +1,5 @@
 """The inputs of a dataset, seen as one: their common genes, and their labels and groups in the same terms."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,8 @@ from scipy import sparse
 from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of, require_column
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
-from ginseng.utils.genes import gene_selector
+from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.messages import warn
 
 Source = str | Path | AnnData
 
@@ -82,20 +82,19 @@ class Sources:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
-                counts = Counts(adata, layer)
+                counts = Counts(adata, layer, raw=True)
                 columns.append(gene_columns(counts.var, genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
                 raise ValueError(f"In input {number + 1} of {len(given)}: {error}") from error
-            counts.warn_unless_integers()
             data.append(adata)
             self._counts.append(counts)
         self.gene_names = _common(
             [counts.var.index[chosen] for counts, chosen in zip(self._counts, columns, strict=True)]
         )
-        self._selectors = [
-            _selector(counts, chosen, self.gene_names) for counts, chosen in zip(self._counts, columns, strict=True)
+        self._gene_maps = [
+            _gene_map(counts, chosen, self.gene_names) for counts, chosen in zip(self._counts, columns, strict=True)
         ]
 
         keys = [label_key] if group_key in (None, label_key) else [label_key, group_key]
@@ -118,13 +117,10 @@ class Sources:
 
     def blocks(self, size: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """Yield the number of cells read, `size` at a time, with the counts of the labelled ones."""
-        for counts, selector, labelled in zip(self._counts, self._selectors, self._labelled, strict=True):
+        for counts, gene_map, labelled in zip(self._counts, self._gene_maps, self._labelled, strict=True):
             for start, stop, block in counts.blocks(size):
                 here = labelled[start:stop]
-                chosen = block if here.all() else sparse.csr_matrix(block[here])
-                if selector is not None:
-                    chosen = sparse.csr_matrix(chosen @ selector)
-                    chosen.sort_indices()
+                chosen = gene_map.of(block if here.all() else sparse.csr_matrix(block[here]))
                 if not chosen.data.all():
                     chosen = chosen.copy()  # a block of all cells may be the caller's own matrix
                     chosen.eliminate_zeros()
@@ -136,24 +132,23 @@ def _common(names: list[pd.Index]) -> list[str]:
     common = names[0]
     for others in names[1:]:
         common = common[common.isin(others)]
-    if len(common) == 0:
-        raise ValueError("The inputs have no gene in common; are their genes named in the same way?")
-    if len(common) < max(map(len, names)):
-        warnings.warn(
-            f"{len(common):,} genes are common to all {len(names)} inputs, which have {min(map(len, names)):,} to "
-            f"{max(map(len, names)):,}; the others are left out.",
-            stacklevel=4,
+    fewest, most = min(map(len, names)), max(map(len, names))
+    if len(common) < max(LEAST_OVERLAP * fewest, 1):
+        found = f"only {len(common):,} of {fewest:,} genes" if len(common) else "no gene"
+        raise ValueError(f"The inputs have {found} in common; are their genes named in the same way?")
+    if len(common) < most:
+        warn(
+            f"{len(common):,} genes are common to all {len(names)} inputs, which have {fewest:,} to {most:,}; the "
+            "others are left out."
         )
     return [str(name) for name in common]
 
 
-def _selector(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> sparse.csr_matrix | None:
-    """Matrix that takes counts to those of the common genes; None if they are the same."""
+def _gene_map(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> GeneMap:
+    """Which of the common genes those of an input are, where `columns` are chosen."""
     names = counts.var.index[columns].astype(str)
     columns = columns[pd.Index(names).get_indexer(pd.Index(gene_names))]
-    if np.array_equal(columns, np.arange(counts.n_genes)):
-        return None
-    return gene_selector(positions_of(columns, counts.n_genes), len(gene_names))
+    return GeneMap(positions_of(columns, counts.n_genes), len(gene_names))
 
 
 def _unique(names: list[pd.Index]) -> pd.Index:

@@ -1,7 +1,6 @@
 """10x Genomics matrices: Matrix Market folders and HDF5 files of every Cell Ranger version."""
 
 import csv
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from scipy import sparse
 
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import opened_hdf5
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.messages import shorten, unknown_name, warn
 
 
 def read_10x_mtx(
@@ -120,7 +119,7 @@ def read_10x_h5(
         if genome is not None and genome not in genomes:
             raise unknown_name("genome", genome, str(path), genomes)
         if genome is None and len(genomes) > 1:
-            warnings.warn(f"{path} has the genomes {shorten(genomes)}; reading {genomes[0]}.", stacklevel=2)
+            warn(f"{path} has the genomes {shorten(genomes)}; reading {genomes[0]}.")
         group = file[genome or genomes[0]]
         var = pd.DataFrame({"gene_ids": _text(group["genes"]), "gene_symbols": _text(group["gene_names"])})
         return _assemble(_read_csc(group, path), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
@@ -174,10 +173,9 @@ def _assemble(
         if not is_gene.all() and is_gene.any():
             others = Counter(var["feature_types"].to_numpy()[~is_gene])
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common())
-            warnings.warn(
+            warn(
                 f"Left out features that are not genes: {kinds}. read_10x_mtx and read_10x_h5 keep them with "
-                "gex_only=False.",
-                stacklevel=3,
+                "gex_only=False."
             )
             adata = adata[:, is_gene].copy()
     if make_unique:

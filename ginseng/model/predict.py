@@ -22,8 +22,8 @@ from ginseng.data.readers import read_adata
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
-from ginseng.utils.genes import gene_selector, match_genes
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.messages import unknown_name, warn
 
 _CELLS_READ_AT_ONCE = 4096
 
@@ -36,23 +36,22 @@ def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
     return var[gene_key].to_numpy().astype(str)
 
 
-def _match(var: Any, gene_names: np.ndarray, gene_key: str | None) -> np.ndarray:
-    """Position of each gene of `var` among `gene_names`, or -1; an error if there is no match at all."""
+def _gene_map(var: Any, gene_names: np.ndarray, gene_key: str | None, min_overlap: float) -> GeneMap:
+    """Match the genes of `var` to those of a model."""
     names = _gene_names(var, gene_key)
-    positions = match_genes(names, gene_names)
-    if (positions >= 0).any():
-        return positions
-    columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
-    n_found = {column: (match_genes(_gene_names(var, column), gene_names) >= 0).sum() for column in columns}
-    best = max(n_found, key=lambda column: n_found[column])
-    way_out = (
-        f"gene_key={best!r} would match {n_found[best]:,} of them"
-        if n_found[best]
-        else "other species, or symbols on one side and identifiers on the other?"
-    )
-    raise ValueError(
-        f"No gene in common: the model knows {shorten(gene_names, 3)}; the data have {shorten(names, 3)}; {way_out}."
-    )
+    gene_map = GeneMap.matching(names, gene_names)
+    if gene_map.n_found < max(min_overlap * gene_map.n_inputs, 1):
+        columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
+        n_found = {column: GeneMap.matching(_gene_names(var, column), gene_names).n_found for column in columns}
+        best = max(columns, key=lambda column: n_found[column])
+        way_out = (
+            f"gene_key={best!r} would match {n_found[best]:,} of them"
+            if n_found[best] > gene_map.n_found
+            else "other species, or symbols on one side and identifiers on the other? For a panel of few genes, lower "
+            "min_overlap"
+        )
+        gene_map.require(min_overlap, names, gene_names, way_out)
+    return gene_map
 
 
 def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +85,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     >>> _get_gene_indices(adata, np.array(["C", "X", "A"]), None)
     (array([2, 0]), array([0, 2]))
     """
-    positions = _match(adata.var, gene_names, gene_key)
+    positions = _gene_map(adata.var, gene_names, gene_key, 0.0).positions
     available_idx = np.flatnonzero(positions >= 0)
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
@@ -134,32 +133,23 @@ def annotate_iter(
     >>> [(batch.shape, start, end) for batch, start, end in annotate_iter(adata, np.array(["C", "X"]), batch_size=2)]
     [((2, 2), 0, 2), ((1, 2), 2, 3)]
     """
-    for batch, start, end in _aligned_batches(Counts(adata, layer), gene_names, gene_key, batch_size):
-        yield jnp.asarray(batch), start, end
+    for batch, start, end in _aligned_batches(Counts(adata, layer), gene_names, gene_key, batch_size, 0.0):
+        yield jnp.asarray(batch.toarray()), start, end
 
 
 def _aligned_batches(
-    counts: Counts, gene_names: np.ndarray, gene_key: str | None, batch_size: int
-) -> Iterator[tuple[np.ndarray, int, int]]:
+    counts: Counts, gene_names: np.ndarray, gene_key: str | None, batch_size: int, min_overlap: float
+) -> Iterator[tuple[sparse.csr_matrix, int, int]]:
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
-    positions = _match(counts.var, gene_names, gene_key)
-    n_missing = len(gene_names) - len(np.unique(positions[positions >= 0]))
-    if n_missing:
-        warnings.warn(
-            f"{n_missing:,} of the {len(gene_names):,} genes of the model are not in the data and count as zero.",
-            stacklevel=3,
-        )
-    n_repeated = (np.bincount(positions[positions >= 0]) > 1).sum()
-    if n_repeated:
-        warnings.warn(f"{n_repeated:,} genes occur more than once in the data; their counts are summed.", stacklevel=3)
-    selector = gene_selector(positions, len(gene_names))
+    gene_map = _gene_map(counts.var, gene_names, gene_key, min_overlap)
+    gene_map.warn_of_differences()
     size = max(batch_size, _CELLS_READ_AT_ONCE // batch_size * batch_size)
     for block_start, block_stop, block in counts.blocks(size):
-        aligned = sparse.csr_matrix(block.astype(np.float32) @ selector)
+        aligned = gene_map.of(sparse.csr_matrix(block, dtype=np.float32))
         for start in range(block_start, block_stop, batch_size):
             end = min(start + batch_size, block_stop)
-            yield aligned[start - block_start : end - block_start].toarray(), start, end
+            yield sparse.csr_matrix(aligned[start - block_start : end - block_start]), start, end
 
 
 @eqx.filter_jit
@@ -182,8 +172,12 @@ def classify(
     return_table: bool = False,
     seed: int = 123,
     silent: bool = False,
+    *,
+    min_overlap: float = LEAST_OVERLAP,
 ) -> AnnData | pd.DataFrame | None:
     """Annotate cells with a trained classifier.
+
+    Cells without a count of the model's genes get no type, and a confidence of 0.
 
     Parameters
     ----------
@@ -215,6 +209,8 @@ def classify(
         Seed of the dropout masks where `randomness` is True.
     silent : bool
         No progress bar and no warnings.
+    min_overlap : float
+        Share of the model's genes, in [0, 1], that the data must have; with fewer they are refused.
 
     Returns
     -------
@@ -227,7 +223,8 @@ def classify(
     Raises
     ------
     ValueError
-        If a file, layer, column or value is not usable; the message says what to do. `adata` is then as it was.
+        If a file, layer, column or value is not usable, or too few genes are known; the message says what to do.
+        `adata` is then as it was.
 
     Examples
     --------
@@ -243,12 +240,14 @@ def classify(
         if not (copy or return_table):
             require_writable(data)
         model = _configured(state, normalize, target_sum, randomness)
-        probabilities = _annotate(model, np.asarray(state.genes), data, gene_key, layer, batch_size, seed, silent)
+        genes = np.asarray(state.genes)
+        probabilities, is_empty = _annotate(model, genes, data, gene_key, layer, batch_size, seed, silent, min_overlap)
+        if is_empty.any():
+            warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
 
     labels = state.output_labels
-    best = probabilities.argmax(axis=1)
-    cell_type = pd.Categorical.from_codes(best, categories=labels)
-    confidence = probabilities[np.arange(len(best)), best]
+    cell_type = pd.Categorical.from_codes(np.where(is_empty, -1, probabilities.argmax(axis=1)), categories=labels)
+    confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1))
     if return_table:
         columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
         table = pd.DataFrame(columns, index=data.obs_names)
@@ -284,17 +283,25 @@ def _annotate(
     batch_size: int,
     seed: int,
     silent: bool,
-) -> np.ndarray:
-    """Probability of each cell type, (cells, classes)."""
-    counts = Counts(adata, layer, nonnegative=model.normalize)
-    if model.normalize:
-        counts.warn_unless_integers()
+    min_overlap: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each cell type, (cells, classes), and which cells have no count."""
+    counts = Counts(adata, layer, nonnegative=model.normalize, raw=model.normalize)
     probabilities = [jnp.empty((0, model.n_classes))]  # left on the device, so that reading goes on meanwhile
+    is_empty = np.zeros(counts.n_cells, bool)
     key = jr.key(seed)
     with tqdm(total=counts.n_cells, desc="Annotating", unit="cells", unit_scale=True, disable=silent) as bar:
-        for batch, start, end in _aligned_batches(counts, genes, gene_key, batch_size):
+        for batch, start, end in _aligned_batches(counts, genes, gene_key, batch_size, min_overlap):
             x = np.zeros((batch_size, len(genes)), dtype=np.float32)  # one shape for all, so that one is compiled
-            x[: end - start] = batch
+            batch.toarray(out=x[: end - start])
+            is_empty[start:end] = abs(batch).sum(axis=1).A1 == 0
             probabilities.append(_probabilities(model, jnp.asarray(x), jr.fold_in(key, start)))
             bar.update(end - start)
-    return np.concatenate(probabilities)[: counts.n_cells]
+    joined = np.concatenate(probabilities)[: counts.n_cells]
+    if not (is_finite := np.isfinite(joined).all(axis=1)).all():
+        raise ValueError(
+            f"The network's answer is not finite for {(~is_finite).sum():,} of {counts.n_cells:,} cells, such as "
+            f"'{adata.obs_names[np.argmin(is_finite)]}': values too large for it? It takes "
+            f"{'raw counts' if model.normalize else 'normalised values'}."
+        )
+    return joined, is_empty

@@ -1,7 +1,6 @@
 """What a dataset feeds to a model: batches for several steps at a time, of one shape, on the devices."""
 
 import itertools
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from ginseng.train.devices import Devices
 from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.digest import digest
-from ginseng.utils.genes import gene_selector, match_genes
+from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -86,8 +85,8 @@ class Feed:
         if unknown := sorted(set(dataset.label_names) - set(self.labels)):
             raise ValueError(f"The dataset has labels that the model has no output for: {shorten(unknown)}.")
         self._codes = np.array([self.labels.index(label) for label in dataset.label_names], dtype=np.int32)
-        self._selector = None if genes is None else _selector(dataset.gene_names, list(genes))
-        self._dtype = dataset.dtype if self._selector is None else np.dtype(np.float32)
+        self._gene_map = None if genes is None else _gene_map(dataset.gene_names, list(genes))
+        self._dtype = dataset.dtype if self._gene_map is None else np.dtype(np.float32)
         self.nonnegative = False
         width = devices.padded(batch_size)
         bytes_per_step = width * self.n_genes * self._dtype.itemsize
@@ -203,7 +202,7 @@ class Feed:
     def _of_model(self, counts: np.ndarray) -> np.ndarray:
         if self.nonnegative:
             require_nonnegative(counts, self._dataset)
-        return counts if self._selector is None else counts.astype(np.float32) @ self._selector
+        return counts if self._gene_map is None else self._gene_map.of(sparse.csr_matrix(counts)).toarray()
 
 
 def require_nonnegative(counts: np.ndarray, dataset: GinsengDataset) -> None:
@@ -215,20 +214,11 @@ def require_nonnegative(counts: np.ndarray, dataset: GinsengDataset) -> None:
         )
 
 
-def _selector(dataset_genes: list[str], genes: list[str]) -> sparse.csr_matrix | None:
-    """Matrix that takes counts over a dataset's genes to counts over the model's; None if they are the same."""
+def _gene_map(dataset_genes: list[str], genes: list[str]) -> GeneMap | None:
+    """Which genes of the model those of a dataset are; None if they are the same."""
     if dataset_genes == genes:
         return None
-    positions = match_genes(np.asarray(dataset_genes), np.asarray(genes))
-    n_found = len(np.unique(positions[positions >= 0]))
-    if n_found == 0:
-        raise ValueError(
-            f"No gene in common: the classifier knows {shorten(genes, 3)}; the dataset has {shorten(dataset_genes, 3)}."
-        )
-    if n_found < len(genes):
-        warnings.warn(
-            f"{len(genes) - n_found:,} of the {len(genes):,} genes of the classifier are not in the dataset and count "
-            "as zero.",
-            stacklevel=6,
-        )
-    return gene_selector(positions, len(genes))
+    gene_map = GeneMap.matching(np.asarray(dataset_genes), np.asarray(genes))
+    gene_map.require(LEAST_OVERLAP, dataset_genes, genes, "make the dataset from data that have the model's genes")
+    gene_map.warn_of_differences()
+    return gene_map

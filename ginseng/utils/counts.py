@@ -10,7 +10,9 @@ from anndata import AnnData, ImplicitModificationWarning
 from anndata.abc import CSCDataset
 from scipy import sparse
 
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.files import naming
+from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.soundness import require_indices, require_sound
 from ginseng.utils.transpose import by_rows
 
 
@@ -73,6 +75,8 @@ class Counts:
         Key in ``adata.layers``, or ``"raw"`` for ``adata.raw`` where no layer has that name; None for ``adata.X``.
     nonnegative : bool
         Refuse negative values, which cannot be counts to normalise.
+    raw : bool
+        Warn, once, of values that are no whole numbers, as raw counts are.
 
     Attributes
     ----------
@@ -84,7 +88,7 @@ class Counts:
     Raises
     ------
     ValueError
-        If the layer does not exist or the matrix is empty; when read, if a value is NaN, infinite, or (with
+        If the layer does not exist, or the matrix is empty or damaged; when read, if a value is NaN, infinite, or (with
         `nonnegative`) negative.
 
     Examples
@@ -94,15 +98,16 @@ class Counts:
     [(0, 2, 2), (2, 4, 1), (4, 5, 0)]
     """
 
-    def __init__(self, adata: AnnData, layer: str | None = None, *, nonnegative: bool = False):
+    def __init__(self, adata: AnnData, layer: str | None = None, *, nonnegative: bool = False, raw: bool = False):
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
-        self._nonnegative = nonnegative
+        self._nonnegative, self._raw = nonnegative, raw
+        self._file = adata.filename if adata.isbacked else None
         self._matrix: Any
         if layer is None:
             self._name = "adata.X"
-            self._matrix = adata.X
+            self._matrix = _x_of(adata)
         elif layer in adata.layers:
             self._name = f"adata.layers['{layer}']"
             self._matrix = adata.layers[layer]
@@ -111,22 +116,31 @@ class Counts:
             self.var = adata.raw.var
             self._matrix = adata.raw.X
         else:
-            raw = ["raw"] if adata.raw is not None else []
-            raise unknown_name("layer", layer, "adata.layers", [*layer_names(adata), *raw])
+            raws = ["raw"] if adata.raw is not None else []
+            raise unknown_name("layer", layer, "adata.layers", [*layer_names(adata), *raws])
         if self._matrix is None:
-            raise ValueError(f"adata.X is empty; name the layer that holds the counts. It has: {layer_names(adata)}.")
-        if isinstance(self._matrix, CSCDataset):
-            self._matrix = by_rows(self._matrix)
+            layers = shorten(layer_names(adata)) or "none"
+            raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
+        with naming(self._place, "is damaged"):
+            require_sound(self._matrix)
+            if isinstance(self._matrix, CSCDataset):
+                self._matrix = by_rows(self._matrix)
         if sparse.issparse(self._matrix):
             self._matrix = self._matrix.tocsr()
         self.n_genes = len(self.var)
 
+    @property
+    def _place(self) -> str:
+        return self._name if self._file is None else f"{self._name} of {self._file}"
+
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
-        block: Any = self._matrix[start:stop]
-        if hasattr(block, "compute"):
-            block = block.compute()
-        block = sparse.csr_matrix(block)
+        with naming(self._place, "is damaged"):
+            block: Any = self._matrix[start:stop]
+            if hasattr(block, "compute"):
+                block = block.compute()
+            block = sparse.csr_matrix(block)
+            require_indices(block.indices, self.n_genes)
         if not block.has_canonical_format:
             block = block.copy()  # a block of all rows is the caller's own matrix
             block.sum_duplicates()
@@ -139,6 +153,8 @@ class Counts:
                 "counts to normalise must not be negative; scaled or centred data cannot be used: pass the layer that "
                 "holds the raw counts, or normalize=False",
             )
+        if self._raw:
+            self._warn_of_fractions(block.data)
         return block
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
@@ -149,15 +165,13 @@ class Counts:
             stop = min(start + size, self.n_cells)
             yield start, stop, self.rows(start, stop)
 
-    def warn_unless_integers(self) -> None:
-        """Warn if the first cells hold fractions: raw counts are whole numbers."""
-        values = self.rows(0, min(self.n_cells, 256)).data
-        fractions = values[values != np.round(values)]
+    def _warn_of_fractions(self, values: np.ndarray) -> None:
+        fractions = values[values != np.rint(values)]
         if len(fractions):
-            warnings.warn(
+            self._raw = False
+            warn(
                 f"{self._name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised "
-                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?",
-                stacklevel=3,
+                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?"
             )
 
     def _refuse(self, bad: np.ndarray, block: sparse.csr_matrix, start: int, rule: str) -> None:
@@ -170,3 +184,11 @@ class Counts:
             f"{self._name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
             f"'{self._cell_names[cell]}': {rule}."
         )
+
+
+def _x_of(adata: AnnData) -> Any:
+    """X, or None of a backed file that has none."""
+    try:
+        return adata.X
+    except KeyError:
+        return None

@@ -1,8 +1,16 @@
 """Matching the genes of a data set to those of a model."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from ginseng.utils.messages import shorten, warn
+
+LEAST_OVERLAP = 0.05  # share of a model's genes; by chance, or between species, a few names are always equal
 
 _VERSIONED_ENSEMBL_ID = r"^(ENS[A-Z]*\d{11})\.\d+$"
 
@@ -45,30 +53,70 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray) -> np.nda
     return genes.get_indexer(names)
 
 
-def gene_selector(positions: np.ndarray, n_model_genes: int) -> sparse.csr_matrix:
-    """Build the 0/1 matrix that takes counts over a data set's genes to counts over a model's.
+@dataclass(frozen=True)
+class GeneMap:
+    """Which inputs of a model the genes of a data set are.
 
     Genes that the data set has more than once are summed, those it lacks are zero.
 
-    Parameters
+    Attributes
     ----------
     positions : numpy.ndarray
-        From `match_genes`.
-    n_model_genes : int
-        Number of genes of the model.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        Of shape ``(len(positions), n_model_genes)`` and type float32.
+        For each gene of the data set its position among the inputs, or -1.
+    n_inputs : int
+        Genes of the model.
 
     Examples
     --------
-    >>> gene_selector(np.array([1, -1, 1]), 2).toarray()
-    array([[0., 1.],
-           [0., 0.],
-           [0., 1.]], dtype=float32)
+    >>> genes = GeneMap.matching(np.array(["B", "X", "B"]), np.array(["A", "B"]))
+    >>> genes.n_found, genes.of(sparse.csr_matrix([[1, 2, 3]])).toarray()
+    (1, array([[0., 4.]]))
     """
-    found = np.flatnonzero(positions >= 0)
-    ones = np.ones(len(found), dtype=np.float32)
-    return sparse.csr_matrix((ones, (found, positions[found])), shape=(len(positions), n_model_genes))
+
+    positions: np.ndarray
+    n_inputs: int
+
+    @classmethod
+    def matching(cls, names: np.ndarray | pd.Index, model_genes: np.ndarray) -> "GeneMap":
+        """Match by name, see `match_genes`."""
+        return cls(match_genes(names, model_genes), len(model_genes))
+
+    @cached_property
+    def _times_found(self) -> np.ndarray:
+        return np.bincount(self.positions[self.positions >= 0], minlength=self.n_inputs)
+
+    @property
+    def n_found(self) -> int:
+        """Inputs that the data set has."""
+        return int((self._times_found > 0).sum())
+
+    def require(self, least: float, names: Iterable[str], model_genes: Iterable[str], way_out: str) -> None:
+        """Raise a ValueError, which tells a `way_out`, if the data set has less than this share of the inputs."""
+        if self.n_found < max(least * self.n_inputs, 1):
+            found = f"Only {self.n_found:,} of {self.n_inputs:,} genes" if self.n_found else "No gene"
+            raise ValueError(
+                f"{found} in common: the model knows {shorten(model_genes, 3)}; the data have {shorten(names, 3)}; "
+                f"{way_out}."
+            )
+
+    def warn_of_differences(self) -> None:
+        """Warn of inputs that the data set lacks, and of those that it has more than once."""
+        if n_missing := self.n_inputs - self.n_found:
+            warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and count as zero.")
+        if n_repeated := int((self._times_found > 1).sum()):
+            warn(f"{n_repeated:,} genes occur more than once in the data; their counts are summed.")
+
+    def of(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Counts over the inputs, of counts over the genes of the data set."""
+        if np.array_equal(self.positions, np.arange(self.n_inputs)):
+            return counts
+        positions = self.positions[counts.indices]
+        kept = positions >= 0
+        row_ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
+        shape = (len(row_ends) - 1, self.n_inputs)
+        data = counts.data[kept]
+        if (self._times_found > 1).any():
+            data = data.astype(np.result_type(data, np.float32))  # sums may not fit in a small integer
+        chosen = sparse.csr_matrix((data, positions[kept], row_ends), shape=shape)
+        chosen.sum_duplicates()
+        return chosen

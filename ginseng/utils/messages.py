@@ -1,7 +1,19 @@
-"""Error messages that name what is wrong, what there is, and the nearest name."""
+"""Messages that name what is wrong, what there is, and the nearest name, and point at the caller's line."""
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_NOT_CALLERS = ("ginseng", "jaxtyping")  # the latter wraps functions where types are checked at run time
+
+
+def warn(text: str) -> None:
+    """Warn, from the line outside this package that called into it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_CALLERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> ValueError:

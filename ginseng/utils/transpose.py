@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from ginseng.utils.soundness import require_indices
+
 _MEMORY = 2**28  # bytes
 _BYTES_PER_VALUE = 24  # row, column and value as read, and again as CSR
 
@@ -19,7 +21,11 @@ def by_rows(matrix: Any) -> "sparse.csr_matrix | TransposedRows":
     See `TransposedRows`.
     """
     n_parts = -(-int(matrix.group["indptr"][-1]) * _BYTES_PER_VALUE // _MEMORY)
-    return sparse.csr_matrix(matrix.to_memory()) if n_parts <= 1 else TransposedRows(matrix, n_parts)
+    if n_parts > 1:
+        return TransposedRows(matrix, n_parts)
+    columns = matrix.to_memory()
+    require_indices(columns.indices, matrix.shape[0])
+    return sparse.csr_matrix(columns)
 
 
 class TransposedRows:
@@ -59,6 +65,7 @@ class TransposedRows:
         n_at_once = _MEMORY // (2 * self._dtype.itemsize + 16)
         for start in range(0, int(indptr[-1]), n_at_once):
             rows = np.asarray(indices[start : start + n_at_once])
+            require_indices(rows, matrix.shape[0])
             entries = np.empty(len(rows), self._dtype)
             entries["row"] = rows
             entries["column"] = np.searchsorted(indptr, np.arange(start, start + len(rows)), side="right") - 1

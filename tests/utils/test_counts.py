@@ -112,9 +112,13 @@ def test_negative_values_are_refused_where_counts_are_normalised(values):
         read_all(Counts(adata, nonnegative=True), 4)
 
 
-def test_normalised_values_draw_a_warning(values):
-    with pytest.warns(UserWarning, match=r"fractions such as 0\.[0-9]+, where raw counts are expected"):
-        Counts(ad.AnnData(np.log1p(values))).warn_unless_integers()
+@pytest.mark.parametrize("first", [0, 8])
+def test_normalised_values_draw_one_warning_wherever_they_begin(values, first):
+    values[first:] = np.log1p(values[first:])
+    with pytest.warns(UserWarning, match=r"fractions such as 0\.[0-9]+, where raw counts are expected") as warned:
+        read_all(Counts(ad.AnnData(values), raw=True), 2)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
 
 
 def test_an_unknown_layer_and_an_empty_x_are_named(values):

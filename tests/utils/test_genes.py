@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from ginseng.utils.genes import gene_selector, match_genes
+from ginseng.utils.genes import GeneMap, match_genes
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12)
 
@@ -12,7 +12,7 @@ NAMES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12)
 @given(names=NAMES, model=NAMES.map(lambda names: sorted(set(names), reverse=True)), seed=st.integers(0, 99))
 def test_alignment_sums_by_name(names, model, seed):
     x = np.random.default_rng(seed).integers(0, 9, (3, len(names)))
-    aligned = sparse.csr_matrix(x) @ gene_selector(match_genes(np.array(names), np.array(model)), len(model))
+    aligned = GeneMap.matching(np.array(names), np.array(model)).of(sparse.csr_matrix(x))
     expected = [x[:, [i for i, name in enumerate(names) if name == gene]].sum(axis=1) for gene in model]
     np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
 
@@ -31,3 +31,16 @@ def test_versions_count_where_the_model_tells_two_apart():
 def test_repeated_genes_of_a_model_are_refused():
     with pytest.raises(ValueError, match=r"unique.*'A'"):
         match_genes(np.array(["A"]), np.array(["A", "B", "A"]))
+
+
+def test_sums_may_be_larger_than_the_type_of_the_counts():
+    counts = sparse.csr_matrix(np.array([[200, 100, 7]], np.uint8))
+    assert GeneMap.matching(np.array(["A", "A", "B"]), np.array(["B", "A"])).of(counts).toarray().tolist() == [[7, 300]]
+
+
+def test_too_few_genes_in_common_are_refused():
+    model = np.array([f"G{i}" for i in range(40)])
+    names = np.array(["G3", "G5", "X"])
+    GeneMap.matching(names, model).require(0.05, names, model, "way out")
+    with pytest.raises(ValueError, match="Only 1 of 40 genes in common: the model knows G0, .*; the data have G3"):
+        GeneMap.matching(names[:1], model).require(0.05, names[:1], model, "way out")
