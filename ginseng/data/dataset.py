@@ -94,15 +94,12 @@ class GinsengDataset:
 
     def _load_metadata(self) -> None:
         """Load names and small arrays into memory."""
-        attributes: dict[str, Any] = dict(self.root.attrs)
-        self.n_cells = int(attributes["n_cells"])
-        self.n_genes = int(attributes["n_genes"])
-        self.label_names: list[str] = attributes["label_names"]
-        self.gene_names: list[str] = attributes["gene_names"]
-        self.group_names: list[str] | None = attributes.get("group_names")
-        self.labels = np.asarray(store.read_array(self.root, "labels"))
-        self.groups = store.read_array(self.root, "groups")
-        self.train_idx, self.test_idx = store.read_split(self.root)
+        contents = store.read_contents(self.root)
+        self.n_cells, self.n_genes = contents.shape
+        self.label_names, self.gene_names = contents.label_names, contents.gene_names
+        self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
+        self._stored = StoredCounts(self.root, contents)
+        self.train_idx, self.test_idx = store.read_split(self.root, self.n_cells)
 
     @classmethod
     def create(
@@ -391,7 +388,3 @@ class GinsengDataset:
     def _n_bytes(self) -> int:
         """Memory that all counts take once they are read."""
         return int(self.bytes_per_cell.sum())
-
-    @cached_property
-    def _stored(self) -> StoredCounts:
-        return StoredCounts(self.root)

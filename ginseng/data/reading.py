@@ -2,10 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from scipy import sparse
 from zarr.storage import LocalStore
 
 from ginseng.data.shards import ShardReader, smallest_type
-from ginseng.data.store import require_unchanged
+from ginseng.data.store import Contents, require_unchanged
+from ginseng.utils.soundness import require_indices
 
 _ROWS_READ_AT_ONCE = 4096
 _READERS, _REMOTE_READERS = 2, 16  # threads; those that read from afar wait most of the time
@@ -27,6 +26,8 @@ class StoredCounts:
     ----------
     root : zarr.Group
         The dataset.
+    contents : Contents
+        What it holds.
 
     Attributes
     ----------
@@ -36,24 +37,20 @@ class StoredCounts:
         Memory that each cell takes once it is read, at most.
     """
 
-    def __init__(self, root: zarr.Group):
+    def __init__(self, root: zarr.Group, contents: Contents):
         self._root = root
-        self._never_zero = "id" in root.attrs  # in stores that GinsengDataset.create made
         self._n_readers = _READERS if isinstance(root.store, LocalStore) else _REMOTE_READERS
-        with _fast_codecs(root):
-            x: Any = root["X"]
-            self._dense = isinstance(x, zarr.Array)
-            arrays = [x] if self._dense else [x["data"], x["indices"]]
-            self._arrays: list[Any] = [ShardReader(array) if ShardReader.reads(array) else array for array in arrays]
-        self._n_genes = int(x.shape[1] if self._dense else x.attrs["shape"][1])
-        n_cells = int(x.shape[0] if self._dense else x.attrs["shape"][0])
+        self._dense = contents.indptr is None
+        arrays = [contents.counts] if self._dense else contents.counts
+        self._arrays: list[Any] = [ShardReader(array) if ShardReader.reads(array) else array for array in arrays]
+        n_cells, self._n_genes = contents.shape
         self.dtype = dtype = np.dtype(self._arrays[0].dtype)
         # Stores of ginseng 0.2.1 hold mostly zeros, in float32: what is read of them is kept as CSR.
-        self._compact = self._dense and root.attrs.get("encoding-type") != "anndata"
-        if self._dense:
+        self._compact = self._dense and not contents.is_ours
+        if contents.indptr is None:
             self.bytes_per_cell = np.full(n_cells, self._n_genes * dtype.itemsize)
         else:
-            self._indptr = np.asarray(x["indptr"][:])
+            self._indptr = contents.indptr
             self._index_type = np.int32 if self._indptr[-1] < 2**31 else np.int64  # of SciPy
             self.bytes_per_cell = np.diff(self._indptr) * (dtype.itemsize + np.dtype(self._index_type).itemsize) + 8
 
@@ -91,6 +88,8 @@ class StoredCounts:
             if self._dense:
                 return self._read_dense(visits, stopped)
             return self._read_csr(visits, stopped)
+        except ValueError as error:
+            raise OSError(f"{self._root.store} is damaged ({error}). Create the dataset anew.") from error
         finally:
             require_unchanged(self._root)
 
@@ -109,13 +108,17 @@ class StoredCounts:
                     _read_into(array, stored, target)
             else:
                 values, columns = (np.asarray(array[stored]) for array in self._arrays)
+                require_indices(columns, self._n_genes)
                 span = (values, columns, self._indptr[first : end + 1] - stored.start)
                 chosen = sparse.csr_matrix(span, shape=(end - first, self._n_genes))[visit - first]
                 data[here], indices[here] = chosen.data, chosen.indices
 
         self._for_each(place, visits, stopped)
-        if self._never_zero and not (data.all() or (stopped is not None and stopped.is_set())):
-            raise OSError(f"{self._root.store} is damaged: a part of the counts has gone. Create the dataset anew.")
+        if stopped is not None and stopped.is_set():
+            return sparse.csr_matrix((0, self._n_genes), dtype=data.dtype)
+        require_indices(indices, self._n_genes)
+        if not data.all():
+            raise ValueError("a part of the counts has gone")
         return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
 
     def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:
@@ -157,11 +160,3 @@ def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:
         array.read(stored.start, target)
     else:
         target[:] = array[stored]
-
-
-@contextmanager
-def _fast_codecs(root: zarr.Group) -> Iterator[None]:
-    """Arrays opened here are decompressed by the package zarrs if it is installed, which reads local files only."""
-    faster = isinstance(root.store, LocalStore) and find_spec("zarrs") is not None
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if faster else {}):
-        yield

@@ -14,12 +14,13 @@ import numpy as np
 import zarr
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]: an extension module
 from numcodecs.checksum32 import CRC32C
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-_COMPRESSOR = BloscCodec(cname="lz4", shuffle="bitshuffle")
-_EMPTY = 2**64 - 1  # offset of a chunk of zeros, which is not stored
-_CHECKSUM_BYTES = 4
+_SMALLEST = np.dtype(np.uint8)
+_COMPRESSORS = (BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec())
+_EMPTY = 2**64 - 1  # offset of a chunk that holds nothing but the fill value, and is not stored
+_CHECKSUM, _CHECKSUM_BYTES = CRC32C(location="end"), 4
 
 
 class GrowingArray:
@@ -33,6 +34,10 @@ class GrowingArray:
         Its name.
     chunk, shard : tuple of int
         What is read at once, and what is a file: a multiple of the chunk.
+    dtype : numpy.dtype
+        Type to begin with.
+    fill_value : int
+        What is read in place of a file that has gone.
 
     Examples
     --------
@@ -44,9 +49,18 @@ class GrowingArray:
     ('uint16', [297, 298, 299, 300, 301, 302])
     """
 
-    def __init__(self, group: zarr.Group, name: str, chunk: tuple[int, ...], shard: tuple[int, ...]):
+    def __init__(
+        self,
+        group: zarr.Group,
+        name: str,
+        chunk: tuple[int, ...],
+        shard: tuple[int, ...],
+        dtype: np.dtype = _SMALLEST,
+        fill_value: int = 0,
+    ):
         self._group, self._name, self._chunk, self._shard = group, name, chunk, shard
-        self.array = self._create(np.dtype(np.uint8))
+        self._fill_value = fill_value
+        self.array = self._create(dtype)
         self._waiting: list[np.ndarray] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ginseng")
         self._written: Future | None = None
@@ -89,7 +103,9 @@ class GrowingArray:
             dtype=dtype,
             chunks=self._chunk,
             shards=self._shard,
-            compressors=_COMPRESSOR,
+            compressors=_COMPRESSORS,
+            fill_value=self._fill_value,
+            config={"write_empty_chunks": True},
         )
 
     def _retype(self, dtype: np.dtype) -> None:
@@ -126,6 +142,8 @@ class ShardReader:
         self._chunk = array.chunks[0]
         self._chunks_per_shard = array.shards[0] // self._chunk
         self._length = array.shape[0]
+        self._fill_value = array.fill_value
+        self._has_checksums = len(_codecs(array)["codecs"]) == 3
         self._folder = Path(array.store.root) / array.path / "c"
         self._indexes: dict[int, np.ndarray] = {}
 
@@ -134,10 +152,10 @@ class ShardReader:
         """Whether this is such an array."""
         if not isinstance(array.store, LocalStore) or array.ndim != 1 or array.metadata.zarr_format != 3:
             return False
-        (outermost, *_) = array.metadata.to_dict()["codecs"]
-        sharding = outermost.get("configuration", {})
+        sharding = _codecs(array)
         names = [[codec["name"] for codec in sharding.get(key, ())] for key in ("codecs", "index_codecs")]
-        return names == [["bytes", "blosc"], ["bytes", "crc32c"]] and sharding.get("index_location", "end") == "end"
+        of_chunks = (["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
+        return names[0] in of_chunks and names[1] == ["bytes", "crc32c"] and sharding.get("index_location") == "end"
 
     def __getitem__(self, wanted: slice) -> np.ndarray:
         start, stop, _ = wanted.indices(self._length)
@@ -167,19 +185,20 @@ class ShardReader:
                 first = number * self._chunk - start
                 here = slice(max(first, 0), min(first + self._chunk, len(target)))
                 if offset == _EMPTY:
-                    target[here] = 0
+                    target[here] = self._fill_value
                 else:
-                    blosc.decompress(content[offset - begin : offset - begin + length], chunk)
+                    self._decompress(content[offset - begin : offset - begin + length], chunk)
                     target[here] = chunk[here.start - first : here.stop - first]
         except (OSError, RuntimeError, ValueError) as error:
             raise OSError(f"{self._file(shard)} is damaged ({error}). Create the dataset anew.") from error
+
+    def _decompress(self, stored: Any, chunk: np.ndarray) -> None:
+        blosc.decompress(_CHECKSUM.decode(stored) if self._has_checksums else stored, chunk)
 
     def _file(self, shard: int) -> str:
         return f"{self._folder}/{shard}"
 
     def _read_bytes(self, shard: int, offset: int, length: int) -> bytes:
-        if length == 0:  # zeros only, perhaps without a file
-            return b""
         file = os.open(self._file(shard), os.O_RDONLY)
         try:
             return os.pread(file, length, offset)
@@ -189,14 +208,17 @@ class ShardReader:
     def _read_index(self, shard: int) -> np.ndarray:
         """Offset and length of each chunk of a shard."""
         size = 16 * self._chunks_per_shard + _CHECKSUM_BYTES
-        try:
-            n_bytes = Path(self._file(shard)).stat().st_size
-        except FileNotFoundError:  # a shard of zeros
-            return np.full((self._chunks_per_shard, 2), _EMPTY, dtype=np.uint64)
+        n_bytes = Path(self._file(shard)).stat().st_size
         if n_bytes < size:
             raise ValueError(f"{n_bytes} bytes are too few")
-        index: Any = CRC32C(location="end").decode(self._read_bytes(shard, n_bytes - size, size))
+        index: Any = _CHECKSUM.decode(self._read_bytes(shard, n_bytes - size, size))
         return np.frombuffer(index, "<u8").reshape(-1, 2)
+
+
+def _codecs(array: Any) -> dict[str, Any]:
+    """Settings of the sharding of an array; none if it is not sharded."""
+    (outermost, *_) = array.metadata.to_dict()["codecs"]
+    return outermost.get("configuration", {})
 
 
 def smallest_type(values: np.ndarray, at_least: np.dtype) -> np.dtype:

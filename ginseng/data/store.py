@@ -4,16 +4,22 @@ A dataset is an AnnData zarr store (v3) with counts in ``X`` (CSR) and ``obs`` a
 its root name labels, groups and genes. The arrays ``labels``, ``groups``, ``split/train`` and ``split/test`` of the
 documented layout are not part of AnnData's, which refuses what it does not know: they are left out of the consolidated
 metadata of the root, by which `anndata.read_zarr` lists a store. Dense stores of ginseng 0.2.1 open too.
+
+zarr reads a file that has gone as if it held the fill value. So that this is noticed, small arrays come with a digest,
+indices of genes are filled with one that no gene has, dense counts have all their files, and counts in CSR are never 0.
 """
 
 import itertools
+import math
 import os
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +32,9 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
 from zarr.storage import LocalStore
 
 from ginseng.data.shards import GrowingArray
-from ginseng.utils.files import is_url
+from ginseng.utils.digest import digest, require_digest
+from ginseng.utils.files import is_url, naming
+from ginseng.utils.soundness import require_ends
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
@@ -63,9 +71,10 @@ def write_store(
         Cells per file of the counts.
     """
     root = zarr.create_group(path, zarr_format=3)
+    arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
+    indptr = _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
     header = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
-    root.attrs.update({**header, **attributes})
-    _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
+    root.attrs.update({**header, **attributes, "digest": _digest_of(arrays["labels"], arrays.get("groups"), indptr)})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
@@ -73,7 +82,129 @@ def write_store(
         anndata.io.write_elem(root, "var", pd.DataFrame(index=pd.Index(gene_names, dtype=object)))
         zarr.consolidate_metadata(root.store)
     for name, values in arrays.items():
-        root.create_array(name, data=values.astype(np.int32))
+        root.create_array(name, data=values)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a dataset holds, checked against itself.
+
+    Attributes
+    ----------
+    label_names, gene_names : list of str
+        Names of the integer labels and of the genes.
+    group_names : list of str or None
+        Names of the integer groups.
+    labels : numpy.ndarray
+        Label of every cell.
+    groups : numpy.ndarray or None
+        Group of every cell.
+    counts : zarr.Array or tuple of zarr.Array
+        Dense, of shape (cells, genes), or the values and the gene indices of CSR.
+    indptr : numpy.ndarray or None
+        Row ends of CSR.
+    is_ours : bool
+        Whether this package wrote it, rather than ginseng 0.2.1.
+    """
+
+    label_names: list[str]
+    gene_names: list[str]
+    group_names: list[str] | None
+    labels: np.ndarray
+    groups: np.ndarray | None
+    counts: Any
+    indptr: np.ndarray | None
+    is_ours: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of cells and genes."""
+        return len(self.labels), len(self.gene_names)
+
+
+def read_contents(root: zarr.Group) -> Contents:
+    """Read names and small arrays, and open the counts.
+
+    Raises
+    ------
+    ValueError
+        If attributes, arrays and shapes contradict each other, or an array is not what was written.
+    """
+    with naming(str(root.store), "is a damaged dataset"):
+        attributes: dict[str, Any] = dict(root.attrs)
+        n_cells, n_genes = attributes["n_cells"], attributes["n_genes"]
+        label_names, gene_names = _names(attributes, "label_names"), _names(attributes, "gene_names")
+        group_names = None if attributes.get("group_names") is None else _names(attributes, "group_names")
+        if len(gene_names) != n_genes:
+            raise ValueError(f"`n_genes` is {n_genes}, but it names {len(gene_names):,}")
+        labels = _codes(root, "labels", n_cells, label_names)
+        groups = None if group_names is None else _codes(root, "groups", n_cells, group_names)
+        counts, indptr = _open_counts(root, (n_cells, n_genes))
+        require_digest(attributes.get("digest"), _digest_of(labels, groups, indptr), "labels, groups or row ends")
+        is_ours = attributes.get("encoding-type") == "anndata"
+        if indptr is None and is_ours:
+            _require_all_files(counts)
+    return Contents(label_names, gene_names, group_names, labels, groups, counts, indptr, is_ours)
+
+
+def _names(attributes: dict[str, Any], key: str) -> list[str]:
+    names = attributes[key]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`{key}` is no list of names")
+    if key != "gene_names" and len(set(names)) != len(names):
+        raise ValueError(f"`{key}` names something twice")
+    return names
+
+
+def _codes(root: zarr.Group, name: str, n_cells: int, names: list[str]) -> np.ndarray:
+    """Integer labels or groups of the cells."""
+    array: Any = root[name]
+    if array.shape != (n_cells,) or array.dtype.kind not in "iu":
+        raise ValueError(f"`{name}` holds {array.dtype} of shape {array.shape}, for {n_cells} cells")
+    codes = np.asarray(array[:])
+    if codes.min() < 0 or codes.max() >= len(names):
+        raise ValueError(f"`{name}` are {codes.min()} to {codes.max()}, but {len(names):,} are named")
+    return codes
+
+
+def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndarray | None]:
+    """Counts as they are stored, and the row ends if that is as CSR."""
+    with _fast_codecs(root):
+        x: Any = root["X"]
+        is_dense = isinstance(x, zarr.Array)
+        arrays: list[Any] = [x] if is_dense else [x["data"], x["indices"]]
+    stored_shape = x.shape if is_dense else tuple(x.attrs["shape"])
+    if stored_shape != shape or arrays[0].dtype.kind not in "iuf":
+        raise ValueError(f"X holds {arrays[0].dtype} of shape {stored_shape}, where {shape} are expected")
+    if is_dense:
+        return x, None
+    values, indices = arrays
+    if values.ndim != 1 or values.shape != indices.shape or indices.dtype.kind not in "iu":
+        raise ValueError(f"X has values of shape {values.shape}, but {indices.dtype} indices of {indices.shape}")
+    indptr = np.asarray(x["indptr"][:])
+    require_ends(indptr, shape[0], values.shape[0])
+    return (values, indices), indptr.astype(np.int64)
+
+
+def _digest_of(labels: np.ndarray, groups: np.ndarray | None, indptr: np.ndarray | None) -> str:
+    return digest(*(array for array in (labels, groups, indptr) if array is not None))
+
+
+def _require_all_files(counts: Any) -> None:
+    if isinstance(counts.store, LocalStore):
+        folder = Path(counts.store.root) / counts.path / "c"
+        n_files = sum(1 for file in folder.rglob("*") if file.is_file())
+        n_expected = math.prod(-(-size // shard) for size, shard in zip(counts.shape, counts.shards, strict=True))
+        if n_files != n_expected:
+            raise ValueError(f"{n_files:,} of the {n_expected:,} files of X are there")
+
+
+@contextmanager
+def _fast_codecs(root: Any) -> Iterator[None]:
+    """Arrays opened here are decompressed by the package zarrs if it is installed, which reads local files only."""
+    faster = isinstance(root.store, LocalStore) and find_spec("zarrs") is not None
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if faster else {}):
+        yield
 
 
 def open_store(path: str | Path) -> zarr.Group:
@@ -132,8 +263,7 @@ def require_unchanged(root: zarr.Group) -> None:
         raise OSError(f"{root.store} has been replaced since it was opened; open it anew.")
 
 
-def read_array(root: zarr.Group, name: str) -> np.ndarray | None:
-    """Read one of the small arrays, or None if the dataset does not have it."""
+def _read_array(root: zarr.Group, name: str) -> np.ndarray | None:
     if name not in root:
         return None
     array: Any = root[name]
@@ -157,9 +287,11 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
     fresh = Path(store.root) / root.path / name if isinstance(store, LocalStore) else None
     try:
-        group = root.create_group(name, overwrite=True, attributes={"id": uuid.uuid4().hex})
-        for part, cells in (("train", train), ("test", test)):
-            group.create_array(part, data=cells.astype(np.int32))
+        parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
+        header = {"id": uuid.uuid4().hex, "digest": digest(*parts.values())}
+        group = root.create_group(name, overwrite=True, attributes=header)
+        for part, cells in parts.items():
+            group.create_array(part, data=cells)
         if fresh is not None:
             _replace_folder(fresh, "split")
     finally:
@@ -185,21 +317,21 @@ def _replace_folder(fresh: Path, name: str) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
     """Read the cells of the two parts of the split, or None twice if there is no whole one.
 
     If the split is being replaced by another process meanwhile, it is read again.
     """
     n_undisturbed = 0
     for _ in range(_ATTEMPTS):
-        before, problem, train, test = _split_id(root), None, None, None
+        before, problem, parts = _split_id(root), None, None
         try:
-            train, test = read_array(root, "split/train"), read_array(root, "split/test")
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            parts = _read_parts(root, n_cells)
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             problem = error  # perhaps an array of one split was read with the chunk of another
         if _split_id(root) == before:
-            if train is not None and test is not None:
-                return train, test
+            if parts is not None:
+                return parts
             n_undisturbed += 1
             if n_undisturbed == 2:  # not just between two renames
                 if problem is not None:
@@ -211,6 +343,22 @@ def read_split(root: zarr.Group) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
     raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
 
 
+def _read_parts(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | None:
+    train, test = (_read_array(root, f"split/{part}") for part in ("train", "test"))
+    if train is None or test is None:
+        return None
+    attributes: dict[str, Any] = dict(root["split"].attrs)
+    require_digest(attributes.get("digest"), digest(train, test), "its cells")
+    cells = np.concatenate([train, test])
+    if cells.dtype.kind not in "iu" or cells.ndim != 1:
+        raise ValueError(f"it holds {cells.dtype} of {cells.ndim} dimensions")
+    if len(cells) and (cells.min() < 0 or cells.max() >= n_cells):
+        raise ValueError(f"it names cells from {cells.min()} to {cells.max()}, of {n_cells:,}")
+    if len(np.unique(cells)) != len(cells):
+        raise ValueError("it names a cell twice")
+    return train, test
+
+
 def _split_id(root: zarr.Group) -> Any:
     try:
         return root["split"].attrs.get("id")
@@ -220,8 +368,11 @@ def _split_id(root: zarr.Group) -> Any:
 
 def _write_counts(
     root: zarr.Group, blocks: Iterable[sparse.csr_matrix], n_cells: int, n_genes: int, chunk_size: int
-) -> None:
-    """Write X in AnnData's encoding, block by block: CSR, or dense if more than half of the first cells is not zero."""
+) -> np.ndarray | None:
+    """Write X in AnnData's encoding, block by block: CSR, or dense if more than half of the first cells is not zero.
+
+    Returns the row ends of CSR.
+    """
     blocks, seen = iter(blocks), []
     for block in blocks:
         seen.append(block)
@@ -235,17 +386,23 @@ def _write_counts(
             for block in blocks:
                 x.append(block.toarray())
         x.array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        return
+        return None
     group = root.create_group("X")
     chunk = (_CHUNK_VALUES,)
     shard = (max(1, -(-int(chunk_size * per_cell) // _CHUNK_VALUES)) * _CHUNK_VALUES,)
     row_ends = [np.zeros(1, dtype=np.int64)]
     n_stored = 0
-    with GrowingArray(group, "data", chunk, shard) as data, GrowingArray(group, "indices", chunk, shard) as indices:
+    of_genes = np.min_scalar_type(n_genes)
+    with (
+        GrowingArray(group, "data", chunk, shard) as data,
+        GrowingArray(group, "indices", chunk, shard, of_genes, np.iinfo(of_genes).max) as indices,
+    ):
         for block in blocks:
             data.append(block.data)
             indices.append(block.indices)
             row_ends.append(block.indptr[1:].astype(np.int64) + n_stored)
             n_stored += block.nnz
-    group.create_array("indptr", data=np.concatenate(row_ends))
+    indptr = np.concatenate(row_ends)
+    group.create_array("indptr", data=indptr)
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
+    return indptr

@@ -452,7 +452,7 @@ class TestFineTuning:
     def test_genes_in_another_order_and_some_missing(self, model_file, adata, tmp_path):
         genes = list(np.random.default_rng(0).permutation(adata.var_names)[:25])
         dataset = self.create(tmp_path, adata, genes=genes)
-        with pytest.warns(UserWarning, match="5 of the 30 genes of the model are not in the dataset"):
+        with pytest.warns(UserWarning, match="5 of the 30 genes of the model are not in the data"):
             trainer = GinsengClassifierTrainer(dataset, QUICK, start=load_model(model_file))
         trainer.fit(3, silent=True)
         assert trainer.genes == list(adata.var_names)
