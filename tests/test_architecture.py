@@ -41,6 +41,7 @@ ORDER = [
     "data.sources",
     "data.shards",
     "data.store",
+    "data.splits",
     "data.reading",
     "data.streaming",
     "data.dataset",

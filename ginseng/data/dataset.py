@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.data import sampling, store, streaming
+from ginseng.data import sampling, splits, store, streaming
 from ginseng.data.reading import StoredCounts
 from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import is_url, replacing
@@ -99,7 +99,7 @@ class GinsengDataset:
         self.label_names, self.gene_names = contents.label_names, contents.gene_names
         self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
         self._stored = StoredCounts(self.root, contents)
-        self.train_idx, self.test_idx = store.read_split(self.root, self.n_cells)
+        self.train_idx, self.test_idx = splits.read_split(self.root, self.n_cells)
 
     @classmethod
     def create(
@@ -239,7 +239,7 @@ class GinsengDataset:
         else:
             train, test = sampling.split_cells(self.n_cells, fraction, rng)
         if store.is_writable(self.root):
-            store.write_split(self.root, train, test)
+            splits.write_split(self.root, train, test)
         else:
             warnings.warn(f"{self.path} cannot be written to: the split holds for this object only.", stacklevel=2)
         self.train_idx, self.test_idx = train, test

@@ -12,9 +12,11 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
+from ginseng.utils.counts import x_of
 from ginseng.utils.files import is_url, is_zarr_url, naming
 from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
 from ginseng.utils.messages import shorten
+from ginseng.utils.soundness import require_sound
 
 
 def read_adata(path: str | Path, backed: bool = True) -> AnnData:
@@ -57,7 +59,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
             kind = kind_of(file)
             found = shorten(file)
         if kind == "AnnData":
-            return ad.read_h5ad(path, backed="r" if backed else None)
+            return _sound(ad.read_h5ad(path, backed="r" if backed else None))
         if kind == "10x":
             return read_10x_h5(path)
     if kind == "loom":
@@ -83,7 +85,8 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
         yield _left_on_disk(path, zarr.open_group(path, mode="r"))
     elif Path(path).is_file() and h5py.is_hdf5(path):
         with opened_hdf5(path) as file:
-            is_anndata = kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+            with naming(path):
+                is_anndata = kind_of(file) == "AnnData" and "encoding-type" in file.attrs
             yield _left_on_disk(path, file) if is_anndata else read_adata(path)
     else:
         yield read_adata(path)
@@ -113,7 +116,15 @@ def _read_zarr(path: Path) -> AnnData:
     root = zarr.open_group(path, mode="r")
     if "obs" not in root or "var" not in root:
         raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
-    return ad.read_zarr(path)
+    return _sound(ad.read_zarr(path))
+
+
+def _sound(adata: AnnData) -> AnnData:
+    """The same, unless a sparse matrix contradicts itself, by which slicing would end the interpreter."""
+    raw = None if adata.raw is None else adata.raw.X
+    for matrix in (*adata.layers.values(), raw, x_of(adata)):
+        require_sound(matrix)
+    return adata
 
 
 def _left_on_disk(path: str | Path, root: Any) -> AnnData:

@@ -82,7 +82,7 @@ class Sources:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
-                counts = Counts(adata, layer, raw=True)
+                counts = Counts(adata, layer, raw=True, file=None if isinstance(source, AnnData) else source)
                 columns.append(gene_columns(counts.var, genes))
             except ValueError as error:
                 if len(given) == 1:

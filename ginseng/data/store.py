@@ -1,4 +1,4 @@
-"""The zarr layout of a dataset: write, open, read. Nothing else knows it.
+"""The zarr layout of a dataset: write, open, read. Nothing else knows it, but for the split, which is in `splits`.
 
 A dataset is an AnnData zarr store (v3) with counts in ``X`` (CSR) and ``obs`` and ``var`` beside it; the attributes of
 its root name labels, groups and genes. The arrays ``labels``, ``groups``, ``split/train`` and ``split/test`` of the
@@ -10,14 +10,13 @@ indices of genes are filled with one that no gene has, dense counts have all the
 """
 
 import itertools
+import json
 import math
 import os
-import shutil
-import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,8 +37,6 @@ from ginseng.utils.soundness import require_ends
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
-_ATTEMPTS = 200  # at a split that other processes are replacing
-_MOMENT = 0.02  # seconds between two of them
 
 
 def write_store(
@@ -74,7 +71,8 @@ def write_store(
     arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
     indptr = _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
     header = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
-    root.attrs.update({**header, **attributes, "digest": _digest_of(arrays["labels"], arrays.get("groups"), indptr)})
+    kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
+    root.attrs.update({**header, **attributes, "digest": kept})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
@@ -133,6 +131,8 @@ def read_contents(root: zarr.Group) -> Contents:
     with naming(str(root.store), "is a damaged dataset"):
         attributes: dict[str, Any] = dict(root.attrs)
         n_cells, n_genes = attributes["n_cells"], attributes["n_genes"]
+        if type(n_cells) is not int or type(n_genes) is not int:
+            raise ValueError(f"`n_cells` and `n_genes` are {n_cells!r} and {n_genes!r}")
         label_names, gene_names = _names(attributes, "label_names"), _names(attributes, "gene_names")
         group_names = None if attributes.get("group_names") is None else _names(attributes, "group_names")
         if len(gene_names) != n_genes:
@@ -140,7 +140,8 @@ def read_contents(root: zarr.Group) -> Contents:
         labels = _codes(root, "labels", n_cells, label_names)
         groups = None if group_names is None else _codes(root, "groups", n_cells, group_names)
         counts, indptr = _open_counts(root, (n_cells, n_genes))
-        require_digest(attributes.get("digest"), _digest_of(labels, groups, indptr), "labels, groups or row ends")
+        found = _digest_of(attributes, labels, groups, indptr)
+        require_digest(attributes.get("digest"), found, "names, labels, groups or row ends")
         is_ours = attributes.get("encoding-type") == "anndata"
         if indptr is None and is_ours:
             _require_all_files(counts)
@@ -186,8 +187,12 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
     return (values, indices), indptr.astype(np.int64)
 
 
-def _digest_of(labels: np.ndarray, groups: np.ndarray | None, indptr: np.ndarray | None) -> str:
-    return digest(*(array for array in (labels, groups, indptr) if array is not None))
+def _digest_of(
+    attributes: dict[str, Any], labels: np.ndarray, groups: np.ndarray | None, indptr: np.ndarray | None
+) -> str:
+    names = json.dumps([attributes.get(name) for name in ("label_names", "group_names", "gene_names")])
+    arrays = [array for array in (labels, groups, indptr) if array is not None]
+    return digest(np.frombuffer(names.encode(), np.uint8), *arrays)
 
 
 def _require_all_files(counts: Any) -> None:
@@ -263,107 +268,10 @@ def require_unchanged(root: zarr.Group) -> None:
         raise OSError(f"{root.store} has been replaced since it was opened; open it anew.")
 
 
-def _read_array(root: zarr.Group, name: str) -> np.ndarray | None:
-    if name not in root:
-        return None
-    array: Any = root[name]
-    return np.asarray(array[:])
-
-
 def is_writable(root: zarr.Group) -> bool:
     """Whether a split can be stored with the dataset."""
     store: Any = root.store
     return os.access(store.root, os.W_OK) if isinstance(store, LocalStore) else not root.read_only
-
-
-def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
-    """Store the cells of the two parts of a split, in place of an earlier one.
-
-    On this machine the split is written beside the earlier one and renamed: other processes find either the one or the
-    other whole (see `read_split`), and of several that write at once one wins.
-    """
-    require_unchanged(root)
-    store: Any = root.store
-    name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
-    fresh = Path(store.root) / root.path / name if isinstance(store, LocalStore) else None
-    try:
-        parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
-        header = {"id": uuid.uuid4().hex, "digest": digest(*parts.values())}
-        group = root.create_group(name, overwrite=True, attributes=header)
-        for part, cells in parts.items():
-            group.create_array(part, data=cells)
-        if fresh is not None:
-            _replace_folder(fresh, "split")
-    finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _replace_folder(fresh: Path, name: str) -> None:
-    """Rename a folder over another beside it, whatever other processes do to that meanwhile."""
-    target = fresh.with_name(name)
-    for attempt in range(_ATTEMPTS):
-        old = fresh.with_name(f"{fresh.name}.old{attempt}")
-        with suppress(FileNotFoundError):
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except OSError:  # another process was faster: its folder is there
-            if attempt + 1 == _ATTEMPTS:
-                raise
-        else:
-            return
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """Read the cells of the two parts of the split, or None twice if there is no whole one.
-
-    If the split is being replaced by another process meanwhile, it is read again.
-    """
-    n_undisturbed = 0
-    for _ in range(_ATTEMPTS):
-        before, problem, parts = _split_id(root), None, None
-        try:
-            parts = _read_parts(root, n_cells)
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            problem = error  # perhaps an array of one split was read with the chunk of another
-        if _split_id(root) == before:
-            if parts is not None:
-                return parts
-            n_undisturbed += 1
-            if n_undisturbed == 2:  # not just between two renames
-                if problem is not None:
-                    raise ValueError(
-                        f"The split of {root.store} is damaged: delete its folder, split, and make another ({problem})."
-                    ) from problem
-                return None, None
-        time.sleep(_MOMENT)
-    raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
-
-
-def _read_parts(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | None:
-    train, test = (_read_array(root, f"split/{part}") for part in ("train", "test"))
-    if train is None or test is None:
-        return None
-    attributes: dict[str, Any] = dict(root["split"].attrs)
-    require_digest(attributes.get("digest"), digest(train, test), "its cells")
-    cells = np.concatenate([train, test])
-    if cells.dtype.kind not in "iu" or cells.ndim != 1:
-        raise ValueError(f"it holds {cells.dtype} of {cells.ndim} dimensions")
-    if len(cells) and (cells.min() < 0 or cells.max() >= n_cells):
-        raise ValueError(f"it names cells from {cells.min()} to {cells.max()}, of {n_cells:,}")
-    if len(np.unique(cells)) != len(cells):
-        raise ValueError("it names a cell twice")
-    return train, test
-
-
-def _split_id(root: zarr.Group) -> Any:
-    try:
-        return root["split"].attrs.get("id")
-    except (KeyError, OSError):
-        return None
 
 
 def _write_counts(

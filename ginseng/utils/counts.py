@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,20 @@ def quiet_about_views() -> Iterator[None]:
         yield
 
 
+def x_of(adata: AnnData) -> Any:
+    """X, or None of a backed file that has none.
+
+    Examples
+    --------
+    >>> x_of(AnnData(np.eye(2))).shape
+    (2, 2)
+    """
+    try:
+        return adata.X
+    except KeyError:
+        return None
+
+
 class Counts:
     """The count matrix of an AnnData, read in blocks of rows as CSR whatever its storage.
 
@@ -77,6 +92,8 @@ class Counts:
         Refuse negative values, which cannot be counts to normalise.
     raw : bool
         Warn, once, of values that are no whole numbers, as raw counts are.
+    file : str, Path or None
+        Where they are from, to be named in errors; by default the file of a backed AnnData.
 
     Attributes
     ----------
@@ -98,16 +115,24 @@ class Counts:
     [(0, 2, 2), (2, 4, 1), (4, 5, 0)]
     """
 
-    def __init__(self, adata: AnnData, layer: str | None = None, *, nonnegative: bool = False, raw: bool = False):
+    def __init__(
+        self,
+        adata: AnnData,
+        layer: str | None = None,
+        *,
+        nonnegative: bool = False,
+        raw: bool = False,
+        file: str | Path | None = None,
+    ):
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
         self._nonnegative, self._raw = nonnegative, raw
-        self._file = adata.filename if adata.isbacked else None
+        self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
         if layer is None:
             self._name = "adata.X"
-            self._matrix = _x_of(adata)
+            self._matrix = x_of(adata)
         elif layer in adata.layers:
             self._name = f"adata.layers['{layer}']"
             self._matrix = adata.layers[layer]
@@ -184,11 +209,3 @@ class Counts:
             f"{self._name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
             f"'{self._cell_names[cell]}': {rule}."
         )
-
-
-def _x_of(adata: AnnData) -> Any:
-    """X, or None of a backed file that has none."""
-    try:
-        return adata.X
-    except KeyError:
-        return None

@@ -1,0 +1,108 @@
+"""The split of a dataset, stored with it: replaced in one step, whatever other processes do to it meanwhile."""
+
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from ginseng.data.store import require_unchanged
+from ginseng.utils.digest import digest, require_digest
+
+_ATTEMPTS = 200  # at a split that other processes are replacing
+_MOMENT = 0.02  # seconds between two of them
+
+
+def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
+    """Store the cells of the two parts of a split, in place of an earlier one.
+
+    On this machine the split is written beside the earlier one and renamed: other processes find either the one or the
+    other whole (see `read_split`), and of several that write at once one wins.
+    """
+    require_unchanged(root)
+    store: Any = root.store
+    name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
+    fresh = Path(store.root) / root.path / name if isinstance(store, LocalStore) else None
+    try:
+        parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
+        header = {"id": uuid.uuid4().hex, "digest": digest(*parts.values())}
+        group = root.create_group(name, overwrite=True, attributes=header)
+        for part, cells in parts.items():
+            group.create_array(part, data=cells)
+        if fresh is not None:
+            _replace_folder(fresh, "split")
+    finally:
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace_folder(fresh: Path, name: str) -> None:
+    """Rename a folder over another beside it, whatever other processes do to that meanwhile."""
+    target = fresh.with_name(name)
+    for attempt in range(_ATTEMPTS):
+        old = fresh.with_name(f"{fresh.name}.old{attempt}")
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:  # another process was faster: its folder is there
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Read the cells of the two parts of the split, or None twice if there is no whole one.
+
+    If the split is being replaced by another process meanwhile, it is read again.
+    """
+    n_undisturbed = 0
+    for _ in range(_ATTEMPTS):
+        before, problem, parts = _split_id(root), None, None
+        try:
+            parts = _read_parts(root, n_cells)
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            problem = error  # perhaps an array of one split was read with the chunk of another
+        if _split_id(root) == before:
+            if parts is not None:
+                return parts
+            n_undisturbed += 1
+            if n_undisturbed == 2:  # not just between two renames
+                if problem is not None:
+                    raise ValueError(
+                        f"The split of {root.store} is damaged: delete its folder, split, and make another ({problem})."
+                    ) from problem
+                return None, None
+        time.sleep(_MOMENT)
+    raise RuntimeError(f"The split of {root.store} is being replaced by other processes again and again.")
+
+
+def _read_parts(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if "split" not in root:
+        return None
+    stored: Any = root["split"]
+    train, test = np.asarray(stored["train"][:]), np.asarray(stored["test"][:])
+    require_digest(stored.attrs.get("digest"), digest(train, test), "its cells")
+    cells = np.concatenate([train, test])
+    if cells.dtype.kind not in "iu" or cells.ndim != 1:
+        raise ValueError(f"it holds {cells.dtype} of {cells.ndim} dimensions")
+    if len(cells) and (cells.min() < 0 or cells.max() >= n_cells):
+        raise ValueError(f"it names cells from {cells.min()} to {cells.max()}, of {n_cells:,}")
+    if len(np.unique(cells)) != len(cells):
+        raise ValueError("it names a cell twice")
+    return train, test
+
+
+def _split_id(root: zarr.Group) -> Any:
+    try:
+        return root["split"].attrs.get("id")
+    except (KeyError, OSError, TypeError, ValueError):
+        return None

@@ -1,0 +1,300 @@
+"""Files that are damaged, cut short or of another kind: refused by name, or read as they were."""
+
+import gzip
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import anndata as ad
+import h5py
+import jax
+import numpy as np
+import pytest
+import zarr
+from scipy import sparse
+
+from ginseng import (
+    GinsengClassifier,
+    GinsengClassifierState,
+    GinsengDataset,
+    classify,
+    load_model,
+    read_adata,
+    save_model,
+)
+from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
+
+N_GENES = 30
+
+
+@pytest.fixture(scope="module")
+def state():
+    model = GinsengClassifier(N_GENES, 3, hidden_dim=4)
+    genes = [f"GENE{i}" for i in range(N_GENES)]
+    return GinsengClassifierState(model.params, genes, list("ABC"), [0, 1, 2], N_GENES, 3, 4, True, 1e4, 0.2)
+
+
+@pytest.fixture
+def whole(tmp_path, adata):
+    dataset = GinsengDataset.create(tmp_path / "cells.zarr", adata, "cell_type", group_key="donor", silent=True)
+    dataset.make_split(0.2)
+    return tmp_path / "cells.zarr"
+
+
+def everything(dataset):
+    batches = [batch for part in ("train", "test") for batch in dataset.stream(32, part, shuffle=False)]
+    names = dataset.label_names, dataset.gene_names, dataset.group_names
+    return [*(array for batch in batches for array in batch), dataset.labels, dataset.groups], names
+
+
+def equal(first, second):
+    return first[1] == second[1] and all(np.array_equal(x, y) for x, y in zip(first[0], second[0], strict=True))
+
+
+def flipped(content, rng):
+    content = bytearray(content)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
+class TestSparseCountsThatContradictThemselves:
+    """Sparse routines trust indices and row ends: a wrong one ends the interpreter, or counts for another cell."""
+
+    @pytest.mark.parametrize("storage", ["csr", "csc"])
+    @pytest.mark.parametrize(
+        ("array", "value", "message"),
+        [
+            ("indices", 10**6, "index of 1,000,000"),
+            ("indices", -7, "index of -7"),
+            ("indptr", 10**9, "row ends do not rise"),
+            ("indptr", 0, "row ends do not rise"),
+        ],
+    )
+    def test_in_a_file(self, state, tmp_path, storage, array, value, message):
+        adata = simulate()
+        adata.X = adata.X.asformat(storage)
+        path = tmp_path / "cells.h5ad"
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            file[f"X/{array}"][5] = value
+        for read in (
+            lambda: classify(state, path, return_table=True, silent=True),
+            lambda: classify(state, path, backed=False, return_table=True, silent=True),
+            lambda: GinsengDataset.create(tmp_path / "new.zarr", path, "cell_type", silent=True),
+        ):
+            with pytest.raises(ValueError, match=rf"cells.h5ad.*{message}"):
+                read()
+        assert not (tmp_path / "new.zarr").exists()
+
+    @pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix])
+    def test_in_memory(self, state, kind):
+        adata = simulate()
+        matrix = kind(adata.X)
+        matrix.indices[3] = 500
+        with pytest.raises(ValueError, match=r"adata.X is damaged: it has an index of 500"):
+            classify(state, ad.AnnData(matrix, adata.obs, adata.var), return_table=True, silent=True)
+
+
+def set_entry(name, position, value):
+    def change(root):
+        root[name][position] = value
+
+    return change
+
+
+def set_attribute(name, value):
+    return lambda root: root.attrs.update({name: value})
+
+
+def set_shape(root):
+    root["X"].attrs.update({"shape": [120, 29]})
+
+
+def replace(name, values):
+    def change(root):
+        del root[name]
+        root.create_array(name, data=np.asarray(values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_entry("X/indices", slice(None), 200),
+        set_entry("X/indptr", 4, 10**12),
+        set_entry("X/indptr", 4, -1),
+        set_entry("X/indptr", 4, 0),
+        set_shape,
+        set_attribute("n_cells", 119),
+        set_attribute("n_genes", 10**9),
+        set_attribute("n_genes", -1),
+        set_attribute("n_cells", None),
+        set_attribute("label_names", None),
+        set_attribute("label_names", ["B cell"]),
+        set_attribute("label_names", ["B cell", "B cell", "T cell"]),
+        set_attribute("label_names", {"B cell": 1}),
+        set_attribute("gene_names", [f"GENE{i}" for i in range(29)]),
+        set_attribute("gene_names", [f"GENE{i}" for i in range(31)]),
+        set_attribute("gene_names", list(range(30))),
+        set_attribute("group_names", ["d1"]),
+        set_entry("labels", 0, -1),
+        set_entry("labels", 0, 3),
+        replace("labels", np.zeros(119, np.int32)),
+        replace("labels", np.zeros(120)),
+        set_entry("groups", 0, 4),
+        set_entry("split/train", 0, 120),
+        set_entry("split/train", 0, -1),
+        replace("X/indptr", np.zeros(120, np.int64)),
+        replace("X/data", np.ones(3, np.uint8)),
+    ],
+)
+def test_a_dataset_that_contradicts_itself_is_refused(whole, change):
+    untouched = everything(GinsengDataset(whole))
+    root = zarr.open_group(whole, mode="r+", use_consolidated=False)
+    change(root)
+    try:
+        found = everything(GinsengDataset(whole))
+    except (ValueError, OSError) as error:
+        assert "cells.zarr" in str(error)
+    else:
+        assert equal(found, untouched)
+        raise AssertionError("not noticed")
+
+
+def test_cells_both_trained_on_and_held_out_are_refused(whole):
+    """Of ginseng 0.2.1, whose splits have no digest."""
+    root = zarr.open_group(whole, mode="r+", use_consolidated=False)
+    del root["split"].attrs["digest"]
+    root["split/test"][0] = int(root["split/train"][0])
+    with pytest.raises(ValueError, match=r"split of .*cells.zarr is damaged.*names a cell twice"):
+        GinsengDataset(whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["labels", "groups", "split/train", "split/test", "X/data", "X/indices", "X/indptr", "split"]
+)
+def test_files_that_have_gone_are_noticed(whole, name):
+    shutil.rmtree(whole / name / "c") if (whole / name / "c").exists() else shutil.rmtree(whole / name / "train")
+    with pytest.raises((ValueError, OSError), match=r"cells.zarr.*"):
+        everything(GinsengDataset(whole))
+
+
+def test_a_file_of_dense_counts_that_has_gone_is_noticed(tmp_path):
+    adata = ad.AnnData(np.ones((40, 5), np.float32), {"cell_type": ["a", "b"] * 20})
+    adata.X[8:16] = 0  # a file of zeros is none that has gone
+    dataset = GinsengDataset.create(tmp_path / "dense.zarr", adata, "cell_type", chunk_size=8, silent=True)
+    assert next(dataset.stream(40, "all", shuffle=False))[0].tolist() == adata.X.tolist()
+    shutil.rmtree(next((tmp_path / "dense.zarr" / "X" / "c").iterdir()))
+    with pytest.raises(ValueError, match=r"dense.zarr is a damaged dataset: 4 of the 5 files of X are there"):
+        GinsengDataset(tmp_path / "dense.zarr")
+
+
+def test_flipped_bits_of_a_dataset_change_nothing_in_silence(whole):
+    untouched, rng, refused = everything(GinsengDataset(whole)), random.Random(0), 0
+    files = [file for file in whole.rglob("*") if file.is_file() and not {"obs", "var"} & set(file.parts)]
+    for file in rng.choices(files, k=40):
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, rng))
+        try:
+            assert equal(everything(GinsengDataset(whole)), untouched)
+        except (ValueError, OSError) as error:
+            refused += 1
+            assert "cells.zarr" in str(error)
+        file.write_bytes(content)
+    assert refused > 20
+    assert equal(everything(GinsengDataset(whole)), untouched)
+
+
+def test_flipped_bits_of_a_model_change_nothing_in_silence(state, tmp_path):
+    save_model(state, tmp_path / "m.h5")
+    content, rng, refused = (tmp_path / "m.h5").read_bytes(), random.Random(0), 0
+    saved = load_model(tmp_path / "m.h5")
+    for _ in range(60):
+        (tmp_path / "m.h5").write_bytes(flipped(content, rng))
+        try:
+            found = load_model(tmp_path / "m.h5")
+        except ValueError as error:
+            refused += 1
+            assert "m.h5" in str(error)
+        else:
+            assert all(map(np.array_equal, jax.tree.leaves(found.params), jax.tree.leaves(saved.params)))
+            assert (found.genes == saved.genes).all()
+            assert (found.output_labels == saved.output_labels).all()
+            assert (found.normalize, found.target_sum) == (saved.normalize, saved.target_sum)
+    assert refused > 10
+
+
+def test_a_weight_changed_after_saving_is_noticed(state, tmp_path):
+    save_model(state, tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file["params/head/W"][0, 0] += 1
+    with pytest.raises(ValueError, match=r"m.h5 is no whole ginseng model: weights, names or settings have changed"):
+        load_model(tmp_path / "m.h5")
+
+
+class TestOtherFiles:
+    def test_loom(self, tmp_path):
+        with h5py.File(tmp_path / "x.loom", "w") as file:
+            file["matrix"] = np.eye(3)
+            file.create_group("row_attrs")
+            file.create_group("col_attrs")
+        with pytest.raises(ValueError, match=r"x.loom is a loom file: convert it.*write_h5ad"):
+            read_adata(tmp_path / "x.loom")
+
+    @pytest.mark.parametrize("backed", [True, False])
+    def test_h5ad_without_x(self, state, adata, tmp_path, backed):
+        adata.layers["counts"] = adata.X
+        adata.X = None
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        with pytest.raises(ValueError, match=r"adata.X is empty; name the layer that holds the counts. Layers: counts"):
+            classify(state, tmp_path / "x.h5ad", backed=backed, silent=True)
+        assert classify(state, tmp_path / "x.h5ad", layer="counts", backed=backed, return_table=True, silent=True).size
+
+    @pytest.mark.parametrize("name", ["matrix.mtx.gz", "features.tsv.gz", "barcodes.tsv.gz"])
+    def test_truncated_gz(self, tmp_path, name):
+        texts = {
+            "matrix.mtx.gz": "%%MatrixMarket matrix coordinate integer general\n2 3 2\n1 1 5\n2 3 7\n",
+            "features.tsv.gz": "E1\tA\nE2\tB\n",
+            "barcodes.tsv.gz": "x\ny\nz\n",
+        }
+        for file, text in texts.items():
+            content = gzip.compress(text.encode())
+            (tmp_path / file).write_bytes(content[:-9] if file == name else content)
+        with pytest.raises(ValueError, match=rf"{name} is damaged.*ended before"):
+            read_adata(tmp_path)
+
+    def test_damaged_10x_file(self, tmp_path):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file.create_group("matrix/features")["id"] = np.array(["E1"], "S")
+        with pytest.raises(ValueError, match=r"x.h5 is damaged, or of another kind"):
+            read_adata(tmp_path / "x.h5")
+
+
+FULL_DISK = """
+import json, resource, sys
+import anndata, numpy as np
+from ginseng.data.io import load_model, save_model, write_adata
+kind, path, source = sys.argv[1:]
+what = load_model(source) if kind == "model" else anndata.AnnData(np.random.default_rng(0).random((200, 200)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    (save_model if kind == "model" else write_adata)(what, path)
+except OSError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("model", "m.h5"), ("cells", "cells.h5ad")])
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(state, tmp_path, kind, name):
+    """HDF5 itself ends the interpreter."""
+    save_model(state, tmp_path / "source.h5")
+    (tmp_path / name).write_text("old")
+    command = [sys.executable, "-c", FULL_DISK, kind, str(tmp_path / name), str(tmp_path / "source.h5")]
+    run = subprocess.run(command, env=SUBPROCESS_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "File too large" in json.loads(run.stdout)
+    assert (tmp_path / name).read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source.h5"])
