@@ -139,6 +139,36 @@ class TestClassify:
             classify(state, adata, gene_key="names", silent=True)
         assert "ginseng_cell_type" not in adata.obs
 
+    def test_few_genes_in_common_are_refused_unless_asked_for(self, state, adata):
+        few = adata[:, ["GENE3"]].copy()
+        few.var_names = ["GENE3"]
+        with pytest.raises(ValueError, match=rf"Only 1 of {N_GENES} genes in common.*lower min_overlap"):
+            table_of(state, few, min_overlap=0.1)
+        assert len(table_of(state, few, min_overlap=0.0)) == adata.n_obs
+
+    def test_cells_without_counts_get_no_type(self, state, adata, expected):
+        x = adata.X.toarray()
+        x[[3, 50]] = 0
+        adata.X = x
+        with pytest.warns(UserWarning, match="2 cells have no count of the model's genes and get no type"):
+            classify(state, adata)
+        assert np.flatnonzero(adata.obs["ginseng_cell_type"].isna()).tolist() == [3, 50]
+        assert (adata.obs["ginseng_confidence"].iloc[[3, 50]] == 0).all()
+        others = np.setdiff1d(np.arange(120), [3, 50])
+        np.testing.assert_allclose(
+            adata.obs["ginseng_confidence"].iloc[others], expected.max(axis=1)[others], rtol=1e-4
+        )
+
+    def test_answers_that_are_not_finite_are_refused(self, state, adata):
+        x = adata.X.toarray()
+        x[7] = 3e38
+        adata.X = x
+        with pytest.raises(
+            ValueError, match=r"not finite for 1 of 120 cells, such as 'cell7'.*takes normalised values"
+        ):
+            classify(state, adata, normalize=False, silent=True)
+        assert "ginseng_cell_type" not in adata.obs
+
     def test_no_gene_in_common(self, state, adata):
         adata.var_names = [f"mouse{i}" for i in range(N_GENES)]
         adata.var = adata.var.drop(columns="symbol")
