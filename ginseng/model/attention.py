@@ -125,35 +125,33 @@ class AttentionClassifier(eqx.Module):
         return attention * h
 
     def attend(
-        self, x: Num[Array, "*batch genes"], *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "*batch classes"], Float[Array, "*batch genes"]]:
-        """Return the logits and the attention, in (0, 1), paid to each gene.
-
-        Takes one cell, or a batch ``(cells, genes)`` whose dropout masks are all drawn from the one `key`.
-        """
+        self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, " classes"], Float[Array, " genes"]]:
+        """Return the logits of one cell, and the attention, in (0, 1), paid to each gene."""
         h, attention = self._gate(x, key)
-        return _over_cells(self.head, h.ndim)(attention * h), attention
+        return self.head(attention * h), attention
 
-    def normalized(self, x: Num[Array, "*batch genes"]) -> Num[Array, "*batch genes"]:
-        """Normalise the counts of one cell, or of a batch, if the network does."""
-        return _over_cells(lambda cell: normalize_cell(cell, self.target_sum), x.ndim)(x) if self.normalize else x
+    def normalized(self, x: Num[Array, " genes"]) -> Num[Array, " genes"]:
+        """Normalise the counts of one cell, if the network does."""
+        return normalize_cell(x, self.target_sum) if self.normalize else x
+
+    def normalizing(self, normalize: bool | None = None, target_sum: float | None = None) -> "AttentionClassifier":
+        """The same network with another normalisation; what is None stays."""
+        return model_from_params(
+            params_of(self),
+            dropout_rate=self.input_dropout.p,
+            normalize=self.normalize if normalize is None else normalize,
+            target_sum=self.target_sum if target_sum is None else target_sum,
+        )
 
     def _gate(
-        self, x: Num[Array, "*batch genes"], key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "*batch genes"], Float[Array, "*batch genes"]]:
-        def layer(apply, *args):
-            return _over_cells(apply, x.ndim)(*args)
-
-        _, input_key, gate_key = (None, None, None) if key is None else jr.split(key, 3)
+        self, x: Num[Array, " genes"], key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, " genes"], Float[Array, " genes"]]:
+        input_key, gate_key = (None, None) if key is None else jr.split(key)
         x = self.input_dropout(self.normalized(x).astype(jnp.result_type(float)), key=input_key)
-        h = layer(self.features2, jax.nn.relu(layer(self.features1, x)))
-        gate = jnp.tanh(layer(self.attn1, self.gate_dropout(h, key=gate_key)))
-        return h, jax.nn.sigmoid(layer(self.attn2, gate))
-
-
-def _over_cells(layer, ndim: int):
-    """Map a layer of one cell over the leading axis of a batch, if there is one."""
-    return layer if ndim == 1 else jax.vmap(layer)
+        h = self.features2(jax.nn.relu(self.features1(x)))
+        gate = jnp.tanh(self.attn1(self.gate_dropout(h, key=gate_key)))
+        return h, jax.nn.sigmoid(self.attn2(gate))
 
 
 def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]) -> AttentionClassifier:
@@ -166,7 +164,7 @@ def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes
     >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
     True
     """
-    of_mean = model.features1(model.normalized(jnp.asarray(x, jnp.float32)).mean(axis=0))
+    of_mean = model.features1(jax.vmap(model.normalized)(jnp.asarray(x, jnp.float32)).mean(axis=0))
     return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
 
 

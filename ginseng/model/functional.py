@@ -1,7 +1,9 @@
 """The documented ``nn_annotate*`` functions: the network over a parameter tree."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
@@ -53,7 +55,6 @@ def nn_annotate_init(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim
 
     Examples
     --------
-    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> params["head"]["W"].shape
     (20, 3)
@@ -100,13 +101,12 @@ def nn_annotate(
 
     Examples
     --------
-    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> nn_annotate(params, None, jnp.ones((5, 20)), training=False).shape
     (5, 3)
     """
     model = _configured(params, dropout_rate, normalize, target_sum)
-    logits, attention = eqx.nn.inference_mode(model, not training).attend(jnp.asarray(x), key=key)
+    logits, attention = attend_batch(model, jnp.asarray(x), key if training else None)
     return (logits, attention) if return_attn else logits
 
 
@@ -135,13 +135,12 @@ def nn_annotate_loss(
 
     Examples
     --------
-    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> nn_annotate_loss(params, jr.key(1), jnp.ones((2, 20)), jnp.array([0, 2])).shape
     ()
     """
     model = _configured(params, dropout_rate, normalize, target_sum)
-    logits, _ = model.attend(jnp.asarray(x), key=key)
+    logits, _ = attend_batch(model, jnp.asarray(x), key)
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
@@ -171,16 +170,48 @@ def nn_annotate_evaluate(
 
     Examples
     --------
-    >>> import jax.random as jr
     >>> params = nn_annotate_init(jr.key(0), n_genes=20, n_classes=3, hidden_dim=8)
     >>> loss, total, correct = nn_annotate_evaluate(params, None, jnp.ones((2, 20)), jnp.array([0, 2]))
     >>> int(total), int(correct) <= 2
     (2, True)
     """
-    model = eqx.nn.inference_mode(_configured(params, dropout_rate, normalize, target_sum))
-    logits, _ = model.attend(jnp.asarray(x))
+    logits, _ = attend_batch(_configured(params, dropout_rate, normalize, target_sum), jnp.asarray(x), None)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
     return loss, jnp.asarray(y.shape[0]), jnp.sum(jnp.argmax(logits, axis=-1) == y)
+
+
+class _Mask(eqx.Module):
+    """A dropout whose mask has been drawn."""
+
+    kept: Array
+    rate: float
+
+    def __call__(self, x: Array, *, key: None = None) -> Array:
+        return jnp.where(self.kept, x / (1 - self.rate), 0)
+
+
+def attend_batch(
+    model: AttentionClassifier, x: Num[Array, "batch genes"], key: PRNGKeyArray | None
+) -> tuple[Float[Array, "batch classes"], Float[Array, "batch genes"]]:
+    """Logits and attention of a batch, whose dropout masks are all drawn from one key; without one nothing is dropped.
+
+    Examples
+    --------
+    >>> logits, attention = attend_batch(AttentionClassifier(20, 3, 8, key=jr.key(0)), jnp.ones((5, 20)), jr.key(1))
+    >>> logits.shape, attention.shape
+    ((5, 3), (5, 20))
+    """
+    if key is None:
+        return jax.vmap(eqx.nn.inference_mode(model).attend)(x)
+    rate = model.input_dropout.p
+    _, *keys = jr.split(key, 3)
+    masks = [jr.bernoulli(mask_key, 1 - rate, x.shape) for mask_key in keys]
+
+    def attend(cell: Array, *kept: Array) -> tuple[Array, Array]:
+        dropouts = [_Mask(mask, rate) for mask in kept]
+        return eqx.tree_at(lambda m: (m.input_dropout, m.gate_dropout), model, dropouts).attend(cell)
+
+    return jax.vmap(attend)(x, *masks)
 
 
 def _configured(params: Params, dropout_rate: float, normalize: bool, target_sum: float | None) -> AttentionClassifier:

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import sparse
 
@@ -12,6 +13,7 @@ from ginseng.model.attention import AttentionClassifier, Params, model_from_para
 from ginseng.model.functional import (
     Cells,
     Types,
+    attend_batch,
     nn_annotate,
     nn_annotate_evaluate,
     nn_annotate_init,
@@ -28,8 +30,7 @@ __all__ = [
     "nn_normalize",
 ]
 
-_predict = eqx.filter_jit(nn_annotate)
-_evaluate = eqx.filter_jit(nn_annotate_evaluate)
+_attend_batch = eqx.filter_jit(attend_batch)
 
 
 class GinsengClassifier:
@@ -209,9 +210,10 @@ class GinsengClassifier:
             ``(batch_size, n_genes)``.
         """
         self._check(x)
-        params = self.params if params is None else params
+        module = self.module if params is None else model_from_params(params, **self.options)
         key = self._get_key() if key is None else key
-        return _predict(params, key, x, **self.options, return_attn=return_attn, training=training)
+        logits, attention = _attend_batch(module, jnp.asarray(x), key if training else None)
+        return (logits, attention) if return_attn else logits
 
     def loss(self, params: Params, key: PRNGKeyArray, x: Cells, y: Types) -> Float[Array, ""]:
         """Mean cross-entropy of a batch with dropout, differentiable with respect to `params`.
@@ -250,5 +252,7 @@ class GinsengClassifier:
             Mean cross-entropy, fraction of correct predictions.
         """
         self._check(x)
-        loss, total, correct = _evaluate(self.params, None, x, jnp.asarray(y), **self.options)
-        return float(loss), int(correct) / int(total)
+        y = jnp.asarray(y)
+        logits, _ = _attend_batch(self.module, jnp.asarray(x), None)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return float(loss), float((jnp.argmax(logits, axis=-1) == y).mean())

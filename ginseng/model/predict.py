@@ -1,8 +1,9 @@
 """Annotating new cells: gene alignment, batched inference, results in AnnData."""
 
-import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import jax.random as jr
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data.models import load_model
 from ginseng.data.readers import read_adata
-from ginseng.model.attention import AttentionClassifier
-from ginseng.model.state import GinsengClassifierState, classifier_from_state
+from ginseng.data.slabs import SlabShape, dense_slabs
+from ginseng.model.annotator import Annotator
+from ginseng.model.modules import logits_of
+from ginseng.model.state import GinsengClassifierState
+from ginseng.train.devices import Devices
+from ginseng.train.precision import bfloat16_products
+from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.messages import unknown_name, warn
-
-_CELLS_READ_AT_ONCE = 4096
 
 
 def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
@@ -133,32 +137,17 @@ def annotate_iter(
     >>> [(batch.shape, start, end) for batch, start, end in annotate_iter(adata, np.array(["C", "X"]), batch_size=2)]
     [((2, 2), 0, 2), ((1, 2), 2, 3)]
     """
-    for batch, start, end in _aligned_batches(Counts(adata, layer), gene_names, gene_key, batch_size, 0.0):
-        yield jnp.asarray(batch.toarray()), start, end
-
-
-def _aligned_batches(
-    counts: Counts, gene_names: np.ndarray, gene_key: str | None, batch_size: int, min_overlap: float
-) -> Iterator[tuple[sparse.csr_matrix, int, int]]:
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
-    gene_map = _gene_map(counts.var, gene_names, gene_key, min_overlap)
+    counts = Counts(adata, layer)
+    gene_map = _gene_map(counts.var, gene_names, gene_key, 0.0)
     gene_map.warn_of_differences()
-    size = max(batch_size, _CELLS_READ_AT_ONCE // batch_size * batch_size)
-    for block_start, block_stop, block in counts.blocks(size):
-        aligned = gene_map.of(sparse.csr_matrix(block, dtype=np.float32))
-        for start in range(block_start, block_stop, batch_size):
-            end = min(start + batch_size, block_stop)
-            yield sparse.csr_matrix(aligned[start - block_start : end - block_start]), start, end
-
-
-@eqx.filter_jit
-def _probabilities(model: AttentionClassifier, x: Float[Array, "batch genes"], key: PRNGKeyArray | None):
-    return jax.nn.softmax(model.attend(x, key=key)[0], axis=-1)
+    for start, end, block in counts.blocks(batch_size):
+        yield jnp.asarray(gene_map.of(block).toarray(), jnp.float32), start, end
 
 
 def classify(
-    model_state: GinsengClassifierState | str | Path,
+    model_state: GinsengClassifierState | Annotator | str | Path,
     adata: AnnData | str | Path,
     gene_key: str | None = None,
     layer: str | None = None,
@@ -174,6 +163,8 @@ def classify(
     silent: bool = False,
     *,
     min_overlap: float = LEAST_OVERLAP,
+    precision: str = "float32",
+    devices: int | Sequence[Any] | None = None,
 ) -> AnnData | pd.DataFrame | None:
     """Annotate cells with a trained classifier.
 
@@ -181,8 +172,8 @@ def classify(
 
     Parameters
     ----------
-    model_state : GinsengClassifierState, str or Path
-        A loaded state, or the path of a saved one.
+    model_state : GinsengClassifierState, Annotator, str or Path
+        A loaded state, the path of a saved one, or any module with the names of its genes and cell types.
     adata : AnnData, str or Path
         Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr).
     gene_key : str or None
@@ -211,6 +202,10 @@ def classify(
         No progress bar and no warnings.
     min_overlap : float
         Share of the model's genes, in [0, 1], that the data must have; with fewer they are refused.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
+    devices : int or sequence of jax.Device, optional
+        Devices that share each batch: so many, or these; by default all that JAX sees.
 
     Returns
     -------
@@ -235,25 +230,28 @@ def classify(
         if silent:
             warnings.simplefilter("ignore")
         from_path = not isinstance(adata, AnnData)
-        state = model_state if isinstance(model_state, GinsengClassifierState) else load_model(model_state)
+        annotator = _annotator(model_state).normalizing(normalize, target_sum)
         data = read_adata(adata, backed=backed) if not isinstance(adata, AnnData) else adata
         if not (copy or return_table):
             require_writable(data)
-        model = _configured(state, normalize, target_sum, randomness)
-        genes = np.asarray(state.genes)
-        probabilities, is_empty = _annotate(model, genes, data, gene_key, layer, batch_size, seed, silent, min_overlap)
+        counts = Counts(data, layer, nonnegative=annotator.takes_counts, raw=annotator.takes_counts)
+        gene_map = _gene_map(counts.var, np.asarray(annotator.genes), gene_key, min_overlap)
+        gene_map.warn_of_differences()
+        forward = _Forward(annotator.module, batch_size, precision, Devices(devices), seed if randomness else None)
+        probabilities, is_empty = forward(counts, gene_map, len(annotator.labels), silent)
+        _require_finite(probabilities, data.obs_names, annotator.takes_counts)
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
 
-    labels = state.output_labels
+    labels = annotator.labels
     cell_type = pd.Categorical.from_codes(np.where(is_empty, -1, probabilities.argmax(axis=1)), categories=labels)
-    confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1))
+    confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
     if return_table:
         columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
         table = pd.DataFrame(columns, index=data.obs_names)
         if from_path and data.isbacked:
             data.file.close()
-        return pd.concat([table, pd.DataFrame(probabilities, columns=labels, index=data.obs_names)], axis=1)
+        return pd.concat([table, pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names)], axis=1)
     data = copy_of(data) if copy else data
     with quiet_about_views():
         data.obs["ginseng_cell_type"] = cell_type
@@ -263,45 +261,97 @@ def classify(
     return data if copy or from_path else None
 
 
-def _configured(
-    state: GinsengClassifierState, normalize: bool | None, target_sum: float | None, randomness: bool
-) -> AttentionClassifier:
-    """Build the network of a state, with the caller's overrides."""
-    overrides = {
-        name: value for name, value in (("normalize", normalize), ("target_sum", target_sum)) if value is not None
-    }
-    model = classifier_from_state(dataclasses.replace(state, **overrides)).module
-    return eqx.nn.inference_mode(model, not randomness)
+def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
+    if isinstance(given, Annotator):
+        return given
+    return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
 
 
-def _annotate(
-    model: AttentionClassifier,
-    genes: np.ndarray,
-    adata: AnnData,
-    gene_key: str | None,
-    layer: str | None,
-    batch_size: int,
-    seed: int,
-    silent: bool,
-    min_overlap: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of each cell type, (cells, classes), and which cells have no count."""
-    counts = Counts(adata, layer, nonnegative=model.normalize, raw=model.normalize)
-    probabilities = [jnp.empty((0, model.n_classes))]  # left on the device, so that reading goes on meanwhile
-    is_empty = np.zeros(counts.n_cells, bool)
-    key = jr.key(seed)
-    with tqdm(total=counts.n_cells, desc="Annotating", unit="cells", unit_scale=True, disable=silent) as bar:
-        for batch, start, end in _aligned_batches(counts, genes, gene_key, batch_size, min_overlap):
-            x = np.zeros((batch_size, len(genes)), dtype=np.float32)  # one shape for all, so that one is compiled
-            batch.toarray(out=x[: end - start])
-            is_empty[start:end] = abs(batch).sum(axis=1).A1 == 0
-            probabilities.append(_probabilities(model, jnp.asarray(x), jr.fold_in(key, start)))
-            bar.update(end - start)
-    joined = np.concatenate(probabilities)[: counts.n_cells]
-    if not (is_finite := np.isfinite(joined).all(axis=1)).all():
+@dataclass(frozen=True)
+class _Forward:
+    """How cells go through a module.
+
+    Attributes
+    ----------
+    module : eqx.Module
+        Of one cell.
+    batch_size : int
+        Cells per forward pass.
+    precision : {"float32", "bfloat16"}
+        Of the factors of matrix products.
+    devices : Devices
+        Which share each batch.
+    seed : int, optional
+        Of the dropout masks; without one nothing is dropped.
+    """
+
+    module: Any
+    batch_size: int
+    precision: str
+    devices: Devices
+    seed: int | None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"`precision` must be 'float32' or 'bfloat16', but got {self.precision!r}.")
+
+    def __call__(
+        self, counts: Counts, gene_map: GeneMap, n_classes: int, silent: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each cell type, of shape (cells, classes), and which cells have no count."""
+        shape = SlabShape.of(self.batch_size, self.devices.padded(self.batch_size), gene_map.n_inputs, np.float32)
+        module = self.devices.replicate(eqx.nn.inference_mode(self.module, self.seed is None))
+        key = None if self.seed is None else jr.key(self.seed)
+        probabilities = np.empty((counts.n_cells, n_classes), np.float32)
+        is_empty = np.zeros(counts.n_cells, bool)
+
+        def groups() -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
+            for start, stop, block in counts.blocks(shape.n_cells):
+                aligned = gene_map.of(block)
+                is_empty[start:stop] = abs(aligned).sum(axis=1).A1 == 0
+                yield aligned, np.arange(start, stop)
+
+        slabs = read_ahead(dense_slabs(groups(), shape))
+        bar = tqdm(total=counts.n_cells, desc="Annotating", unit="cells", unit_scale=True, disable=silent)
+        with closing(slabs), bar:
+            for x, cells in slabs:
+                n_steps = np.int32(-(-len(cells) // self.batch_size))
+                placed = self.devices.place_batches(x)
+                of_slab = None if key is None else jr.fold_in(key, cells[0])
+                found = _probabilities(module, placed, n_steps, n_classes, self.precision, of_slab)
+                found = np.asarray(found)[:, : self.batch_size].reshape(-1, n_classes)
+                probabilities[cells] = found[: len(cells)]
+                bar.update(len(cells))
+        return probabilities, is_empty
+
+
+@eqx.filter_jit
+def _probabilities(
+    module: Any,
+    x: Num[Array, "steps width genes"],
+    n_steps: Int[Array | np.generic, ""],
+    n_classes: int,
+    precision: str,
+    key: PRNGKeyArray | None,
+) -> Float[Array, "steps width classes"]:
+    def step(nth: Array, probabilities: Array) -> Array:
+        def of_batch(batch: Array) -> Array:
+            of_step = None if key is None else jr.fold_in(key, nth)
+            return jax.nn.softmax(logits_of(module, batch, of_step), axis=-1)
+
+        forward = bfloat16_products(of_batch) if precision == "bfloat16" else of_batch
+        return probabilities.at[nth].set(forward(x[nth].astype(jnp.float32)))
+
+    return jax.lax.fori_loop(0, n_steps, step, jnp.zeros((*x.shape[:2], n_classes)))
+
+
+def _require_finite(probabilities: np.ndarray, cell_names: pd.Index, takes_counts: bool) -> None:
+    is_finite = np.isfinite(probabilities).all(axis=1)
+    if not is_finite.all():
         raise ValueError(
-            f"The network's answer is not finite for {(~is_finite).sum():,} of {counts.n_cells:,} cells, such as "
-            f"'{adata.obs_names[np.argmin(is_finite)]}': values too large for it? It takes "
-            f"{'raw counts' if model.normalize else 'normalised values'}."
+            f"The network's answer is not finite for {(~is_finite).sum():,} of {is_finite.size:,} cells, such as "
+            f"'{cell_names[np.argmin(is_finite)]}': values too large for it? It takes "
+            f"{'raw counts' if takes_counts else 'normalised values'}."
         )
-    return joined, is_empty

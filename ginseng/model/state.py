@@ -61,7 +61,7 @@ class GinsengClassifierState:
         self.genes = np.asarray(self.genes, dtype=object).astype(str)
         self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
         self.label_values = np.asarray(self.label_values)
-        model = eqx.filter_eval_shape(self._module, self.params)  # shapes are enough: the weights are not copied
+        model = eqx.filter_eval_shape(self._module_of, self.params)  # shapes are enough: the weights are not copied
         self.target_sum = model.target_sum
         sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
         for name, size in sizes.items():
@@ -87,7 +87,12 @@ class GinsengClassifierState:
         """Cell-type names in the order of the model's outputs."""
         return np.asarray(self.label_keys)[np.argsort(self.label_values)]
 
-    def _module(self, params: Params) -> AttentionClassifier:
+    @property
+    def module(self) -> AttentionClassifier:
+        """The network, as an Equinox module."""
+        return self._module_of(self.params)
+
+    def _module_of(self, params: Params) -> AttentionClassifier:
         return model_from_params(
             params, dropout_rate=self.dropout_rate, normalize=self.normalize, target_sum=self.target_sum
         )
@@ -116,7 +121,7 @@ def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
     >>> classifier_from_state(state).n_classes
     2
     """
-    return GinsengClassifier.from_module(state._module(state.params))
+    return GinsengClassifier.from_module(state.module)
 
 
 @runtime_checkable

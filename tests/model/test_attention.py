@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ginseng import AttentionClassifier
 from ginseng.model.attention import model_from_params, params_of
+from ginseng.model.functional import attend_batch
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_one_cell_in_logits_out(model, cells):
 def test_a_batch_scores_as_its_cells_do(model, cells):
     model = eqx.nn.inference_mode(model)
     one_by_one = [model.attend(cell) for cell in cells]
-    logits, attention = model.attend(cells)
+    logits, attention = attend_batch(model, cells, None)
     np.testing.assert_allclose(logits, jnp.stack([each[0] for each in one_by_one]), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(attention, jnp.stack([each[1] for each in one_by_one]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(model)(cells), logits, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,139 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from ginseng import AttentionClassifier, classify
+from ginseng.model.annotator import Annotator, load_annotator, save_annotator
+from tests.conftest import simulate
+
+GENES = [f"GENE{i}" for i in range(30)]
+LABELS = ["B", "γδ T", "NK"]
+
+
+class Ensemble(eqx.Module):
+    members: AttentionClassifier
+
+    def __call__(self, x, *, key=None):
+        keys = None if key is None else jr.split(key, self.members.head.weight.shape[0])
+        return eqx.filter_vmap(lambda member, key: member(x, key=key))(self.members, keys).mean(axis=0)
+
+
+def ensemble_of(seed):
+    make = eqx.filter_vmap(lambda key: AttentionClassifier(30, 3, 4, dropout_rate=0.5, key=key))
+    return Ensemble(make(jr.split(jr.key(seed), 3)))
+
+
+MODULES = {
+    "attention": AttentionClassifier(30, 3, 4, key=jr.key(0)),
+    "linear, without a key": eqx.nn.Linear(30, 3, key=jr.key(1)),
+    "ensemble": ensemble_of(2),
+    "sequence": eqx.nn.Sequential(
+        [AttentionClassifier(30, 8, 4, key=jr.key(3)), eqx.nn.Lambda(jax.nn.relu), eqx.nn.Linear(8, 3, key=jr.key(4))]
+    ),
+}
+
+
+def table_of(annotator, adata, **options):
+    return classify(annotator, adata, return_table=True, silent=True, **options)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_any_module_annotates(name, where, tmp_path):
+    adata = simulate(n_cells=50)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    module = MODULES[name]
+    table = table_of(Annotator(module, GENES, LABELS), adata if where == "memory" else tmp_path / "cells.h5ad")
+    expected = jax.nn.softmax(jax.vmap(eqx.nn.inference_mode(module))(jnp.asarray(adata.X.toarray())))
+    np.testing.assert_allclose(table[LABELS], expected, rtol=1e-4, atol=1e-6)
+    assert table["ginseng_cell_type"].tolist() == [LABELS[best] for best in expected.argmax(axis=1)]
+
+
+def test_its_genes_are_found_in_any_order():
+    adata = simulate(n_cells=50)
+    annotator = Annotator(MODULES["sequence"], GENES, LABELS)
+    np.testing.assert_allclose(
+        table_of(annotator, adata[:, ::-1].copy())[LABELS], table_of(annotator, adata)[LABELS], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_dropout_at_random_and_from_a_seed():
+    annotator, adata = Annotator(MODULES["ensemble"], GENES, LABELS), simulate(n_cells=50)
+    first = table_of(annotator, adata, randomness=True, seed=1)[LABELS]
+    np.testing.assert_array_equal(first, table_of(annotator, adata, randomness=True, seed=1)[LABELS])
+    assert not np.allclose(first, table_of(annotator, adata, randomness=True, seed=2)[LABELS])
+    assert not np.allclose(first, table_of(annotator, adata)[LABELS])
+
+
+def test_modules_that_take_normalised_values():
+    adata = simulate(n_cells=50)
+    adata.X = adata.X.toarray() - 1
+    with pytest.raises(ValueError, match="must not be negative"):
+        table_of(Annotator(MODULES["linear, without a key"], GENES, LABELS), adata)
+    table_of(Annotator(MODULES["linear, without a key"], GENES, LABELS, takes_counts=False), adata)
+
+
+@pytest.mark.parametrize(
+    ("genes", "labels", "message"),
+    [
+        (GENES[1:], LABELS, "does not take a cell with 29 genes"),
+        (GENES, LABELS[1:], r"logits of shape \(2,\).*has shape \(3,\)"),
+        ([*GENES[1:], "GENE1"], LABELS, "`genes` must not name anything twice"),
+        (GENES, ["B", "B", "T"], "`labels` must not name anything twice"),
+    ],
+)
+def test_names_that_do_not_fit(genes, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Annotator(MODULES["attention"], genes, labels)
+
+
+def test_normalisation_is_a_setting_of_the_classifier_only():
+    adata = simulate(n_cells=50)
+    classifier = Annotator(MODULES["attention"], GENES, LABELS)
+    other = table_of(classifier, adata, target_sum=10.0)[LABELS]
+    assert not np.allclose(other, table_of(classifier, adata)[LABELS])
+    with pytest.raises(ValueError, match="settings of an AttentionClassifier"):
+        table_of(Annotator(MODULES["ensemble"], GENES, LABELS), adata, target_sum=10.0)
+
+
+class TestFile:
+    def test_round_trip(self, tmp_path):
+        save_annotator(Annotator(MODULES["ensemble"], GENES, LABELS, takes_counts=False), tmp_path / "a.eqx")
+        loaded = load_annotator(tmp_path / "a.eqx", ensemble_of(7))
+        assert (loaded.genes, loaded.labels, loaded.takes_counts) == (GENES, LABELS, False)
+        leaves = map(jax.tree.leaves, (loaded.module, MODULES["ensemble"]))
+        assert all(map(np.array_equal, *leaves))
+
+    @pytest.mark.parametrize("like", [MODULES["attention"], MODULES["sequence"]])
+    def test_another_module(self, tmp_path, like):
+        save_annotator(Annotator(MODULES["ensemble"], GENES, LABELS), tmp_path / "a.eqx")
+        with pytest.raises(ValueError, match=r"a.eqx.*module of another structure"):
+            load_annotator(tmp_path / "a.eqx", like)
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b"no JSON\nx", b'{"format": "other"}\n'])
+    def test_another_file(self, tmp_path, content):
+        (tmp_path / "a.eqx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a.eqx is no annotator"):
+            load_annotator(tmp_path / "a.eqx", MODULES["ensemble"])
+
+    def test_damage_is_noticed(self, tmp_path):
+        save_annotator(Annotator(MODULES["attention"], GENES, LABELS), tmp_path / "a.eqx")
+        content = bytearray((tmp_path / "a.eqx").read_bytes())
+        content[-3] ^= 4
+        (tmp_path / "a.eqx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"its weights have changed since they were written"):
+            load_annotator(tmp_path / "a.eqx", MODULES["attention"])
+        with pytest.raises(FileNotFoundError):
+            load_annotator(tmp_path / "b.eqx", MODULES["attention"])
+
+
+def test_bfloat16_gives_nearly_the_same():
+    annotator, adata = Annotator(MODULES["attention"], GENES, LABELS), simulate(n_cells=50)
+    rounded = table_of(annotator, adata, precision="bfloat16")[LABELS]
+    np.testing.assert_allclose(rounded, table_of(annotator, adata)[LABELS], atol=0.02)
+    assert not np.array_equal(rounded, table_of(annotator, adata)[LABELS])
+    with pytest.raises(ValueError, match="`precision` must be"):
+        table_of(annotator, adata, precision="float16")
