@@ -12,7 +12,7 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from ginseng.utils.files import naming
-from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound
 from ginseng.utils.transpose import by_rows
 
@@ -127,7 +127,7 @@ class Counts:
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
-        self._nonnegative, self._raw = nonnegative, raw
+        self._nonnegative, self._raw, self._caller = nonnegative, raw, caller()
         self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
         if layer is None:
@@ -196,7 +196,8 @@ class Counts:
             self._raw = False
             warn(
                 f"{self._name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised "
-                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?"
+                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?",
+                self._caller,
             )
 
     def _refuse(self, bad: np.ndarray, block: sparse.csr_matrix, start: int, rule: str) -> None:

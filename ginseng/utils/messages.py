@@ -4,16 +4,53 @@ import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 _NOT_CALLERS = ("ginseng", "jaxtyping")  # the latter wraps functions where types are checked at run time
 
 
-def warn(text: str) -> None:
-    """Warn, from the line outside this package that called into it."""
-    level, frame = 1, sys._getframe()
+class Caller(NamedTuple):
+    """A line of code outside this package.
+
+    Attributes
+    ----------
+    file : str
+        Its file.
+    line : int
+        Its number.
+    names : dict
+        Globals of its module.
+    """
+
+    file: str
+    line: int
+    names: dict[str, Any]
+
+
+def caller() -> Caller:
+    """The line outside this package that called into it.
+
+    Examples
+    --------
+    >>> caller().names["__name__"].partition(".")[0] == "ginseng"
+    False
+    """
+    frame = sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_CALLERS:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+        frame = frame.f_back
+    return Caller(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+
+
+def warn(text: str, at: Caller | None = None) -> None:
+    """Warn from the line that called into this package, or from another, as a thread has to.
+
+    Examples
+    --------
+    >>> warn("3 genes are unknown.")  # doctest: +SKIP
+    """
+    at = caller() if at is None else at
+    registry = at.names.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(text, UserWarning, at.file, at.line, at.names.get("__name__"), registry)
 
 
 def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> ValueError:

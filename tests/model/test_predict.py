@@ -146,6 +146,16 @@ class TestClassify:
             table_of(state, few, min_overlap=0.1)
         assert len(table_of(state, few, min_overlap=0.0)) == adata.n_obs
 
+    def test_warnings_point_at_the_line_that_asked(self, state, adata):
+        fractions = adata[:, :-2].copy()
+        fractions.X = fractions.X.toarray() + 0.5
+        with pytest.warns(UserWarning) as warned:
+            classify(state, fractions, return_table=True)
+        messages = [str(each.message) for each in warned]
+        assert [each.filename for each in warned] == [__file__] * 2, messages
+        assert "2 of the" in messages[0]
+        assert "fractions such as 0.5" in messages[1]
+
     def test_cells_without_counts_get_no_type(self, state, adata, expected):
         x = adata.X.toarray()
         x[[3, 50]] = 0
