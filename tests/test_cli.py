@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ginseng import GinsengDataset, load_model
+from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model
 from ginseng.cli import app
 from tests.conftest import simulate
 
@@ -261,11 +261,19 @@ class TestInspect:
         assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["annotate"], ["inspect"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["create"], ["fit"], ["annotate"], ["inspect"], ["demo"]])
 def test_help(command):
     output = ginseng(*command, "--help")
     assert "Usage:" in output
     assert "Annotate" in output or "Example" in output or "Tell" in output or "Train" in output
+
+
+def test_help_shows_every_command_and_the_defaults_of_the_settings():
+    output = ginseng("--help")
+    for info in commands.app.registered_commands:
+        assert f"  {info.callback.__name__} " in output
+    assert f"default: {GinsengClassifierTrainerSettings().batch_size}" in ginseng("fit", "--help")
+    assert "No such command 'fitt'" in ginseng("fitt", fails=True)
 
 
 def test_as_a_program(counts):
