@@ -24,7 +24,6 @@ from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.counts import copy_of
 from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
-from ginseng.utils.hvg import select_hvgs
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -47,7 +46,11 @@ Cells = Annotated[
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
 Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
-GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by.")]
+Genes = Annotated[
+    int | None,
+    typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
+]
+GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
 RequireLabels = Annotated[
     bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
 ]
@@ -77,6 +80,7 @@ def create(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the dataset.", show_default=False)],
     layer: Layer = None,
     group: Group = None,
+    genes: Genes = None,
     gene_column: GeneColumn = None,
     require_labels: RequireLabels = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
@@ -89,7 +93,7 @@ def create(
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
     with _warnings(quiet):
-        dataset = _create(output, data, label, layer, gene_column, group, require_labels, quiet)
+        dataset = _create(output, data, label, layer, _genes(genes, gene_column), group, require_labels, quiet)
     _say(quiet, f"{dataset}: saved {output}")
 
 
@@ -109,10 +113,7 @@ def fit(
     cells: Cells = None,
     layer: Layer = None,
     group: Group = None,
-    genes: Annotated[
-        int | None,
-        typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
-    ] = None,
+    genes: Genes = None,
     gene_column: GeneColumn = None,
     require_labels: RequireLabels = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
@@ -188,21 +189,13 @@ def fit(
             if made.test_idx is not None:
                 _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
-            adata = _cells(read_adata(data, backed=cells is None and layer != "raw"), cells)
             if label is None:
-                raise ValueError(
-                    f"--label is needed: the column with the cell types, of: {shorten(adata.obs.columns)}."
-                )
-            if label not in adata.obs:
-                raise unknown_name("label column", label, "adata.obs", adata.obs.columns)
-            if layer == "raw" and "raw" not in adata.layers and adata.raw is not None:
-                adata, layer = adata.raw.to_adata(), None
-            n_top_genes = _N_GENES if genes is None else genes
-            if gene_column is None and state is None and 0 < n_top_genes < adata.n_vars:
-                select_hvgs(adata, n_top_genes=n_top_genes, layer=layer, silent=quiet)
-                gene_column = "ginseng_genes"
+                columns = read_adata(data).obs.columns
+                raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
+            counts = data if cells is None else _cells(read_adata(data, backed=False), cells)
+            chosen = _genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
-            made = _create(path, adata, label, layer, gene_column, group, require_labels, quiet)
+            made = _create(path, counts, label, layer, chosen, group, require_labels, quiet)
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
@@ -307,19 +300,24 @@ def demo(
 
 def _create(
     path: Path,
-    data: AnnData | list[str],
+    data: AnnData | str | list[str],
     label: str,
     layer: str | None,
-    gene_column: str | None,
+    genes: str | int | None,
     group: str | None,
     require_labels: bool,
     quiet: bool,
 ) -> GinsengDataset:
     """Make a dataset as the options of `create` and `fit` say."""
     missing_labels = "error" if require_labels else "drop"
-    return GinsengDataset.create(
-        path, data, label, layer, gene_column, group, missing_labels=missing_labels, silent=quiet
-    )
+    return GinsengDataset.create(path, data, label, layer, genes, group, missing_labels=missing_labels, silent=quiet)
+
+
+def _genes(number: int | None, column: str | None) -> str | int | None:
+    """How the options of `create` and `fit` choose genes; None for all."""
+    if number is not None and column is not None:
+        raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
+    return column or (_N_GENES if number is None else number) or None
 
 
 def _say(quiet: bool, text: str) -> None:

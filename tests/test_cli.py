@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model
+from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs
 from ginseng.cli import app
 from tests.conftest import simulate
 
@@ -55,6 +55,28 @@ class TestCreate:
         dataset = GinsengDataset(tmp_path / "cells.zarr")
         assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
         assert load_model(tmp_path / "m.h5").metadata["settings"]["balance_train"] == "resample"
+
+    def test_genes_of_several_files_are_chosen_together_and_trained_on(self, tmp_path):
+        inputs = [simulate(60, seed=1), simulate(60, seed=2)[:, 5:].copy()]
+        for name, adata in zip("ab", inputs, strict=True):
+            adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        create = ["create", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--label", "cell_type", "-q", "--overwrite"]
+        store = tmp_path / "cells.zarr"
+        ginseng(*create, "-o", store, "--genes", 10)
+        together = select_hvgs(ad.concat(inputs, index_unique="-"), 10, silent=True, copy=True)
+        assert GinsengDataset(store).gene_names == list(together.var_names[together.var["ginseng_genes"]])
+        ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
+        assert load_model(tmp_path / "m.h5").n_genes == 10
+        for options in ([], ["--genes", 0]):
+            ginseng(*create, "-o", store, *options)
+            assert GinsengDataset(store).n_genes == 25
+        both = ginseng(*create, "-o", store, "--genes", 10, "--gene-column", "mine", fails=True)
+        assert "error: Genes are chosen by --genes or by --gene-column, not by both" in both
+
+    def test_by_default_2000_genes_are_kept(self, tmp_path):
+        simulate(40, n_genes=2100).write_h5ad(tmp_path / "a.h5ad")
+        output = ginseng("create", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "x.zarr")
+        assert "40 cells x 2,000 genes" in output
 
     def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
         command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
