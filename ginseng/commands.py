@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 from anndata import AnnData
@@ -15,7 +16,7 @@ from anndata import AnnData
 import ginseng
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.io import is_model, load_model, read_adata, save_model, write_adata
+from ginseng.data.io import is_model, load_model, opened_counts, read_adata, save_model, write_adata
 from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.metrics import score
@@ -120,7 +121,13 @@ def fit(
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
     ] = None,
-    holdout: Annotated[float, typer.Option(help="Share of the cells held out to measure accuracy, in [0, 1).")] = 0.1,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the cells held out to measure accuracy, in [0, 1); "
+            f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
+        ),
+    ] = None,
     hold_out_groups: Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
     patience: Annotated[
@@ -173,7 +180,7 @@ def fit(
         dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
         batch_size=batch_size,
         lr=lr,
-        holdout_fraction=holdout,
+        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
         balance_train=balance,
         group_level=hold_out_groups,
         patience=patience,
@@ -187,6 +194,7 @@ def fit(
         if is_dataset:
             made = GinsengDataset(data)
             if made.test_idx is not None:
+                _require_split(made, holdout)
                 _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
             if label is None:
@@ -269,7 +277,8 @@ def inspect(
     elif store.is_store(file):
         typer.echo(describe_dataset(GinsengDataset(file)))
     else:
-        typer.echo(describe_counts(read_adata(file)))
+        with opened_counts(file) as adata:
+            typer.echo(describe_counts(adata))
 
 
 @_command
@@ -318,6 +327,24 @@ def _genes(number: int | None, column: str | None) -> str | int | None:
     if number is not None and column is not None:
         raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
     return column or (_N_GENES if number is None else number) or None
+
+
+def _require_split(dataset: GinsengDataset, holdout: float | None) -> None:
+    """Refuse a share to hold out that is not that of the split there is, up to what was rounded when it was made."""
+    if holdout is None or dataset.test_idx is None:
+        return
+    n_held_out = len(dataset.test_idx)
+    is_as_asked = abs(n_held_out - holdout * dataset.n_cells) <= len(dataset.label_names)
+    if dataset.groups is not None:
+        of_groups = np.unique(dataset.groups[dataset.test_idx])
+        are_whole = np.isin(dataset.groups, of_groups).sum() == n_held_out
+        is_as_asked |= are_whole and abs(len(of_groups) - holdout * len(dataset.group_names or [])) <= 1
+    if not is_as_asked:
+        raise ValueError(
+            f"{dataset.path} has been split before, with {n_held_out:,} of {dataset.n_cells:,} cells held out, which "
+            f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
+            f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
+        )
 
 
 def _say(quiet: bool, text: str) -> None:

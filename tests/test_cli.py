@@ -5,6 +5,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from typer.testing import CliRunner
 
 from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs
@@ -95,6 +96,22 @@ class TestCreate:
         assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "m.h5", fails=True)
         assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=True)
 
+    def test_a_share_to_hold_out_that_would_be_ignored_is_refused(self, counts, tmp_path):
+        store = tmp_path / "cells.zarr"
+        ginseng("create", counts, "--label", "cell_type", "--group", "donor", "-o", store, "-q")
+        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
+        for _ in range(2):  # as after a kill, when the same call comes again
+            ginseng(*fit, "--holdout", 0.25)
+        refused = ginseng(*fit, "--holdout", 0.5, fails=True)
+        n_held_out = len(GinsengDataset(store).test_idx)
+        assert f"with {n_held_out} of 120 cells held out, which --holdout 0.5 does not change: leave it out" in refused
+        assert f"GinsengDataset('{store}').make_split(0.5)" in refused
+        assert "has been split before" in ginseng(*fit, "--holdout", 0, fails=True)
+        ginseng(*fit)
+        GinsengDataset(store).make_split(0.5, stratify_group=True)
+        ginseng(*fit, "--holdout", 0.5, "--hold-out-groups")
+        assert "has been split before" in ginseng(*fit, "--holdout", 0.01, fails=True)
+
 
 class TestFit:
     def test_a_model_is_saved(self, counts, tmp_path):
@@ -123,6 +140,7 @@ class TestFit:
             ginseng("fit", counts, "-o", tmp_path / f"{name}.h5", "--precision", "bfloat16", *options)
         first, second = (load_model(tmp_path / f"{name}.h5") for name in ("first", "second"))
         assert len((tmp_path / "run.csv").read_text().splitlines()) == 1 + len(first.metadata["history"]["epoch"])
+        assert pd.read_csv(tmp_path / "run.csv")["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
         assert first.metadata["settings"]["precision"] == "bfloat16"
         for name, layer in first.params.items():
             np.testing.assert_array_equal(layer["W"], second.params[name]["W"])
@@ -278,6 +296,26 @@ class TestInspect:
         output = ginseng("inspect", counts)
         for part in ("120 cells x 30 genes", "cell_type: 3 values", "donor: 4 values", "symbol"):
             assert part in output
+
+    @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+    @pytest.mark.parametrize("storage", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+    def test_where_the_raw_counts_are(self, adata, tmp_path, storage, suffix):
+        x = adata.X.toarray()
+        adata.raw = ad.AnnData(storage(x), var=adata.var)
+        adata = adata[:, :7].copy()
+        adata.layers["scaled"] = storage(x[:, :7] - 0.25)
+        adata.layers["counts"] = storage(x[:, :7])
+        adata.X = storage(np.log1p(x[:, :7]))
+        path = tmp_path / f"x.{suffix}"
+        adata.write_zarr(path) if suffix == "zarr" else adata.write_h5ad(path)
+        output = ginseng("inspect", path)
+        assert "raw: 30 genes" in output
+        assert "whole numbers, as raw counts are: layer counts, raw\n" in output
+        del adata.raw, adata.layers["counts"], adata.X
+        adata.write_h5ad(tmp_path / "y.h5ad")
+        output = ginseng("inspect", tmp_path / "y.h5ad")
+        assert "raw: none" in output
+        assert "whole numbers, as raw counts are: none\n" in output
 
     def test_nothing_there(self, tmp_path):
         assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
