@@ -1,15 +1,29 @@
-"""Cell-type annotation for single-cell RNA-seq with a gene-attention classifier on JAX, Equinox and Optax."""
+"""Cell-type annotation for single-cell RNA-seq with a gene-attention classifier on JAX, Equinox and Optax.
 
-from ginseng.data.dataset import GinsengDataset
-from ginseng.data.io import load_model, read_adata, save_model
-from ginseng.model.attention import AttentionClassifier
-from ginseng.model.instance import GinsengClassifier
-from ginseng.model.predict import classify
-from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
-from ginseng.train.loop import Trainer
-from ginseng.train.opt import adam_l2
-from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.hvg import select_hvgs
+The names here are imported as they are first used (PEP 562), so that ``import ginseng`` itself is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ginseng import data as data
+    from ginseng import demo as demo
+    from ginseng import metrics as metrics
+    from ginseng import model as model
+    from ginseng import plot as plot
+    from ginseng import train as train
+    from ginseng import utils as utils
+    from ginseng.data.dataset import GinsengDataset
+    from ginseng.data.io import load_model, read_adata, save_model
+    from ginseng.model.attention import AttentionClassifier
+    from ginseng.model.instance import GinsengClassifier
+    from ginseng.model.predict import classify
+    from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
+    from ginseng.train.loop import Trainer
+    from ginseng.train.opt import adam_l2
+    from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
+    from ginseng.utils.hvg import select_hvgs
 
 __all__ = [
     "AttentionClassifier",
@@ -28,3 +42,31 @@ __all__ = [
     "select_hvgs",
     "state_from_classifier_trainer",
 ]
+
+_MODULES = ("data", "demo", "metrics", "model", "plot", "train", "utils")
+_NAMES_OF = {
+    "data.dataset": ["GinsengDataset"],
+    "data.io": ["load_model", "read_adata", "save_model"],
+    "model.attention": ["AttentionClassifier"],
+    "model.instance": ["GinsengClassifier"],
+    "model.predict": ["classify"],
+    "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],
+    "train.loop": ["Trainer"],
+    "train.opt": ["adam_l2"],
+    "train.trainer": ["GinsengClassifierTrainer", "GinsengClassifierTrainerSettings"],
+    "utils.hvg": ["select_hvgs"],
+}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ginseng.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ginseng' has no attribute '{name}'")
+    globals()[name] = found = getattr(importlib.import_module(f"ginseng.{_MODULE_OF[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *__all__})

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
+
+try:
+    import scanpy as sc
+except ModuleNotFoundError as error:
+    raise ImportError(f"The demo needs {error.name}: pip install 'ginseng-eqx[demo]'.") from error
 
 from ginseng import plot
 from ginseng.data.annotation import labels_of

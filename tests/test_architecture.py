@@ -1,6 +1,7 @@
 """The package imports in one direction, at the top of its modules, and keeps to what it declares."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ginseng
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SUBPROCESS_ENVIRONMENT
 
 PACKAGE = REPOSITORY / "ginseng"
 # Each module may import from those before it only.
@@ -66,10 +67,11 @@ ORDER = [
     "plot",
     "demo",
     "describe",
+    "commands",
     "cli",
     "__main__",
 ]
-LAZY = {"cli"}  # imports the demo, whose dependencies are an extra, when it is asked for
+LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
 EXTRAS = {"plot": {"matplotlib"}, "demo": {"scanpy"}}
 
 
@@ -145,4 +147,73 @@ def test_modules_stay_small():
 
 def test_the_names_people_type():
     assert ginseng.__all__ == sorted(ginseng.__all__)
-    assert all(hasattr(ginseng, name) for name in ginseng.__all__)
+    names = {}
+    exec("from ginseng import *", names)
+    assert set(ginseng.__all__) <= set(names)
+    for name in ("data", "demo", "metrics", "model", "plot", "train", "utils"):
+        assert getattr(ginseng, name).__name__ == f"ginseng.{name}"
+    assert {*ginseng.__all__, "plot"} <= set(dir(ginseng))
+    with pytest.raises(AttributeError, match="module 'ginseng' has no attribute 'fit'"):
+        ginseng.fit  # noqa: B018
+
+
+def test_what_is_imported_lazily_is_what_pyright_sees():
+    seen = {target.removeprefix("ginseng.") for target in imported(MODULES[""]) if target.startswith("ginseng.")}
+    assert seen == {*ginseng._MODULES, *ginseng._NAMES_OF}
+    named = {
+        (node.module.removeprefix("ginseng."), alias.name)
+        for node in ast.walk(MODULES[""])
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("ginseng.")
+        for alias in node.names
+    }
+    assert named == {(module, name) for name, module in ginseng._MODULE_OF.items()}
+    assert set(ginseng._MODULE_OF) == set(ginseng.__all__)
+
+
+def in_a_fresh_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=SUBPROCESS_ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = "{'jax', 'anndata', 'matplotlib', 'pandas', 'numpy', 'scipy'}"
+
+
+def test_the_package_is_cheap_to_import_and_its_rooms_are_attributes():
+    printed = in_a_fresh_process(
+        f"import ginseng, sys; print({HEAVY} & set(sys.modules)); print(ginseng.plot.embedding.__name__)"
+    )
+    assert printed.split("\n")[:2] == ["set()", "embedding"]
+
+
+@pytest.mark.parametrize(("option", "shown"), [("--help", "annotate"), ("--version", "ginseng 0.")])
+def test_the_command_line_answers_without_importing_what_commands_need(option, shown):
+    printed = in_a_fresh_process(
+        f"""if True:
+        import sys
+        from ginseng.cli import main
+        sys.argv = ["ginseng", "{option}"]
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code
+        print({HEAVY} & set(sys.modules))"""
+    )
+    assert shown in printed
+    assert printed.endswith("set()\n")
+
+
+@pytest.mark.parametrize(("name", "package"), [("plot", "matplotlib"), ("demo", "scanpy")])
+def test_a_missing_extra_is_named(name, package):
+    printed = in_a_fresh_process(
+        f"""if True:
+        import sys
+        sys.modules["{package}"] = None
+        import ginseng
+        for code in ("ginseng.{name}", "from ginseng import {name}", "import ginseng.{name}"):
+            try:
+                exec(code)
+            except ImportError as error:
+                print(error)"""
+    )
+    assert printed.count(f"{package}: pip install 'ginseng-eqx[{name}]'.") == 3

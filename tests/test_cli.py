@@ -5,9 +5,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from typer.testing import CliRunner
 
-from ginseng import GinsengDataset, load_model
+from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs
 from ginseng.cli import app
 from tests.conftest import simulate
 
@@ -56,6 +57,28 @@ class TestCreate:
         assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
         assert load_model(tmp_path / "m.h5").metadata["settings"]["balance_train"] == "resample"
 
+    def test_genes_of_several_files_are_chosen_together_and_trained_on(self, tmp_path):
+        inputs = [simulate(60, seed=1), simulate(60, seed=2)[:, 5:].copy()]
+        for name, adata in zip("ab", inputs, strict=True):
+            adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        create = ["create", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--label", "cell_type", "-q", "--overwrite"]
+        store = tmp_path / "cells.zarr"
+        ginseng(*create, "-o", store, "--genes", 10)
+        together = select_hvgs(ad.concat(inputs, index_unique="-"), 10, silent=True, copy=True)
+        assert GinsengDataset(store).gene_names == list(together.var_names[together.var["ginseng_genes"]])
+        ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
+        assert load_model(tmp_path / "m.h5").n_genes == 10
+        for options in ([], ["--genes", 0]):
+            ginseng(*create, "-o", store, *options)
+            assert GinsengDataset(store).n_genes == 25
+        both = ginseng(*create, "-o", store, "--genes", 10, "--gene-column", "mine", fails=True)
+        assert "error: Genes are chosen by --genes or by --gene-column, not by both" in both
+
+    def test_by_default_2000_genes_are_kept(self, tmp_path):
+        simulate(40, n_genes=2100).write_h5ad(tmp_path / "a.h5ad")
+        output = ginseng("create", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "x.zarr")
+        assert "40 cells x 2,000 genes" in output
+
     def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
         command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
         assert ginseng(*command) == ""
@@ -72,6 +95,22 @@ class TestCreate:
         assert "like 256_000_000, '256 MB'" in ginseng(*fit, "--memory", "much", fails=True)
         assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "m.h5", fails=True)
         assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=True)
+
+    def test_a_share_to_hold_out_that_would_be_ignored_is_refused(self, counts, tmp_path):
+        store = tmp_path / "cells.zarr"
+        ginseng("create", counts, "--label", "cell_type", "--group", "donor", "-o", store, "-q")
+        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
+        for _ in range(2):  # as after a kill, when the same call comes again
+            ginseng(*fit, "--holdout", 0.25)
+        refused = ginseng(*fit, "--holdout", 0.5, fails=True)
+        n_held_out = len(GinsengDataset(store).test_idx)
+        assert f"with {n_held_out} of 120 cells held out, which --holdout 0.5 does not change: leave it out" in refused
+        assert f"GinsengDataset('{store}').make_split(0.5)" in refused
+        assert "has been split before" in ginseng(*fit, "--holdout", 0, fails=True)
+        ginseng(*fit)
+        GinsengDataset(store).make_split(0.5, stratify_group=True)
+        ginseng(*fit, "--holdout", 0.5, "--hold-out-groups")
+        assert "has been split before" in ginseng(*fit, "--holdout", 0.01, fails=True)
 
 
 class TestFit:
@@ -101,6 +140,7 @@ class TestFit:
             ginseng("fit", counts, "-o", tmp_path / f"{name}.h5", "--precision", "bfloat16", *options)
         first, second = (load_model(tmp_path / f"{name}.h5") for name in ("first", "second"))
         assert len((tmp_path / "run.csv").read_text().splitlines()) == 1 + len(first.metadata["history"]["epoch"])
+        assert pd.read_csv(tmp_path / "run.csv")["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
         assert first.metadata["settings"]["precision"] == "bfloat16"
         for name, layer in first.params.items():
             np.testing.assert_array_equal(layer["W"], second.params[name]["W"])
@@ -257,15 +297,43 @@ class TestInspect:
         for part in ("120 cells x 30 genes", "cell_type: 3 values", "donor: 4 values", "symbol"):
             assert part in output
 
+    @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+    @pytest.mark.parametrize("storage", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+    def test_where_the_raw_counts_are(self, adata, tmp_path, storage, suffix):
+        x = adata.X.toarray()
+        adata.raw = ad.AnnData(storage(x), var=adata.var)
+        adata = adata[:, :7].copy()
+        adata.layers["scaled"] = storage(x[:, :7] - 0.25)
+        adata.layers["counts"] = storage(x[:, :7])
+        adata.X = storage(np.log1p(x[:, :7]))
+        path = tmp_path / f"x.{suffix}"
+        adata.write_zarr(path) if suffix == "zarr" else adata.write_h5ad(path)
+        output = ginseng("inspect", path)
+        assert "raw: 30 genes" in output
+        assert "whole numbers, as raw counts are: layer counts, raw\n" in output
+        del adata.raw, adata.layers["counts"], adata.X
+        adata.write_h5ad(tmp_path / "y.h5ad")
+        output = ginseng("inspect", tmp_path / "y.h5ad")
+        assert "raw: none" in output
+        assert "whole numbers, as raw counts are: none\n" in output
+
     def test_nothing_there(self, tmp_path):
         assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["annotate"], ["inspect"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["create"], ["fit"], ["annotate"], ["inspect"], ["demo"]])
 def test_help(command):
     output = ginseng(*command, "--help")
     assert "Usage:" in output
     assert "Annotate" in output or "Example" in output or "Tell" in output or "Train" in output
+
+
+def test_help_shows_every_command_and_the_defaults_of_the_settings():
+    output = ginseng("--help")
+    for info in commands.app.registered_commands:
+        assert f"  {info.callback.__name__} " in output
+    assert f"default: {GinsengClassifierTrainerSettings().batch_size}" in ginseng("fit", "--help")
+    assert "No such command 'fitt'" in ginseng("fitt", fails=True)
 
 
 def test_as_a_program(counts):

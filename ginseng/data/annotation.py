@@ -7,6 +7,8 @@ import pandas as pd
 
 from ginseng.utils.messages import shorten, unknown_name, warn
 
+Genes = str | int | np.integer | list[str] | np.ndarray | None
+
 
 def require_column(obs: Any, kind: str, key: str | None) -> None:
     """Raise a ValueError if the column of labels or groups does not exist."""
@@ -14,9 +16,31 @@ def require_column(obs: Any, kind: str, key: str | None) -> None:
         raise unknown_name(f"{kind} column", key, "adata.obs", obs.columns)
 
 
-def gene_columns(var: pd.DataFrame, genes: str | list[str] | np.ndarray | None) -> np.ndarray:
-    """Indices of the chosen genes, in the chosen order."""
-    if genes is None:
+def n_variable(genes: Genes) -> int | None:
+    """How many highly variable genes are asked for; None where genes are chosen in another way, or all are kept.
+
+    Raises
+    ------
+    ValueError
+        If the number is below 1, or what is given is no choice of genes.
+
+    Examples
+    --------
+    >>> n_variable(2000), n_variable(["CD3D", "CD4"])
+    (2000, None)
+    """
+    if genes is None or isinstance(genes, str) or np.ndim(genes) > 0:
+        return None
+    if not isinstance(genes, int | np.integer) or isinstance(genes, bool):
+        raise ValueError(f"`genes` must be a column of adata.var, names, a mask, a number or None, but got {genes!r}.")
+    if genes < 1:
+        raise ValueError(f"The number of highly variable `genes` must be at least 1, but got {genes}; None keeps all.")
+    return int(genes)
+
+
+def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
+    """Indices of the chosen genes, in the chosen order; all, where a number of variable ones is to be chosen."""
+    if genes is None or isinstance(genes, int | np.integer):
         columns = np.arange(len(var))
     elif isinstance(genes, str):
         if genes not in var:

@@ -15,6 +15,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data import sampling, splits, store, streaming
+from ginseng.data.annotation import Genes
 from ginseng.data.reading import StoredCounts
 from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import is_url, replacing
@@ -108,7 +109,7 @@ class GinsengDataset:
         adata: Source | Iterable[Source],
         label_key: str,
         layer: str | None = None,
-        genes: str | list[str] | np.ndarray | None = None,
+        genes: Genes = None,
         group_key: str | None = None,
         chunk_size: int = 4096,
         overwrite: bool = True,
@@ -132,9 +133,10 @@ class GinsengDataset:
             Column of ``adata.obs`` with the cell types.
         layer : str, optional
             Key in ``adata.layers``, or ``"raw"``; None for ``adata.X``.
-        genes : str, list of str or numpy.ndarray, optional
+        genes : str, int, list of str or numpy.ndarray, optional
             A boolean column of ``adata.var`` (such as ``"ginseng_genes"``), a boolean mask, or the names of the genes
-            to keep, in the order to keep them; None for all. With several inputs no mask.
+            to keep, in the order to keep them; None for all. With several inputs no mask. A number chooses so many
+            highly variable genes, as `select_hvgs` does, over the labelled cells of all inputs together.
         group_key : str, optional
             Column of ``adata.obs`` with the donor or batch of each cell.
         chunk_size : int
@@ -168,6 +170,7 @@ class GinsengDataset:
         if path.exists() and not store.is_store(path):
             raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
         with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
+            sources.keep_variable(chunk_size, silent=silent)
             obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
             if group_key is not None and sources.groups is not None:
                 obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes
@@ -332,7 +335,7 @@ class GinsengDataset:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
         cells = parts[split]
         if cells is None:
-            raise ValueError("The dataset has not been split; call make_split first.")
+            raise ValueError(f"{self.path} has not been split; call make_split first.")
         return cells
 
     def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:

@@ -9,10 +9,19 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ginseng.data.annotation import gene_columns, groups_of, labels_of, positions_of, require_column
+from ginseng.data.annotation import (
+    Genes,
+    gene_columns,
+    groups_of,
+    labels_of,
+    n_variable,
+    positions_of,
+    require_column,
+)
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.hvg import most_variable
 from ginseng.utils.messages import warn
 
 Source = str | Path | AnnData
@@ -31,8 +40,9 @@ class Sources:
         Column of ``obs`` with the donor or batch, in all of them.
     layer : str or None
         Key in ``layers``, or ``"raw"``; None for ``X``.
-    genes : str, list of str, numpy.ndarray or None
-        Which genes, see `gene_columns`; of several inputs those that are chosen in all.
+    genes : str, int, list of str, numpy.ndarray or None
+        Which genes, see `gene_columns`; of several inputs those that are chosen in all. Of a number of variable ones,
+        all until `keep_variable` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
 
@@ -67,35 +77,34 @@ class Sources:
         label_key: str,
         group_key: str | None = None,
         layer: str | None = None,
-        genes: str | list[str] | np.ndarray | None = None,
+        genes: Genes = None,
         missing_labels: str = "drop",
     ):
         given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
         self._files = ExitStack()
         if not given:
             raise ValueError("There is no input: pass an AnnData, a path, or a list of these.")
+        self._n_variable = n_variable(genes)
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
             raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
-        data, self._counts, columns = [], [], []
+        data, self._counts, self._columns = [], [], []
         for number, source in enumerate(given):
             try:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
-                counts = Counts(adata, layer, raw=True, file=None if isinstance(source, AnnData) else source)
-                columns.append(gene_columns(counts.var, genes))
+                file = None if isinstance(source, AnnData) else source
+                counts = Counts(adata, layer, nonnegative=self._n_variable is not None, raw=True, file=file)
+                self._columns.append(gene_columns(counts.var, genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
                 raise ValueError(f"In input {number + 1} of {len(given)}: {error}") from error
             data.append(adata)
             self._counts.append(counts)
-        self.gene_names = _common(
-            [counts.var.index[chosen] for counts, chosen in zip(self._counts, columns, strict=True)]
+        self._keep(
+            _common([counts.var.index[chosen] for counts, chosen in zip(self._counts, self._columns, strict=True)])
         )
-        self._gene_maps = [
-            _gene_map(counts, chosen, self.gene_names) for counts, chosen in zip(self._counts, columns, strict=True)
-        ]
 
         keys = [label_key] if group_key in (None, label_key) else [label_key, group_key]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
@@ -114,6 +123,30 @@ class Sources:
 
     def _opened(self, source: Source) -> AnnData:
         return source if isinstance(source, AnnData) else self._files.enter_context(opened_counts(source))
+
+    def _keep(self, gene_names: list[str]) -> None:
+        self.gene_names = gene_names
+        self._gene_maps = [
+            _gene_map(counts, columns, gene_names) for counts, columns in zip(self._counts, self._columns, strict=True)
+        ]
+
+    def keep_variable(self, size: int, *, silent: bool = False) -> None:
+        """Choose the genes that vary most over the labelled cells of all inputs, if a number of them is asked for.
+
+        The counts are read once, in blocks of `size` cells. If there are no more genes than asked for, all are kept.
+
+        Raises
+        ------
+        ValueError
+            If no gene is expressed, or a count is NaN, infinite or negative.
+        """
+        if self._n_variable is None or self._n_variable >= len(self.gene_names):
+            return
+        shape = self.n_read, len(self.gene_names)
+        chosen = np.sort(most_variable(self.blocks(size), shape, self._n_variable, silent=silent))
+        if len(chosen) == 0:
+            raise ValueError("No gene is expressed in any cell that has a label.")
+        self._keep([self.gene_names[gene] for gene in chosen])
 
     def blocks(self, size: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """Yield the number of cells read, `size` at a time, with the counts of the labelled ones."""

@@ -167,7 +167,7 @@ def _assemble(
         raise ValueError(f"`var_names` must be 'gene_symbols' or 'gene_ids', but got '{var_names}'.")
     var = var.set_index(var_names)
     var.index = pd.Index(var.index.to_numpy().astype(str), name=None)
-    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(barcodes, dtype=object).astype(str)), var=var)
+    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(np.asarray(barcodes), dtype=object).astype(str)), var=var)
     if gex_only and "feature_types" in var:
         is_gene = (var["feature_types"] == "Gene Expression").to_numpy()
         if not is_gene.all() and is_gene.any():

@@ -1,8 +1,48 @@
-"""Augmentations of counts: keyed, of fixed shape, traceable by `jax.jit`."""
+"""Augmentations of counts: keyed, of fixed shape, traceable by `jax.jit` (with their settings static)."""
+
+import math
 
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Num, PRNGKeyArray
+
+
+def require_parts(
+    rate: float | None = None,
+    lam_max: float | None = None,
+    lower: int | None = None,
+    upper: int | None = None,
+    n_genes: int | None = None,
+) -> None:
+    """Raise a ValueError unless each part of an augmentation is off or can be done; a part is off where it is None.
+
+    Parameters
+    ----------
+    rate, lam_max, lower, upper : optional
+        See `augment`.
+    n_genes : int, optional
+        The number of genes of the counts, where it is known.
+
+    Examples
+    --------
+    >>> require_parts(rate=0.1, lower=0, upper=2)
+    """
+    if rate is not None and not 0.0 <= rate <= 1.0:
+        raise ValueError(f"`rate` must lie in [0, 1], but got {rate}.")
+    if lam_max is not None and not 0.0 <= lam_max < math.inf:
+        raise ValueError(f"`lam_max` must be 0 or more, and finite, but got {lam_max}.")
+    if lower is None and upper is None:
+        return
+    if lower is None or upper is None:
+        raise ValueError(
+            f"Genes to drop need `lower` and `upper`, or None for both to drop none, but got {lower} and {upper}."
+        )
+    most = math.inf if n_genes is None else n_genes + 1
+    if not (lower == upper == 0 or 0 <= lower < upper <= most):
+        within = "" if n_genes is None else f" <= {most}"
+        raise ValueError(
+            f"Genes to drop need 0 <= `lower` < `upper`{within}, but got {lower} and {upper}; 0 and 0 drop none."
+        )
 
 
 def augment_mask(key: PRNGKeyArray, x: Num[Array, "..."], rate: float = 0.1) -> Num[Array, "..."]:
@@ -22,11 +62,17 @@ def augment_mask(key: PRNGKeyArray, x: Num[Array, "..."], rate: float = 0.1) -> 
     Array
         Of the shape and type of `x`.
 
+    Raises
+    ------
+    ValueError
+        If `rate` does not lie in [0, 1].
+
     Examples
     --------
     >>> bool((augment_mask(jr.key(0), jnp.ones((4, 5)), 0.5) <= 1).all())
     True
     """
+    require_parts(rate=rate)
     return jnp.where(jr.bernoulli(key, 1.0 - rate, x.shape), x, 0)
 
 
@@ -49,12 +95,18 @@ def augment_background(
     Array
         Of the shape and type of `x`; never smaller than `x`.
 
+    Raises
+    ------
+    ValueError
+        If `lam_max` is negative or not finite.
+
     Examples
     --------
     >>> x = jnp.zeros((4, 5))
     >>> bool((augment_background(jr.key(0), x, 1.0) >= x).all())
     True
     """
+    require_parts(lam_max=lam_max)
     rate_key, noise_key = jr.split(key)
     rates = jr.uniform(rate_key, (x.shape[0], 1), maxval=lam_max)
     return x + jr.poisson(noise_key, rates, x.shape).astype(x.dtype)
@@ -72,7 +124,7 @@ def augment_dropgene(
     x : Array
         Counts of shape ``(cells, genes)``.
     lower, upper : int
-        The number of genes lost is uniform over `lower`, ..., ``upper - 1``.
+        The number of genes lost is uniform over `lower`, ..., ``upper - 1``; none are lost where both are 0.
 
     Returns
     -------
@@ -82,7 +134,7 @@ def augment_dropgene(
     Raises
     ------
     ValueError
-        If not ``0 <= lower < upper <= genes + 1``.
+        If not ``0 <= lower < upper <= genes + 1``, unless both are 0.
 
     Examples
     --------
@@ -90,8 +142,9 @@ def augment_dropgene(
     >>> int((augment_dropgene(jr.key(0), x, lower=2, upper=3) == 0).all(axis=0).sum())
     2
     """
-    if not 0 <= lower < upper <= x.shape[1] + 1:
-        raise ValueError(f"Genes to drop need 0 <= `lower` < `upper` <= {x.shape[1] + 1}, but got {lower} and {upper}.")
+    require_parts(lower=lower, upper=upper, n_genes=x.shape[1])
+    if upper == 0:
+        return x
     number_key, order_key = jr.split(key)
     n_dropped = jr.randint(number_key, (), lower, upper)
     dropped: Bool[Array, " genes"] = jr.permutation(order_key, x.shape[1]) < n_dropped
@@ -119,12 +172,17 @@ def augment(
     lam_max : float, optional
         See `augment_background`.
     lower, upper : int, optional
-        See `augment_dropgene`; off unless both are given.
+        See `augment_dropgene`; both are given, or neither.
 
     Returns
     -------
     Array
         Of the shape and type of `x`.
+
+    Raises
+    ------
+    ValueError
+        If a part is out of range, or only one of `lower` and `upper` is given.
 
     Examples
     --------
@@ -132,6 +190,7 @@ def augment(
     >>> bool((augment(jr.key(0), x, None, None, None, None) == x).all())
     True
     """
+    require_parts(rate, lam_max, lower, upper, x.shape[1])
     mask_key, background_key, gene_key = jr.split(key, 3)
     if rate is not None:
         x = augment_mask(mask_key, x, rate)

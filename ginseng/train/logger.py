@@ -67,8 +67,9 @@ class GinsengLogger:
         self.holdout_macro_f1.append(float(holdout_macro_f1))
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the metrics as a table with a row for each epoch."""
-        return pd.DataFrame(asdict(self)).set_index("epoch")
+        """Give the metrics as a table with a row for each epoch, counted from 1 as on screen and in log files."""
+        table = pd.DataFrame(asdict(self))
+        return table.assign(epoch=table["epoch"] + 1).set_index("epoch")
 
     def report(self, silent: bool = False, flush: bool = True) -> None:
         """Print the most recent epoch to standard output.
@@ -91,7 +92,7 @@ class GinsengLogger:
 
 
 class LogFile:
-    """A file to which the metrics of each epoch are appended as it ends.
+    """A file to which the metrics of each epoch, counted from 1, are appended as it ends.
 
     Parameters
     ----------
@@ -120,6 +121,7 @@ class LogFile:
     def append(self, logger: GinsengLogger, seconds: float) -> None:
         """Write the most recent epoch, which took so many seconds."""
         row = {name: values[-1] for name, values in asdict(logger).items()} | {"seconds": round(seconds, 3)}
+        row["epoch"] += 1
         if self._path.suffix == ".jsonl":
             known = {name: value if math.isfinite(value) else None for name, value in row.items()}
             header, line, start = "", json.dumps(known), f'{{"epoch": {row["epoch"]},'

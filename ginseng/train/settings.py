@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from ginseng.data.sampling import balance_of, require_share
-from ginseng.train.augment import augment
+from ginseng.train.augment import augment, require_parts
 from ginseng.train.feed import ClassWeights
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
@@ -81,6 +81,11 @@ class GinsengClassifierTrainerSettings:
         Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
         training needs more. Groups are held out whole.
 
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or one of `lower` and `upper` is given without the other.
+
     Examples
     --------
     >>> GinsengClassifierTrainerSettings(batch_size=256).schedule
@@ -125,6 +130,7 @@ class GinsengClassifierTrainerSettings:
             raise ValueError(f"`group_mode` must be 'fraction', but got '{self.group_mode}'.")
         if not 0.0 <= self.holdout_fraction < 1.0:
             raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
+        require_parts(self.rate, self.lam_max, self.lower, self.upper)
         balance_of(self.balance_train)
         require_share(self.balance_alpha)
         require_schedule(self.schedule, self.warmup)

@@ -1,11 +1,17 @@
 """Highly variable genes, from moments streamed over blocks of cells."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
+
+_TARGET_SUM = 1e4
+_MIN_MEAN, _MAX_MEAN = 0.025, 0.995
+_N_BINS = 20
 
 
 def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_matrix:
@@ -25,10 +31,10 @@ def select_hvgs(
     adata: AnnData,
     n_top_genes: int = 5000,
     layer: str | None = None,
-    target_sum: float | None = 1e4,
-    min_mean: float = 0.025,
-    max_mean: float = 0.995,
-    n_bins: int = 20,
+    target_sum: float | None = _TARGET_SUM,
+    min_mean: float = _MIN_MEAN,
+    max_mean: float = _MAX_MEAN,
+    n_bins: int = _N_BINS,
     chunk_size: int = 5000,
     silent: bool = False,
     copy: bool = False,
@@ -96,26 +102,70 @@ def select_hvgs(
     if layer == "raw" and "raw" not in adata.layers:
         raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
 
-    mean, variance = _moments(Counts(adata, layer, nonnegative=target_sum is not None), target_sum, chunk_size, silent)
+    counts = Counts(adata, layer, nonnegative=target_sum is not None)
     chosen = np.zeros(adata.n_vars, dtype=bool)
-    chosen[_most_dispersed(mean, variance, n_top_genes, (min_mean, max_mean), n_bins)] = True
+    chosen[
+        most_variable(
+            ((stop - start, block) for start, stop, block in counts.blocks(chunk_size)),
+            (counts.n_cells, counts.n_genes),
+            n_top_genes,
+            target_sum=target_sum,
+            quantiles=(min_mean, max_mean),
+            n_bins=n_bins,
+            silent=silent,
+        )
+    ] = True
     marked = copy_of(adata) if copy else adata
     with quiet_about_views():
         marked.var["ginseng_genes"] = chosen
     return marked if copy else None
 
 
-def _moments(counts: Counts, target_sum: float | None, chunk_size: int, silent: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased variance of every gene over all cells."""
-    total = np.zeros(counts.n_genes)
-    total_of_squares = np.zeros(counts.n_genes)
-    with tqdm(total=counts.n_cells, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
-        for start, stop, block in counts.blocks(chunk_size):
+def most_variable(
+    blocks: Iterable[tuple[int, sparse.csr_matrix]],
+    shape: tuple[int, int],
+    n_top_genes: int,
+    *,
+    target_sum: float | None = _TARGET_SUM,
+    quantiles: tuple[float, float] = (_MIN_MEAN, _MAX_MEAN),
+    n_bins: int = _N_BINS,
+    silent: bool = False,
+) -> np.ndarray:
+    """Indices of the genes that vary most, as `select_hvgs` chooses them, over cells that come in blocks.
+
+    Parameters
+    ----------
+    blocks : iterable of (int, scipy.sparse.csr_matrix)
+        Counts of the cells to choose by, with the number of cells that were read for them.
+    shape : tuple of int
+        Number of cells that are read in all, and of genes.
+    n_top_genes, target_sum, quantiles, n_bins, silent
+        See `select_hvgs`; `quantiles` are `min_mean` and `max_mean`.
+
+    Examples
+    --------
+    >>> counts = sparse.csr_matrix([[9.0, 5.0, 1.0], [1.0, 5.0, 1.0], [9.0, 4.0, 1.0]])
+    >>> blocks = [(2, counts[:2]), (1, counts[2:])]
+    >>> most_variable(blocks, counts.shape, 1, quantiles=(0.0, 1.0), n_bins=1, silent=True)
+    array([0])
+    """
+    mean, variance = _moments(blocks, shape, target_sum, silent)
+    return _most_dispersed(mean, variance, n_top_genes, quantiles, n_bins)
+
+
+def _moments(
+    blocks: Iterable[tuple[int, sparse.csr_matrix]], shape: tuple[int, int], target_sum: float | None, silent: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of every gene over the cells of all blocks."""
+    n_read, n_genes = shape
+    n, total, total_of_squares = 0, np.zeros(n_genes), np.zeros(n_genes)
+    with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
+        for n_read_here, block in blocks:
             values = block.data.astype(np.float64) if target_sum is None else log_normalize(block, target_sum).data
-            total += np.bincount(block.indices, weights=values, minlength=counts.n_genes)
-            total_of_squares += np.bincount(block.indices, weights=values**2, minlength=counts.n_genes)
-            bar.update(stop - start)
-    n = counts.n_cells
+            n += len(block.indptr) - 1
+            total += np.bincount(block.indices, weights=values, minlength=n_genes)
+            total_of_squares += np.bincount(block.indices, weights=values**2, minlength=n_genes)
+            bar.update(n_read_here)
     mean = total / n
     return mean, np.maximum(total_of_squares - n * mean**2, 0.0) / (n - 1)
 

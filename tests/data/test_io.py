@@ -12,7 +12,7 @@ import scipy.io
 from scipy import sparse
 
 from ginseng import read_adata
-from ginseng.data.io import read_10x_h5, read_10x_mtx
+from ginseng.data.io import read_10x_h5, read_10x_mtx, write_adata
 from tests.conftest import GOLDEN
 
 CELLS, IDS, SYMBOLS = ["AAAC-1", "AAAG-1"], ["ENSG1", "ENSG2", "ENSG3", "AB1"], ["CD3D", "MS4A1", "CD3D", "CD3"]
@@ -72,6 +72,13 @@ class TestRead10xMtx:
         assert adata.var["gene_ids"].tolist() == IDS[:n_genes]
         assert adata.obs_names.tolist() == CELLS
         np.testing.assert_array_equal(adata.X.toarray(), COUNTS[:, :n_genes])
+
+    def test_what_is_read_can_be_written_again(self, tmp_path):
+        adata = read_10x_mtx(write_mtx(tmp_path / "x", gzipped=True, n_columns=2))
+        write_adata(adata, tmp_path / "x.h5ad")
+        written = read_adata(tmp_path / "x.h5ad", backed=False)
+        assert written.obs_names.tolist() == CELLS
+        assert (written.obs.shape, written.obs_names.name) == ((2, 0), None)
 
     def test_genes_tsv_of_one_column(self, tmp_path):
         folder = write_mtx(tmp_path / "x", gzipped=False, n_columns=1, genes_file="genes.tsv")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from ginseng import GinsengDataset
+from ginseng import GinsengDataset, select_hvgs
 from tests.conftest import simulate
 
 
@@ -113,6 +113,77 @@ class TestSeveralInputs:
             GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
         with pytest.raises(ValueError, match="There is no input"):
             GinsengDataset.create(tmp_path / "x.zarr", [], "cell_type", silent=True)
+
+
+class TestANumberOfVariableGenes:
+    @staticmethod
+    def variable(adata, n):
+        marked = select_hvgs(adata, n, silent=True, copy=True)
+        return list(marked.var_names[marked.var["ginseng_genes"]])
+
+    @pytest.mark.parametrize("n", [1, np.int64(10)])
+    def test_they_are_those_of_select_hvgs(self, adata, tmp_path, n):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, silent=True)
+        assert dataset.gene_names == self.variable(adata, int(n))
+        assert dataset.n_genes == n
+        np.testing.assert_array_equal(streamed(dataset), adata[:, dataset.gene_names].X.toarray())
+        assert "ginseng_genes" not in adata.var
+
+    @pytest.mark.filterwarnings("ignore:.*genes are common", "ignore:.*have no label")
+    @pytest.mark.parametrize("chunk_size", [7, 4096])
+    def test_of_several_inputs_they_vary_most_over_the_labelled_cells_of_all(self, tmp_path, chunk_size):
+        first, second = simulate(60, seed=1), simulate(50, n_types=2, seed=2)
+        second = second[:, second.var_names[::-1][:25]].copy()
+        second.X = second.X * 3
+        second.obs["cell_type"] = second.obs["cell_type"].astype(str)
+        second.obs.loc[second.obs_names[:10], "cell_type"] = np.nan
+        together = ad.concat([first[:, first.var_names.isin(second.var_names)], second[10:]], index_unique="-")
+        first.write_h5ad(tmp_path / "first.h5ad")
+        second.write_zarr(tmp_path / "second.zarr")
+        sources = [tmp_path / "first.h5ad", tmp_path / "second.zarr"]
+        dataset = GinsengDataset.create(
+            tmp_path / "x.zarr", sources, "cell_type", genes=9, chunk_size=chunk_size, silent=True
+        )
+        chosen = self.variable(together, 9)
+        assert dataset.gene_names == chosen
+        assert chosen != self.variable(first[:, together.var_names], 9)
+        np.testing.assert_array_equal(streamed(dataset), together[:, chosen].X.toarray())
+
+    def test_of_raw(self, adata, tmp_path):
+        expected = self.variable(adata, 8)
+        adata.raw = adata.copy()
+        adata = adata[:, :3].copy()
+        dataset = GinsengDataset.create(
+            tmp_path / "x.zarr", adata, "cell_type", layer="raw", genes=8, overwrite=False, silent=True
+        )
+        assert dataset.gene_names == expected
+
+    @pytest.mark.parametrize("n", [30, 31])
+    def test_all_are_kept_where_there_are_no_more(self, adata, tmp_path, n):
+        adata.X[:, 4] = 0
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, silent=True)
+        assert dataset.gene_names == list(adata.var_names)
+
+    @pytest.mark.parametrize(
+        ("genes", "message"),
+        [
+            (0, "number of highly variable `genes` must be at least 1, but got 0; None keeps all"),
+            (np.int32(-3), "at least 1, but got -3"),
+            (True, "must be a column of adata.var, names, a mask, a number or None, but got True"),
+        ],
+    )
+    def test_what_is_no_number_of_genes(self, adata, tmp_path, genes, message):
+        with pytest.raises(ValueError, match=message):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=genes, silent=True)
+        assert not list(tmp_path.iterdir())
+
+    def test_counts_that_cannot_be_normalised_or_are_not_there(self, adata, tmp_path):
+        adata.X.data[5] = -1
+        with pytest.raises(ValueError, match="counts to normalise must not be negative"):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=5, silent=True)
+        adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+        with pytest.raises(ValueError, match="No gene is expressed in any cell that has a label"):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=5, silent=True)
 
 
 STORAGES = ["zarr csr", "zarr csc", "zarr dense", "zarr raw", "zarr layer", "dataset", "dask"]

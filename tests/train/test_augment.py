@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ginseng import GinsengClassifierTrainerSettings
 from ginseng.train.augment import augment, augment_background, augment_dropgene, augment_mask
 
 X = jnp.asarray(np.random.default_rng(0).poisson(3.0, (40, 50)) + 1, jnp.int32)
@@ -61,7 +62,48 @@ def test_parts_can_be_switched_off():
     assert (np.asarray(augment(jr.key(0), X, None, None, 3, 4)) == 0).all(axis=0).sum() == 3
 
 
-def test_a_bad_range_is_refused():
+def test_zero_and_zero_drop_nothing():
+    np.testing.assert_array_equal(augment_dropgene(jr.key(0), X, 0, 0), X)
+    np.testing.assert_array_equal(jax.jit(lambda key, x: augment(key, x, None, None, 0, 0))(jr.key(0), X), X)
+
+
+def test_the_ends_of_the_ranges():
+    assert not np.asarray(augment_mask(jr.key(0), X, 1.0)).any()
+    np.testing.assert_array_equal(augment_mask(jr.key(0), X, 0.0), X)
+    np.testing.assert_array_equal(augment_background(jr.key(0), X, 0.0), X)
+    assert not np.asarray(augment_dropgene(jr.key(0), X, 50, 51)).any()
+
+
+def test_more_genes_than_there_are_is_refused():
     for lower, upper in ((2, 2), (5, 52)):
         with pytest.raises(ValueError, match=f"0 <= `lower` < `upper` <= 51, but got {lower} and {upper}"):
             augment_dropgene(jr.key(0), X, lower, upper)
+        with pytest.raises(ValueError, match=f"0 <= `lower` < `upper` <= 51, but got {lower} and {upper}"):
+            augment(jr.key(0), X, lower=lower, upper=upper)
+
+
+BAD = [
+    ({"rate": 2.0}, r"`rate` must lie in \[0, 1\], but got 2.0"),
+    ({"rate": -0.1}, r"`rate` must lie in \[0, 1\], but got -0.1"),
+    ({"rate": float("nan")}, r"`rate` must lie in \[0, 1\], but got nan"),
+    ({"lam_max": -1.0}, "`lam_max` must be 0 or more, and finite, but got -1.0"),
+    ({"lam_max": float("inf")}, "`lam_max` must be 0 or more, and finite, but got inf"),
+    ({"lower": 3, "upper": None}, "need `lower` and `upper`, or None for both to drop none, but got 3 and None"),
+    ({"lower": None, "upper": 3}, "need `lower` and `upper`, or None for both to drop none, but got None and 3"),
+    ({"lower": -1, "upper": 3}, "0 <= `lower` < `upper`.*but got -1 and 3"),
+    ({"lower": 3, "upper": 3}, "0 <= `lower` < `upper`.*but got 3 and 3; 0 and 0 drop none"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD)
+def test_what_cannot_be_done_is_refused_wherever_it_is_said(bad, message):
+    with pytest.raises(ValueError, match=message):
+        GinsengClassifierTrainerSettings(**bad)
+    with pytest.raises(ValueError, match=message):
+        augment(jr.key(0), X, **bad)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda key, x: augment(key, x, **bad))(jr.key(0), X)
+    part = {"rate": augment_mask, "lam_max": augment_background, "lower": augment_dropgene}[next(iter(bad))]
+    if None not in bad.values():
+        with pytest.raises(ValueError, match=message):
+            part(jr.key(0), X, **bad)

@@ -19,3 +19,7 @@ def test_without_a_holdout_only_the_training_loss_is_printed(capsys):
     logger.update(0, 3.0, float("nan"), float("nan"))
     logger.report()
     assert capsys.readouterr().out == "epoch 1: train loss 3.0000\n"
+
+
+def test_a_table_of_no_epoch():
+    assert GinsengLogger().to_frame().shape == (0, 4)

@@ -546,7 +546,8 @@ def test_scores_of_the_held_out_cells(dataset):
     assert trainer.logger.holdout_macro_f1[-1] == pytest.approx(expected.macro_f1)
     assert trainer.logger.holdout_accuracy[-1] == pytest.approx(expected.accuracy)
     frame = trainer.logger.to_frame()
-    assert frame.index.tolist() == [0, 1, 2]
+    assert frame.index.tolist() == [1, 2, 3]
+    assert trainer.logger.epoch == [0, 1, 2]
     assert frame["train_loss"].tolist() == trainer.logger.train_loss
 
 
@@ -750,7 +751,7 @@ def test_metrics_are_logged_while_it_runs(dataset, tmp_path, suffix):
     trainer.fit(2, silent=True, log=path)
     trainer.fit(1, silent=True, log=path)
     table = pd.read_csv(path) if suffix == "csv" else pd.read_json(path, lines=True)
-    assert table["epoch"].tolist() == [0, 1, 2]
+    assert table["epoch"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(table["train_loss"], trainer.logger.train_loss)
     assert table["holdout_loss"].isna().all()
     assert (table["seconds"] >= 0).all()

@@ -1,0 +1,385 @@
+"""The commands: create, fit, annotate, inspect, demo."""
+
+import functools
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from anndata import AnnData
+
+import ginseng
+from ginseng.data import store
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.models import is_model, load_model, save_model
+from ginseng.data.readers import opened_counts, read_adata, write_adata
+from ginseng.data.sampling import balance_of
+from ginseng.describe import describe_counts, describe_dataset, describe_model
+from ginseng.metrics import score
+from ginseng.model.predict import classify
+from ginseng.model.state import state_from_classifier_trainer
+from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
+from ginseng.utils.counts import copy_of
+from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
+from ginseng.utils.genes import LEAST_OVERLAP
+from ginseng.utils.memory import bytes_of
+from ginseng.utils.messages import shorten, unknown_name
+
+_DEFAULTS = GinsengClassifierTrainerSettings()
+_N_GENES = 2000
+_TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
+    ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
+    ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
+    ".parquet": lambda table, path: table.to_parquet(path),
+}
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Data = Annotated[
+    str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
+]
+Cells = Annotated[
+    str | None,
+    typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
+]
+Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
+Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
+Genes = Annotated[
+    int | None,
+    typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
+]
+GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
+RequireLabels = Annotated[
+    bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
+]
+Precision = Annotated[
+    str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
+
+
+def _command(function: Callable) -> Callable:
+    """Register a command whose expected errors are one line, without a traceback."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError, MemoryError, ImportError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return app.command()(run)
+
+
+@_command
+def create(
+    data: Annotated[
+        list[str], typer.Argument(help="Raw counts, as for `ginseng fit`; of several, the genes that all have.")
+    ],
+    label: Annotated[str, typer.Option(help="Column of obs with the cell types.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the dataset.", show_default=False)],
+    layer: Layer = None,
+    group: Group = None,
+    genes: Genes = None,
+    gene_column: GeneColumn = None,
+    require_labels: RequireLabels = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a dataset of labelled counts, to train on again and again, whatever its size.
+
+    Example: ginseng create donor1.h5ad donor2.h5ad --label cell_type -o cells.zarr
+    """
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists; --overwrite replaces it.")
+    with _warnings(quiet):
+        dataset = _create(output, data, label, layer, _genes(genes, gene_column), group, require_labels, quiet)
+    _say(quiet, f"{dataset}: saved {output}")
+
+
+@_command
+def fit(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL; or a dataset of `ginseng create`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the model (.h5).", show_default=False)],
+    label: Annotated[
+        str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
+    ] = None,
+    cells: Cells = None,
+    layer: Layer = None,
+    group: Group = None,
+    genes: Genes = None,
+    gene_column: GeneColumn = None,
+    require_labels: RequireLabels = False,
+    start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the cells held out to measure accuracy, in [0, 1); "
+            f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
+        ),
+    ] = None,
+    hold_out_groups: Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")] = False,
+    epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
+    hidden_dim: Annotated[
+        int | None, typer.Option(help=f"Hidden units of the attention; default {_DEFAULTS.hidden_dim}.", min=1)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}.")
+    ] = None,
+    balance: Annotated[
+        str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (rare ones more often).")
+    ] = balance_of(_DEFAULTS.balance_train),
+    precision: Precision = _DEFAULTS.precision,
+    memory: Annotated[
+        str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Save the run in this folder as it goes on; repeat the call after a kill.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append the metrics of each epoch to this .csv or .jsonl file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on labelled counts.
+
+    Example: ginseng fit reference.h5ad --label cell_type -o model.h5
+    """
+    is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
+    if memory is not None:
+        bytes_of(memory)
+    of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
+    of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
+    if is_dataset and (given := [name for name, value in of_counts.items() if value is not None]):
+        raise ValueError(f"{' and '.join(given)} cannot be chosen for a dataset: {data} has been made with its own.")
+    if hold_out_groups and not is_dataset and group is None:
+        raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
+    of_a_new_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
+    if start is not None and (given := [name for name, value in of_a_new_model.items() if value is not None]):
+        raise ValueError(f"{' and '.join(given)} cannot be chosen with --from: the saved model has its own.")
+    settings = GinsengClassifierTrainerSettings(
+        hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
+        dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
+        batch_size=batch_size,
+        lr=lr,
+        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
+        balance_train=balance,
+        group_level=hold_out_groups,
+        patience=patience,
+        precision=precision,
+        seed=seed,
+    )
+    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
+    require_writable_path(output)
+    state = None if start is None else load_model(start)
+    with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
+        if is_dataset:
+            made = GinsengDataset(data)
+            if made.test_idx is not None:
+                _require_split(made, holdout)
+                _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
+        else:
+            if label is None:
+                columns = read_adata(data).obs.columns
+                raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
+            counts = data if cells is None else _cells(read_adata(data, backed=False), cells)
+            chosen = _genes(genes, gene_column) if state is None else None
+            path = dataset or Path(folder) / "train.zarr"
+            made = _create(path, counts, label, layer, chosen, group, require_labels, quiet)
+        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
+        trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
+        trained = state_from_classifier_trainer(trainer)
+    save_model(trained, output)
+    _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
+
+
+@_command
+def annotate(
+    model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".h5ad, .csv, .tsv or .parquet.", show_default=False)],
+    cells: Cells = None,
+    layer: Layer = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Store the probability of every type in the .h5ad.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
+    min_overlap: Annotated[
+        float, typer.Option(help="Share of the model's genes that the data must have, in [0, 1].")
+    ] = LEAST_OVERLAP,
+    precision: Precision = _DEFAULTS.precision,
+    quiet: Quiet = False,
+) -> None:
+    """Annotate new counts with a trained classifier.
+
+    Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
+    """
+    suffix = output.suffix
+    if suffix != ".h5ad" and suffix not in _TABLE_WRITERS:
+        raise ValueError(f"{output} must end in .h5ad, {', '.join(_TABLE_WRITERS)}.")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
+    if Path(data).exists() and output.exists() and output.samefile(data):
+        raise ValueError(f"{output} is the file of counts itself; name another output.")
+    require_writable_path(output)
+    to_table = suffix != ".h5ad"
+    with _warnings(quiet):
+        state = load_model(model)
+        adata = _cells(read_adata(data, backed=to_table and cells is None), cells)
+        if truth is not None and truth not in adata.obs:
+            raise unknown_name("column of true cell types", truth, "adata.obs", adata.obs.columns)
+        table = classify(
+            state,
+            adata,
+            gene_key=gene_key,
+            layer=layer,
+            batch_size=batch_size,
+            min_overlap=min_overlap,
+            precision=precision,
+            store_probs=probabilities,
+            return_table=to_table,
+            silent=quiet,
+        )
+    if isinstance(table, pd.DataFrame):
+        with replacing(output) as fresh:
+            _TABLE_WRITERS[suffix](table, fresh)
+    else:
+        write_adata(adata, output)
+    if truth is not None:
+        annotated = table if isinstance(table, pd.DataFrame) else adata.obs
+        typer.echo(score(adata.obs[truth], annotated["ginseng_cell_type"]).report())
+    _say(quiet, f"{adata.n_obs:,} cells annotated: saved {output}")
+
+
+@_command
+def inspect(
+    file: Annotated[str, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
+) -> None:
+    """Tell what is in a model, a dataset or a file of counts."""
+    if is_model(file):
+        typer.echo(describe_model(load_model(file)))
+    elif store.is_store(file):
+        typer.echo(describe_dataset(GinsengDataset(file)))
+    else:
+        with opened_counts(file) as adata:
+            typer.echo(describe_counts(adata))
+
+
+@_command
+def demo(
+    data: Annotated[str | None, typer.Option(help="Your own labelled raw counts; default: 700 blood cells.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    genes: Annotated[int, typer.Option(help="How many highly variable genes to train on.", min=1)] = 500,
+    epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Train on two thirds of labelled cells, annotate the other third, and draw the result.
+
+    Without options, on 10x Genomics blood cells that come with scanpy.
+    """
+    demonstration = ginseng.demo  # first of all, since it needs an extra
+    if data is not None and label is None:
+        raise ValueError("--data needs --label, the column of obs with the cell types.")
+    with _warnings(quiet):
+        adata = demonstration.pbmc_counts() if data is None else read_adata(data, backed=False)
+        scores = demonstration.run(
+            adata, label or "bulk_labels", out, n_genes=genes, epochs=epochs, seed=seed, silent=quiet
+        )
+    _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
+    typer.echo(scores.report("held-out cells"))
+
+
+def _create(
+    path: Path,
+    data: AnnData | str | list[str],
+    label: str,
+    layer: str | None,
+    genes: str | int | None,
+    group: str | None,
+    require_labels: bool,
+    quiet: bool,
+) -> GinsengDataset:
+    """Make a dataset as the options of `create` and `fit` say."""
+    missing_labels = "error" if require_labels else "drop"
+    return GinsengDataset.create(path, data, label, layer, genes, group, missing_labels=missing_labels, silent=quiet)
+
+
+def _genes(number: int | None, column: str | None) -> str | int | None:
+    """How the options of `create` and `fit` choose genes; None for all."""
+    if number is not None and column is not None:
+        raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
+    return column or (_N_GENES if number is None else number) or None
+
+
+def _require_split(dataset: GinsengDataset, holdout: float | None) -> None:
+    """Refuse a share to hold out that is not that of the split there is, up to what was rounded when it was made."""
+    if holdout is None or dataset.test_idx is None:
+        return
+    n_held_out = len(dataset.test_idx)
+    is_as_asked = abs(n_held_out - holdout * dataset.n_cells) <= len(dataset.label_names)
+    if dataset.groups is not None:
+        of_groups = np.unique(dataset.groups[dataset.test_idx])
+        are_whole = np.isin(dataset.groups, of_groups).sum() == n_held_out
+        is_as_asked |= are_whole and abs(len(of_groups) - holdout * len(dataset.group_names or [])) <= 1
+    if not is_as_asked:
+        raise ValueError(
+            f"{dataset.path} has been split before, with {n_held_out:,} of {dataset.n_cells:,} cells held out, which "
+            f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
+            f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
+        )
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        typer.echo(text)
+
+
+def _warnings(quiet: bool) -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore") if quiet else warnings.catch_warnings()
+
+
+def _cells(adata: AnnData, query: str | None) -> AnnData:
+    """The cells of `adata` for which a pandas query on ``obs`` holds."""
+    if query is None:
+        return adata
+    try:
+        obs: Any = adata.obs
+        chosen = obs.eval(query)
+    except Exception as error:  # pandas raises whatever its parser and the expression do
+        raise ValueError(
+            f"--cells {query!r} cannot be evaluated ({error}). Columns of obs: {shorten(adata.obs.columns)}."
+        ) from error
+    if not isinstance(chosen, pd.Series) or chosen.dtype != bool:
+        raise ValueError(
+            f"--cells {query!r} is not true or false for each cell; to compare, write `column == 'value'`."
+        )
+    if not chosen.any():
+        raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
+    return copy_of(adata[chosen.to_numpy()])
