@@ -1,6 +1,8 @@
 """Pictures of training and annotation (needs the `plot` extra: matplotlib)."""
 
+import math
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from anndata import AnnData
 try:
     from matplotlib import colormaps
     from matplotlib.axes import Axes
+    from matplotlib.colors import hsv_to_rgb
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
@@ -17,6 +20,8 @@ except ModuleNotFoundError as error:
 from ginseng.metrics import Scores
 from ginseng.train.logger import GinsengLogger
 from ginseng.utils.messages import unknown_name
+
+_MOST_ROWS = 32  # of a legend
 
 
 def confusion_matrix(scores: Scores) -> Figure:
@@ -40,7 +45,7 @@ def confusion_matrix(scores: Scores) -> Figure:
     confusion = scores.confusion
     share = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     n = len(confusion)
-    figure = Figure(figsize=(2.8 + 0.45 * n, 2.2 + 0.45 * n), layout="constrained")
+    figure = Figure(layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(confusion.to_numpy()), strict=True):
@@ -51,6 +56,9 @@ def confusion_matrix(scores: Scores) -> Figure:
     axes.set(xlabel="predicted type", ylabel="true type")
     axes.set_title(f"accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}", fontsize=10)
     figure.colorbar(image, ax=axes, label="share of the true type", shrink=0.8)
+    left = max(label.get_window_extent().width for label in axes.get_yticklabels()) / figure.dpi
+    below = max(label.get_window_extent().height for label in axes.get_xticklabels()) / figure.dpi
+    figure.set_size_inches(2.2 + 0.45 * n + left, 1.6 + 0.45 * n + below)
     return figure
 
 
@@ -128,9 +136,9 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
     points = np.asarray(adata.obsm[basis])[:, :2]
     is_number = {column: pd.api.types.is_numeric_dtype(adata.obs[column]) for column in columns}
     names = sorted({str(name) for column in columns if not is_number[column] for name in adata.obs[column].dropna()})
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    colours = {name: palette[i % len(palette)] for i, name in enumerate(names)}
-    figure = Figure(figsize=(4.4 * len(columns) + 1.6, 4), layout="constrained")
+    colours = dict(zip(names, _palette(len(names)), strict=True))
+    width, height = 4.4 * len(columns), 4.0
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     size = float(np.clip(20_000 / max(1, len(points)), 2, 30))
     for axes, column in zip(panels, columns, strict=True):
@@ -144,8 +152,24 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
     if colours:
         labelled = next(axes for axes, column in zip(panels, columns, strict=True) if not is_number[column])
         handles = [labelled.scatter([], [], color=colour, label=name, s=30) for name, colour in colours.items()]
-        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
+        n_columns = math.ceil(len(names) / _MOST_ROWS)
+        legend = figure.legend(
+            handles=handles, loc="outside right center", frameon=False, fontsize=8, ncols=n_columns
+        ).get_window_extent()
+        room = 1.1 / figure.dpi  # text is up to a tenth larger in pictures of few pixels, which it is fitted to
+        figure.set_size_inches(width + room * legend.width, max(height, room * legend.height + 0.2))
     return figure
+
+
+def _palette(n: int) -> np.ndarray:
+    """Give `n` distinct colours: those of matplotlib's palettes, or hues all around the circle at three lightnesses."""
+    if n <= 20:
+        return colormaps["tab10" if n <= 10 else "tab20"](np.arange(n))[:, :3]
+    stride = next(step for step in count(round(0.38 * n)) if math.gcd(step, n) == 1)  # types in a row are far in hue
+    place = np.arange(n) * stride % n
+    saturation, value = np.array([[1.0, 0.55], [0.75, 0.95], [0.4, 0.8]])[place % 3].T
+    hue = place / (n + 2)  # the first and the last, which may be equally light, are no nearer than others that are
+    return hsv_to_rgb(np.stack([hue, saturation, value], axis=1))
 
 
 def _scatter_by_name(axes: Axes, points: np.ndarray, names: np.ndarray, colours: dict, size: float) -> None:

@@ -1,6 +1,9 @@
 import matplotlib.collections
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
+from matplotlib.colors import to_hex
 
 from ginseng import plot
 from ginseng.metrics import score
@@ -9,6 +12,10 @@ from ginseng.train.logger import GinsengLogger
 
 def texts(axes):
     return [text.get_text() for text in axes.texts]
+
+
+def is_within(box, figure):
+    return box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
 
 
 def test_confusion_matrix_shows_the_numbers_of_cells(tmp_path):
@@ -48,6 +55,36 @@ def test_embedding_gives_a_type_one_colour_in_all_panels(adata, tmp_path):
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["B cell", "NK cell", "T cell"]
     figure.savefig(tmp_path / "e.png")
+
+
+@pytest.mark.parametrize("n_types", [1, 10, 11, 25, 60, 300])
+@pytest.mark.parametrize("length", [6, 60])
+def test_every_type_has_a_colour_of_its_own_and_its_name_is_in_the_picture(n_types, length):
+    names = [f"{i} ".ljust(length, "x") for i in range(n_types)]
+    adata = AnnData(np.zeros((n_types, 1)), obs=pd.DataFrame({"type": names}, index=names))
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(n_types, 2))
+    figure = plot.embedding(adata, ["type"])
+    (cells,) = (drawn for drawn in figure.axes[0].collections if len(drawn.get_offsets()) == n_types)
+    assert len({to_hex(colour) for colour in cells.get_facecolors()}) == n_types
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
+    for dpi in (50, 150):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        texts = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+        assert min(text.x0 for text in texts) > figure.axes[0].bbox.x1
+        assert all(is_within(text, figure) for text in texts)
+        assert figure.axes[0].bbox.width > 2.5 * dpi
+
+
+@pytest.mark.parametrize(("n_types", "length"), [(2, 6), (3, 60), (40, 60)])
+def test_confusion_matrix_has_room_for_its_names(n_types, length):
+    names = [f"{i} ".ljust(length, "x") for i in range(n_types)]
+    figure = plot.confusion_matrix(score(names, names))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.title):
+        assert is_within(label.get_window_extent(), figure), label
+    assert axes.bbox.width > 0.35 * n_types * figure.dpi
 
 
 def test_missing_embedding_or_column_is_named(adata):
