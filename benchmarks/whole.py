@@ -11,6 +11,7 @@ user's, then with what the run before left there. `--before` is an older checkou
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,6 +50,11 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="labelled counts of several donors, .h5ad: Kang")
@@ -67,11 +73,13 @@ def main() -> None:
         model, table = folder / "model.h5", folder / "labels.csv"
 
         def measure(side: Contestant, fit: tuple, annotate: tuple, described: dict, **variables: object) -> None:
+            cpu_start = cpu_of_children()
             stages = {
                 "fit, s": seconds(lambda: side.run(*fit, **variables)),
                 "annotate, s": seconds(lambda: side.run(*annotate, **variables)),
             }
             stages["in all, s"] = sum(stages.values())
+            stages["in all, CPU s"] = cpu_of_children() - cpu_start
             labels = pd.read_csv(table, index_col=0).iloc[:, 0].reindex(truth.index)
             accuracy = round(float((labels == truth).mean()), 4)
             tell(
