@@ -226,25 +226,15 @@ class GinsengDataset:
             If `fraction` is out of range, groups are asked for and the dataset has fewer than two, or groups and labels
             are both asked for.
         """
-        if not 0.0 <= fraction < 1.0:
-            raise ValueError(f"`fraction` must lie in [0, 1), but got {fraction}.")
-        if stratify_group and stratify_label:
-            raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
-        rng = np.random.default_rng(seed)
-        if stratify_label:
-            train, test = sampling.split_within_labels(self.labels, fraction, rng, keep_rare=keep_rare)
-        elif stratify_group:
-            if self.groups is None:
-                raise ValueError("A split by groups needs groups: pass `group_key` to GinsengDataset.create.")
-            if fraction > 0 and len(np.unique(self.groups)) < 2:
-                raise ValueError(f"A split by groups needs two of them; there is only {self.group_names}.")
-            train, test = sampling.split_groups(self.groups, fraction, rng)
-        else:
-            train, test = sampling.split_cells(self.n_cells, fraction, rng)
+        options = {"stratify_group": stratify_group, "stratify_label": stratify_label, "keep_rare": keep_rare}
+        self.keep_split(*sampling.draw_split(self.labels, self.groups, fraction, seed, **options))
+
+    def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
+        """Store a training and a test part with the dataset."""
         if store.is_writable(self.root):
             store.write_split(self.root, train, test)
         else:
-            warnings.warn(f"{self.path} cannot be written to: the split holds for this object only.", stacklevel=2)
+            warnings.warn(f"{self.path} cannot be written to: the split holds for this object only.", stacklevel=3)
         self.train_idx, self.test_idx = train, test
 
     def stream(
@@ -363,12 +353,12 @@ class GinsengDataset:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
-    def sample(self, n_cells: int, split: str = "all") -> np.ndarray:
+    def sample(self, n_cells: int, part: str | np.ndarray = "all") -> np.ndarray:
         """Read the counts of about so many cells, dense, in blocks that are spread evenly over a part of the dataset.
 
-        The same ones at each call; all of a part that has fewer than twice as many.
+        The same ones at each call; all of a part, named or given as its cells, that has fewer than twice as many.
         """
-        cells = self._part(split)
+        cells = self._part(part) if isinstance(part, str) else part
         blocks = sampling.visits(cells, _SAMPLED_TOGETHER, None)
         counts = self._stored.read(blocks[:: max(1, len(cells) // n_cells)])
         return counts if isinstance(counts, np.ndarray) else counts.toarray()
