@@ -1,6 +1,5 @@
 """Labelled counts on disk, split and streamed for training."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,11 @@ from tqdm.auto import tqdm
 from ginseng.data import sampling, splits, store, streaming
 from ginseng.data.annotation import Genes
 from ginseng.data.reading import StoredCounts
+from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.memory import bytes_of, free_memory
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import shorten, warn
 
 _SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes, where no budget is given
 _SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
@@ -79,7 +79,7 @@ class GinsengDataset:
     def __init__(self, path: str | Path):
         self.path = str(path) if is_url(path) else Path(path)
         self.root: zarr.Group = store.open_store(self.path)
-        self._counts: streaming.Counts | None = None
+        self._counts: Rows | None = None
         self._load_metadata()
 
     def __repr__(self) -> str:
@@ -226,25 +226,15 @@ class GinsengDataset:
             If `fraction` is out of range, groups are asked for and the dataset has fewer than two, or groups and labels
             are both asked for.
         """
-        if not 0.0 <= fraction < 1.0:
-            raise ValueError(f"`fraction` must lie in [0, 1), but got {fraction}.")
-        if stratify_group and stratify_label:
-            raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
-        rng = np.random.default_rng(seed)
-        if stratify_label:
-            train, test = sampling.split_within_labels(self.labels, fraction, rng, keep_rare=keep_rare)
-        elif stratify_group:
-            if self.groups is None:
-                raise ValueError("A split by groups needs groups: pass `group_key` to GinsengDataset.create.")
-            if fraction > 0 and len(np.unique(self.groups)) < 2:
-                raise ValueError(f"A split by groups needs two of them; there is only {self.group_names}.")
-            train, test = sampling.split_groups(self.groups, fraction, rng)
-        else:
-            train, test = sampling.split_cells(self.n_cells, fraction, rng)
+        options = {"stratify_group": stratify_group, "stratify_label": stratify_label, "keep_rare": keep_rare}
+        self.keep_split(*sampling.draw_split(self.labels, self.groups, fraction, seed, **options))
+
+    def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
+        """Store a training and a test part with the dataset."""
         if store.is_writable(self.root):
             splits.write_split(self.root, train, test)
         else:
-            warnings.warn(f"{self.path} cannot be written to: the split holds for this object only.", stacklevel=2)
+            warn(f"{self.path} cannot be written to: the split holds for this object only.")
         self.train_idx, self.test_idx = train, test
 
     def stream(
@@ -316,17 +306,32 @@ class GinsengDataset:
         >>> for x, y in dataset.stream(128, "train", "resample", memory="2 GB", rng=0):  # doctest: +SKIP
         ...     model.update(x, y)
         """
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
-        index, n_shares = share
-        if not 0 <= index < n_shares or batch_size % n_shares:
-            raise ValueError(f"Batches of {batch_size} cells have no share {index} of {n_shares} equal ones.")
+        options = {"shuffle": shuffle, "rng": rng, "memory": memory, "drop_last": drop_last, "alpha": alpha}
+        groups = self.rows(batch_size, split, balance_labels, **options, share=share)
+        batches = streaming.dense_batches(groups, batch_size // share[1])
+        return ((x.astype(self.dtype if dtype is None else dtype, copy=False), self.labels[y]) for x, y in batches)
+
+    def rows(
+        self,
+        batch_size: int,
+        split: str = "train",
+        balance_labels: bool | sampling.Balance = False,
+        *,
+        shuffle: bool = True,
+        rng: np.random.Generator | int | None = None,
+        memory: int | str | None = None,
+        drop_last: bool = False,
+        alpha: float = 1.0,
+        share: tuple[int, int] = (0, 1),
+    ) -> streaming.Groups:
+        """Stream as `stream` does, but ``(counts, cells)`` of several batches at a time, as they are stored."""
+        streaming.require_shares(batch_size, share)
         rng = np.random.default_rng(rng)
         cells = self._chosen(split, balance_labels, alpha, rng)
         # A generator of its own: this one is drawn from while the iterator is used, and in any order with others.
         child = np.random.default_rng(rng.integers(2**63)) if shuffle else None
         order = streaming.Order(batch_size, child, drop_last, share)
-        return self._batches(cells, memory if memory is None else bytes_of(memory), order, dtype)
+        return self._groups(cells, memory if memory is None else bytes_of(memory), order)
 
     def _part(self, split: str) -> np.ndarray:
         """Cells of a part of the dataset, in increasing order."""
@@ -344,31 +349,27 @@ class GinsengDataset:
         is_training = split == "train" or (split == "all" and self.train_idx is None)
         return sampling.cells_of_epoch(self.labels, self._part(split), balance if is_training else "none", alpha, rng)
 
-    def _batches(
-        self, cells: np.ndarray, memory: int | None, order: streaming.Order, dtype: DTypeLike | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _groups(self, cells: np.ndarray, memory: int | None, order: streaming.Order) -> streaming.Groups:
         budget = self.budget(memory)
         if self._n_bytes <= budget:
             if self._counts is None:
                 self._counts = self._stored.read_all()
-            batches = streaming.from_memory(self._counts, cells[order.of(len(cells))], order.n_per_batch)
+            yield from streaming.from_memory(self._counts, cells[order.of(len(cells))], order.n_per_batch)
         else:
             self._counts = None
-            batches = streaming.from_store(self._stored, cells, budget, order)
-        for x, rows in batches:
-            yield x.astype(self.dtype if dtype is None else dtype, copy=False), self.labels[rows]
+            yield from streaming.from_store(self._stored, cells, budget, order)
 
     @property
     def dtype(self) -> np.dtype:
         """Type that the counts are stored in."""
         return self._stored.dtype
 
-    def sample(self, n_cells: int, split: str = "all") -> np.ndarray:
+    def sample(self, n_cells: int, part: str | np.ndarray = "all") -> np.ndarray:
         """Read the counts of about so many cells, dense, in blocks that are spread evenly over a part of the dataset.
 
-        The same ones at each call; all of a part that has fewer than twice as many.
+        The same ones at each call; all of a part, named or given as its cells, that has fewer than twice as many.
         """
-        cells = self._part(split)
+        cells = self._part(part) if isinstance(part, str) else part
         blocks = sampling.visits(cells, _SAMPLED_TOGETHER, None)
         counts = self._stored.read(blocks[:: max(1, len(cells) // n_cells)])
         return counts if isinstance(counts, np.ndarray) else counts.toarray()

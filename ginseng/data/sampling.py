@@ -69,6 +69,40 @@ def split_within_labels(
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
+def draw_split(
+    labels: Integer[np.ndarray, " cells"],
+    groups: Integer[np.ndarray, " cells"] | None,
+    fraction: float,
+    seed: int,
+    *,
+    stratify_group: bool,
+    stratify_label: bool,
+    keep_rare: bool,
+) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " test"]]:
+    """Draw the training and the test cells that `GinsengDataset.make_split` keeps.
+
+    Examples
+    --------
+    >>> options = {"stratify_group": False, "stratify_label": True, "keep_rare": False}
+    >>> draw_split(np.array([0, 0, 1, 1]), None, 0.5, 0, **options)[1].size
+    2
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"`fraction` must lie in [0, 1), but got {fraction}.")
+    if stratify_group and stratify_label:
+        raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
+    rng = np.random.default_rng(seed)
+    if stratify_label:
+        return split_within_labels(labels, fraction, rng, keep_rare=keep_rare)
+    if not stratify_group:
+        return split_cells(len(labels), fraction, rng)
+    if groups is None:
+        raise ValueError("A split by groups needs groups: pass `group_key` to GinsengDataset.create.")
+    if fraction > 0 and len(np.unique(groups)) < 2:
+        raise ValueError("A split by groups needs two of them; there is only one.")
+    return split_groups(groups, fraction, rng)
+
+
 def downsample(
     labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], rng: np.random.Generator
 ) -> Integer[np.ndarray, " kept"]:
@@ -159,10 +193,10 @@ def balanced_weights(
     return present, drawn.sum() / (len(present) * drawn)
 
 
-def require_share(alpha: float) -> None:
-    """Raise a ValueError unless resampling balances from not at all to fully."""
+def require_share(alpha: float, name: str = "alpha") -> None:
+    """Raise a ValueError unless resampling balances from not at all to fully; it names what the caller typed."""
     if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"`alpha` must lie in [0, 1], but got {alpha}.")
+        raise ValueError(f"`{name}` must lie in [0, 1], but got {alpha}.")
 
 
 def resample(

@@ -1,4 +1,4 @@
-"""Batches of counts: from counts in memory, or read ahead through a shuffle buffer where they do not fit."""
+"""Rows of counts in the order of an epoch: from memory, or read ahead through a shuffle buffer beyond it."""
 
 import threading
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from ginseng.data import sampling
 from ginseng.data.reading import StoredCounts
+from ginseng.data.slabs import Rows
 from ginseng.utils.ahead import read_ahead
 
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
@@ -17,8 +17,7 @@ from ginseng.utils.ahead import read_ahead
 _BLOCKS_PER_WINDOW = 400
 _DENSE_BYTES = 2**21  # small enough for the caches
 
-Counts = np.ndarray | sparse.csr_matrix
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+Groups = Iterator[tuple[Rows, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,44 @@ class Order:
         return rows[np.arange(len(rows)) % self.batch_size // self.n_per_batch == index]
 
 
-def from_memory(counts: Counts, cells: np.ndarray, batch_size: int) -> Batches:
-    """Batches of `cells` in their order, as ``(counts, cells)``, the counts dense in the type that they are stored in.
+def require_shares(batch_size: int, share: tuple[int, int]) -> None:
+    """Raise a ValueError unless batches have a cell, and the i-th of n equal parts.
 
-    Several are made dense at once: SciPy takes as long to begin as to do it.
+    Examples
+    --------
+    >>> require_shares(128, (0, 2))
+    """
+    index, n_shares = share
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+    if not 0 <= index < n_shares or batch_size % n_shares:
+        raise ValueError(f"Batches of {batch_size} cells have no share {index} of {n_shares} equal ones.")
+
+
+def from_memory(counts: Rows, cells: np.ndarray, batch_size: int) -> Groups:
+    """Rows of `cells` in their order, as ``(counts, cells)``, a whole number of batches at a time but for the last.
+
+    Several batches at once, since SciPy takes as long to begin as to do it.
     """
     shape: Any = counts.shape
     bytes_per_batch = batch_size * shape[1] * counts.dtype.itemsize
     n_at_once = batch_size * max(1, _DENSE_BYTES // max(1, bytes_per_batch))
     for start in range(0, len(cells), n_at_once):
         rows = cells[start : start + n_at_once]
-        chosen = counts[rows]
-        dense = chosen if isinstance(chosen, np.ndarray) else chosen.toarray()
-        for first in range(0, len(rows), batch_size):
+        yield counts[rows], rows
+
+
+def dense_batches(groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Dense batches of groups that hold a whole number of them, as ``(counts, cells)``."""
+    for counts, cells in groups:
+        dense = counts if isinstance(counts, np.ndarray) else counts.toarray()
+        for first in range(0, len(cells), batch_size):
             here = slice(first, first + batch_size)
-            yield dense[here], rows[here]
+            yield dense[here], cells[here]
 
 
-def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Order) -> Batches:
-    """Batches of `cells`, of which at most `memory` bytes are held.
+def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Order) -> Groups:
+    """Rows of `cells`, of which at most `memory` bytes are held.
 
     Blocks of consecutive cells are read in random order into a window, whose cells are shuffled and given out while the
     next window is read.
@@ -94,10 +112,10 @@ def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Orde
 
     Yields
     ------
-    counts : numpy.ndarray
-        Of shape ``(order.n_per_batch, n_genes)``, in the type that they are stored in.
+    counts : numpy.ndarray or scipy.sparse.csr_matrix
+        Rows of a whole number of batches but for the last, in the type that they are stored in.
     cells : numpy.ndarray
-        The cells of the batch.
+        Which cells those are.
     """
     visited = sampling.visits(cells, block_size_for(stored, memory), order.rng)
     planned = sampling.windows(visited, stored.bytes_per_cell, memory // 2, order.batch_size)
@@ -106,7 +124,7 @@ def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Orde
     try:
         for counts, window in windows:
             rows = order.of(len(window))
-            yield from ((batch, window[here]) for batch, here in from_memory(counts, rows, order.n_per_batch))
+            yield from ((group, window[here]) for group, here in from_memory(counts, rows, order.n_per_batch))
             del counts  # before the next window but one is read
     finally:
         stopped.set()

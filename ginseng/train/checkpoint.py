@@ -1,9 +1,9 @@
 """Training saved as it goes on, so that a run that was killed ends as one that was not."""
 
 import dataclasses
+import importlib.metadata
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +13,21 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pandas as pd
+from jax.tree_util import keystr
 from jaxtyping import PyTree
 
 from ginseng.metrics import Scores, scores_of
 from ginseng.train.logger import GinsengLogger
-from ginseng.train.step import State
+from ginseng.train.run import Best, Run
 from ginseng.utils.files import replacing, require_writable_path
 
+TRACED = "model, optimizer and loss"  # in a description: the step as JAX traces it
 _FILE = "checkpoint.h5"
 _SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
+_VERSIONS = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "optax")}
+_PLACES = ("first", "last", "epoch", "memory", "rng")  # of a run, kept as they are
 
-
-@dataclass
-class Progress:
-    """How far a call of ``fit`` has come.
-
-    Attributes
-    ----------
-    first, last : int
-        Epochs that it trains: from `first` up to but not including `last`.
-    epoch : int
-        The epoch that is next or under way.
-    memory : int
-        Bytes that counts may take, on which the order of the cells depends.
-    rng : dict
-        State of the random generator at the beginning of that epoch.
-    totals : list of float
-        Sums of the losses of the slabs of that epoch that are done.
-    lowest : float
-        Lowest holdout loss of the call.
-    best_epoch : int
-        Epoch with that loss.
-    """
-
-    first: int
-    last: int
-    epoch: int
-    memory: int
-    rng: dict[str, Any]
-    totals: list[float] = field(default_factory=list)
-    lowest: float = float("inf")
-    best_epoch: int = -1
-
-
-@dataclass
-class Saved:
-    """What a run needs to go on.
-
-    Attributes
-    ----------
-    progress : Progress
-        Where it is.
-    logger : GinsengLogger
-        Metrics of the epochs so far.
-    state : State
-        What the next step starts from.
-    scores : Scores, optional
-        Of the held-out cells after the last epoch.
-    best : PyTree, optional
-        The weights with the lowest holdout loss.
-    best_scores : Scores, optional
-        Their scores.
-    """
-
-    progress: Progress
-    logger: GinsengLogger
-    state: State
-    scores: Scores | None
-    best: PyTree | None
-    best_scores: Scores | None
+Contents = tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]
 
 
 class Checkpoint:
@@ -91,22 +37,20 @@ class Checkpoint:
     ----------
     folder : str or Path
         Made where it does not exist.
-    run : dict
-        What the run is: data, settings, epochs. What another run has saved is refused.
+    description : dict
+        What the run is: data, settings, epochs.
 
     Raises
     ------
     ValueError
-        If the directory holds another run, or a file that cannot be read.
+        If the directory cannot be written to.
     """
 
-    def __init__(self, folder: str | Path, run: dict[str, Any]):
+    def __init__(self, folder: str | Path, description: dict[str, Any]):
         self._path = Path(folder) / _FILE
-        self._run = json.loads(_as_json(run))
+        self._description = json.loads(_as_json({**description, "versions": _VERSIONS}))
         self._saved_at = time.monotonic()
         require_writable_path(self._path)
-        if self.exists:
-            self._require_same_run()
 
     @property
     def exists(self) -> bool:
@@ -118,73 +62,112 @@ class Checkpoint:
         """Whether the last time is long ago."""
         return time.monotonic() - self._saved_at > _SECONDS_BETWEEN
 
-    def save(self, saved: Saved) -> None:
+    def save(self, run: Run) -> None:
         """Replace what is saved, in one step."""
         records = {
-            "progress": dataclasses.asdict(saved.progress),
-            "logger": dataclasses.asdict(saved.logger),
-            "scores": _confusion_of(saved.scores),
-            "best_scores": _confusion_of(saved.best_scores),
+            **{name: getattr(run, name) for name in _PLACES},
+            "totals": run.totals,
+            "logger": dataclasses.asdict(run.logger),
+            "scores": _confusion_of(run.scores),
+            "best": None if run.best is None else [run.best.epoch, run.best.loss, _confusion_of(run.best.scores)],
         }
         for left_behind in self._path.parent.glob(f".{self._path.stem}.*{self._path.suffix}"):  # by a kill while saving
             left_behind.unlink()
-        with replacing(self._path) as fresh, h5py.File(fresh, "w") as file:
-            file.attrs["run"] = json.dumps(self._run)
-            file["records"] = _as_json(records)
-            for name, tree in (("state", saved.state), ("best", saved.best)):
-                for number, leaf in enumerate(jax.tree.leaves(tree)):
-                    file[f"{name}/{number}"] = _storable(leaf)
+        leaves = {name: _storable(leaf) for name, leaf in _named(run).items()}
+        _write(self._path, (self._description, records, leaves))
         self._saved_at = time.monotonic()
 
-    def load(self, state: State, params: PyTree) -> Saved:
+    def load(self, like: Run) -> Run:
         """Read what is saved.
 
         Parameters
         ----------
-        state, params : PyTree
-            Of the structure, shapes and types of the state and the weights that were saved.
+        like : Run
+            With leaves of the shapes and types of those that were saved.
 
         Raises
         ------
         ValueError
-            If other ones were saved.
+            If the file cannot be read, or holds another run, or one of another version of JAX.
         """
-        with h5py.File(self._path) as file:
-            contents: Any = file
-            records = json.loads(contents["records"][()])
-            return Saved(
-                Progress(**records["progress"]),
-                GinsengLogger(**records["logger"]),
-                self._read(contents["state"], state),
-                _scores_of(records["scores"]),
-                self._read(contents["best"], params) if "best" in contents else None,
-                _scores_of(records["best_scores"]),
-            )
-
-    def _read(self, group: Any, like: PyTree) -> PyTree:
-        leaves, expected = [np.asarray(group[str(number)]) for number in range(len(group))], jax.tree.leaves(like)
-        shapes = [[(x.shape, x.dtype) for x in found] for found in (leaves, map(_storable, expected))]
-        if shapes[0] != shapes[1]:
+        description, records, leaves = _read(self._path)
+        self._require_same(description)
+        best = None
+        if records["best"] is not None:
+            epoch, loss, confusion = records["best"]
+            best = Best(epoch, loss, like.state.shown, _scores_of(confusion))
+        like = dataclasses.replace(like, best=best)
+        expected = _named(like)
+        if _shapes(leaves) != _shapes({name: _storable(leaf) for name, leaf in expected.items()}):
             raise ValueError(f"{self._path} is of another model or optimiser; name another directory.")
-        restored = [_restored(leaf, of) for leaf, of in zip(leaves, expected, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(like), restored)
+        restored = [_restored(leaves[name], leaf) for name, leaf in expected.items()]
+        state, best_params = jax.tree.unflatten(jax.tree.structure(_weights(like)), restored)
+        return dataclasses.replace(
+            like,
+            **{name: records[name] for name in _PLACES},
+            totals=tuple(records["totals"]),
+            state=state,
+            logger=GinsengLogger(**records["logger"]),
+            scores=_scores_of(records["scores"]),
+            best=None if best is None else best._replace(params=best_params),
+        )
 
-    def _require_same_run(self) -> None:
-        try:
-            with h5py.File(self._path) as file:
-                saved = json.loads(str(file.attrs["run"]))
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{self._path} is not a checkpoint that can be read: {error}") from error
-        differing = [
-            f"{name} was {saved.get(name)}, now {self._run.get(name)}"
-            for name in {**saved, **self._run}
-            if saved.get(name) != self._run.get(name)
-        ]
-        if differing:
+    def _require_same(self, saved: dict[str, Any]) -> None:
+        names = [name for name in {**saved, **self._description} if name != "versions"]
+        differing = [name for name in names if saved.get(name) != self._description.get(name)]
+        versions = saved.get("versions", {})
+        if differing == [TRACED] and versions != _VERSIONS:
+            was, now = (", ".join(f"{name} {each.get(name)}" for name in _VERSIONS) for each in (versions, _VERSIONS))
             raise ValueError(
-                f"{self._path} holds another run ({'; '.join(differing)}). To go on with that one, make its trainer "
-                "anew and repeat the call; for this one, name another directory."
+                f"{self._path} was saved with {was}. This is {now}, which computes a step in another way, if it is the "
+                "same step: install those versions to go on, or name another directory to begin anew."
             )
+        if differing:
+            told = "; ".join(f"{name} was {saved.get(name)}, now {self._description.get(name)}" for name in differing)
+            raise ValueError(
+                f"{self._path} holds another run ({told}). To go on with that one, make its trainer anew and repeat "
+                "the call; for this one, name another directory."
+            )
+
+
+def _write(path: Path, contents: Contents) -> None:
+    description, records, leaves = contents
+    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
+        file["description"], file["records"] = _as_json(description), _as_json(records)
+        group = file.create_group("leaves")
+        for name, leaf in leaves.items():
+            group[name] = leaf
+
+
+def _read(path: Path) -> Contents:
+    leaves = {}
+
+    def take(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            leaves[name] = np.asarray(found)
+
+    try:
+        with h5py.File(path) as file:
+            texts: Any = file["description"], file["records"]
+            description, records = (json.loads(text[()]) for text in texts)
+            group: Any = file["leaves"]
+            group.visititems(take)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    return description, records, leaves
+
+
+def _weights(run: Run) -> PyTree:
+    return run.state, None if run.best is None else run.best.params
+
+
+def _named(run: Run) -> dict[str, Any]:
+    """Leaves by their path, such as ``[0].params.head.weight``."""
+    return {keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(_weights(run))}
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def _as_json(records: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A training loop over any Equinox module that maps a cell to logits."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,37 +9,24 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-import optax
 import pandas as pd
 from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.metrics import Scores, scores_of
-from ginseng.train.checkpoint import Checkpoint, Progress, Saved
+from ginseng.model.attention import AttentionClassifier
+from ginseng.model.modules import require_shapes
+from ginseng.train.checkpoint import TRACED, Checkpoint
 from ginseng.train.devices import Devices
-from ginseng.train.feed import ClassWeights, Feed
+from ginseng.train.feed import Feed
 from ginseng.train.logger import GinsengLogger, LogFile
-from ginseng.train.opt import adam_l2
-from ginseng.train.schedule import Schedule, learning_rates, require_schedule
-from ginseng.train.step import (
-    Augmentation,
-    Fixed,
-    Recipe,
-    Slab,
-    State,
-    evaluate,
-    require_shapes,
-    takes_key_of,
-    traced,
-    train_steps,
-)
+from ginseng.train.recipe import Recipe, Sampling
+from ginseng.train.run import called, ended_epoch, is_consumed, new_run, with_weights
+from ginseng.train.schedule import learning_rates
+from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
 from ginseng.utils.digest import digest
-
-_OPTIMIZER = adam_l2()  # one object, so that trainers share their compiled steps
 
 
 class Trainer:
@@ -51,40 +39,15 @@ class Trainer:
         takes a ``key``, as Equinox layers do. It is never modified.
     dataset : GinsengDataset
         Training data. Its split is used; without one, all cells are for training.
-    optimizer : optax.GradientTransformation, optional
-        By default `adam_l2` with its defaults.
+    recipe : Recipe, optional
+        How a step learns; by default `Recipe()`.
+    sampling : Sampling, optional
+        Which cells the steps see, and how many; by default `Sampling()`.
     trainable : PyTree of bool or callable, optional
         Filter spec, as for `equinox.partition`: which leaves to train. The others get no gradient and no optimiser
         state. By default all floating-point arrays.
-    augment : callable, optional
-        ``augment(key, x)`` on the counts of a batch, ``(cells, genes)``, inside the compiled step.
-    batch_size : int
-        Cells per step.
-    balance_train : bool or {"none", "downsample", "resample"}
-        How to balance the labels in each epoch, see `GinsengDataset.stream`.
-    balance_alpha : float
-        How much "resample" balances, from 0 to 1.
-    memory : int or str, optional
-        Bytes that counts may take, such as ``"2 GB"``, see `GinsengDataset.stream`.
     patience : int, optional
         Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest.
-    seed : int
-        Seed of everything random.
-    schedule : {"constant", "cosine"} or optax.Schedule
-        What the updates of `optimizer` are multiplied by, over the steps of one call of `fit`; see `learning_rates`.
-    warmup : float
-        Share of the steps over which a named schedule rises.
-    precision : {"float32", "bfloat16"}
-        "bfloat16" rounds the factors of matrix products and sums in float32; weights and all else stay float32.
-        Faster where the hardware has such products.
-    label_smoothing : float
-        Share of each cell's label, in [0, 1), that is spread over all labels.
-    class_weights : "balanced" or dict, optional
-        Factors of the losses of cells by their label; 1 for labels that are not named. "balanced" makes every label
-        count the same, with a mean of 1 over the cells of an epoch.
-    ema : float, optional
-        Decay, in [0, 1), of a moving average of the weights, such as 0.99: what `model` holds after each epoch, is
-        validated, and the next call of `fit` begins from.
     devices : int or sequence of jax.Device, optional
         Devices that share each batch: so many, or these; by default all that JAX sees, of all processes if
         `jax.distributed` has been initialised.
@@ -94,8 +57,10 @@ class Trainer:
 
     Attributes
     ----------
+    run : Run
+        The run where it stands; the attributes below are parts of it.
     model : eqx.Module
-        The module as trained so far.
+        The module as trained so far; may be assigned, and the optimiser then begins anew.
     opt_state : PyTree
         State of the optimiser, over the trainable leaves.
     logger : GinsengLogger
@@ -115,9 +80,9 @@ class Trainer:
     >>> counts = np.random.default_rng(0).poisson(1.0, (40, 12)).astype("float32")
     >>> adata = anndata.AnnData(counts, obs=pd.DataFrame({"cell_type": list("AB") * 20}, map(str, range(40))))
     >>> dataset = GinsengDataset.create(tempfile.mkdtemp() + "/cells.zarr", adata, "cell_type", silent=True)
-    >>> mlp = eqx.nn.MLP(in_size=12, out_size=2, width_size=8, depth=1, key=jr.key(0))
-    >>> trained = Trainer(mlp, dataset, batch_size=16).fit(epochs=2, silent=True)
-    >>> type(trained).__name__
+    >>> mlp = eqx.nn.MLP(in_size=12, out_size=2, width_size=8, depth=1, key=jax.random.key(0))
+    >>> trainer = Trainer(mlp, dataset, Recipe(schedule="cosine"), Sampling(batch_size=16))
+    >>> type(trainer.fit(epochs=2, silent=True)).__name__
     'MLP'
     """
 
@@ -125,66 +90,54 @@ class Trainer:
         self,
         model: eqx.Module,
         dataset: GinsengDataset,
+        recipe: Recipe | None = None,
+        sampling: Sampling | None = None,
         *,
-        optimizer: optax.GradientTransformation | None = None,
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
-        augment: Augmentation | None = None,
-        batch_size: int = 128,
-        balance_train: bool | str = False,
-        balance_alpha: float = 1.0,
-        memory: int | str | None = None,
         patience: int | None = None,
-        seed: int = 1,
-        schedule: Schedule = "constant",
-        warmup: float = 0.0,
-        precision: str = "float32",
-        label_smoothing: float = 0.0,
-        class_weights: ClassWeights | None = None,
-        ema: float | None = None,
         devices: int | Sequence[Any] | None = None,
         genes: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
     ):
-        for name, number in (("batch_size", batch_size), ("patience", patience)):
-            if number is not None and number < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {number}.")
-        require_schedule(schedule, warmup)
-        self.model = model
+        if patience is not None and patience < 1:
+            raise ValueError(f"`patience` must be at least 1, but got {patience}.")
         self.dataset = dataset
+        self.recipe = Recipe() if recipe is None else recipe
+        self.sampling = Sampling() if sampling is None else sampling
+        self._compiled, self._patience, self._trainable = self.recipe.compiled(), patience, trainable
         self._devices = Devices(devices)
-        self._feed = Feed(
-            dataset,
-            self._devices,
-            batch_size=batch_size,
-            balance=balance_train,
-            alpha=balance_alpha,
-            memory=memory,
-            genes=genes,
-            labels=labels,
-        )
-        if patience is not None and not self._feed.n_test:
-            raise ValueError("`patience` needs held-out cells, and there are none: split off a larger fraction.")
-        self.logger = GinsengLogger()
-        self.holdout_scores: Scores | None = None
-        self._best: tuple[eqx.Module, Scores | None] = model, None
-        self._patience = patience
-        self.seed = seed
-        self.rng = np.random.default_rng(seed)
-        self.key = jr.key(seed)
-        self._schedule: Schedule = schedule
-        self._warmup = warmup
-        takes_key = takes_key_of(model)
-        optimizer = _OPTIMIZER if optimizer is None else optimizer
-        ema = None if ema is None else float(ema)
-        self._recipe = Recipe(optimizer, augment, takes_key, precision, float(label_smoothing), ema)
-        self._class_weights = self._feed.loss_weights(class_weights)
-        self._trainable = trainable
+        self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels)
+        self._feed.loss_weights(self.recipe.class_weights)
         require_shapes(model, self._feed.n_genes, len(self._feed.labels))
-        params, _ = self._partition(model)
+        params, self._frozen = _parted(model, trainable)
         if not jax.tree.leaves(params):
             raise ValueError("`trainable` selects no floating-point array of the model.")
-        self.opt_state = self._fresh_opt_state()
-        self._n_steps = 0
+        self.run = new_run(params, self.recipe.optimizer, self.sampling.seed)
+
+    @property
+    def model(self) -> eqx.Module:
+        """The module as trained so far."""
+        return eqx.combine(self.run.state.shown, self._frozen)
+
+    @model.setter
+    def model(self, model: eqx.Module) -> None:
+        params, self._frozen = _parted(model, self._trainable)
+        self.run = with_weights(self.run, params, self.recipe.optimizer)
+
+    @property
+    def opt_state(self) -> PyTree:
+        """State of the optimiser, over the trainable leaves."""
+        return self.run.state.opt_state
+
+    @property
+    def logger(self) -> GinsengLogger:
+        """Metrics of each epoch."""
+        return self.run.logger
+
+    @property
+    def holdout_scores(self) -> Scores | None:
+        """Scores of the held-out cells after the last epoch."""
+        return self.run.scores
 
     def fit(
         self,
@@ -193,6 +146,7 @@ class Trainer:
         *,
         checkpoint: str | Path | None = None,
         log: str | Path | None = None,
+        about: dict[str, Any] | None = None,
     ) -> eqx.Module:
         """Fit the model; called again, it goes on.
 
@@ -208,6 +162,8 @@ class Trainer:
             bit by bit.
         log : str or Path, optional
             File to which the metrics of each epoch are appended as it ends: ``.csv`` or ``.jsonl``.
+        about : dict, optional
+            What else tells this run from others: a checkpoint with other values is refused by their names.
 
         Returns
         -------
@@ -217,99 +173,58 @@ class Trainer:
         Raises
         ------
         ValueError
-            If `epochs` is negative, `checkpoint` holds another run, `log` has another suffix, or the loss is not
-            finite; the model is then as it was before the epoch.
+            If `epochs` is negative, there is no cell to train on, `patience` was asked for and none is held out,
+            `checkpoint` holds another run, `log` has another suffix, or a loss is not finite; the model is then as it
+            was before the epoch.
         """
-        self._fit(epochs, silent, checkpoint, log)
-        return self.model
-
-    def _fit(self, epochs: int, silent: bool, checkpoint: str | Path | None, log: str | Path | None) -> None:
         if epochs < 0:
             raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
-        silent = silent or self._devices.share[0] > 0
-        log_file = None if log is None or self._devices.share[0] > 0 else LogFile(log)
-        done, steps_per_epoch = len(self.logger.epoch), self._feed.n_steps
-        rates = learning_rates(self._schedule, 1.0, self._warmup, epochs * steps_per_epoch)
-        run = Progress(done, done + epochs, done, self._feed.settle_memory(), dict(self.rng.bit_generator.state))
-        self._begin()
-        saved = None if checkpoint is None else Checkpoint(checkpoint, self._description(run, rates))
-        if saved is not None and saved.exists:
-            run = self._resume(saved)
+        if not self._feed.n_train:
+            raise ValueError("There is no cell to train on.")
+        require_held_out(self._patience, self._feed.n_test)
+        is_first = self._devices.share[0] == 0  # of the processes: the one that tells and writes
+        silent = silent or not is_first
+        log_file = LogFile(log) if log is not None and is_first else None
+        steps_per_epoch = self._feed.n_steps
+        rates = learning_rates(self.recipe.schedule, 1.0, self.recipe.warmup, epochs * steps_per_epoch)
+        self.run = called(self.run, epochs, self._feed.budget(), averages=self.recipe.ema is not None)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, {**self._description(rates), **(about or {})})
+        if kept is not None and kept.exists:
+            self.run = kept.load(self.run)
             if log_file is not None:
                 log_file.goes_on = True
             if not silent:
-                where = "has ended" if run.epoch >= run.last else f"goes on in epoch {run.epoch + 1} of {run.last}"
+                epoch, last = self.run.epoch, self.run.last
+                where = "has ended" if epoch >= last else f"goes on in epoch {epoch + 1} of {last}"
                 print(f"{checkpoint}: the run {where}", flush=True)
-        while run.epoch < run.last:
+        while (before := self.run).epoch < before.last:
             started = time.perf_counter()
-            first = (run.epoch - run.first) * steps_per_epoch
-            train_loss = self._run_epoch(run, rates[first : first + steps_per_epoch], saved, silent)
-            self.logger.update(run.epoch, train_loss, *self._validate())
-            self.logger.report(silent=silent)
+            first = (before.epoch - before.first) * steps_per_epoch
+            train_loss = self._run_epoch(rates[first : first + steps_per_epoch], kept, silent)
+            holdout_loss, scores = self._validate()
+            if scores is not None and not math.isfinite(holdout_loss):
+                self.run = with_weights(before, before.state.shown, self.recipe.optimizer)
+                raise _not_finite("holdout", holdout_loss, before.epoch)
+            self.run = ended_epoch(self.run, train_loss, holdout_loss, scores, self._patience)
+            self.run.logger.report(silent=silent)
             if log_file is not None:
-                log_file.append(self.logger, time.perf_counter() - started)
-            run.epoch = run.last if self._is_enough(run) else run.epoch + 1
-            run.totals, run.rng = [], dict(self.rng.bit_generator.state)
-            if saved is not None:
-                self._save(saved, run)
-        if run.first <= run.best_epoch < self.logger.epoch[-1]:
-            self._go_back()
-            if not silent:
-                print(f"the holdout loss was lowest in epoch {run.best_epoch + 1}: back to its weights", flush=True)
+                log_file.append(self.run.logger, time.perf_counter() - started)
+            if kept is not None and is_first:
+                kept.save(self.run)
+        self._take_the_best(silent)
+        return self.model
 
-    def _is_enough(self, run: Progress) -> bool:
-        """Whether the holdout loss has not fallen for too long; the best weights are kept."""
-        if self._patience is None:
-            return False
-        if self.logger.holdout_loss[-1] < run.lowest:
-            run.lowest, run.best_epoch = self.logger.holdout_loss[-1], run.epoch
-            self._best = self.model, self.holdout_scores
-        return run.epoch - max(run.best_epoch, run.first - 1) >= self._patience
-
-    def _start_again(self) -> None:
-        """Go on from the weights that were handed out last; the optimiser begins anew."""
-        self.opt_state = self._fresh_opt_state()
-        self._begin()
-
-    def _go_back(self) -> None:
-        """Take the best weights, and their scores; the optimiser begins anew."""
-        self.model, self.holdout_scores = self._best
-        self.opt_state = self._fresh_opt_state()
-
-    def _partition(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
-        """Split a module into its trainable floating-point arrays and the rest."""
-        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-        params, frozen = eqx.partition(arrays, self._trainable)
-        return params, eqx.combine(frozen, rest)
-
-    def _fresh_opt_state(self) -> PyTree:
-        """State of the optimiser before its first step; copied, since some optimisers keep the weights in it."""
-        params, _ = self._partition(self.model)
-        return jax.tree.map(jnp.copy, self._recipe.optimizer.init(params))
-
-    def _begin(self) -> None:
-        """Put the state of the next step on all devices; copied, since each call consumes the one it is given."""
-        params, _ = self._partition(self.model)
-        average = None if self._recipe.ema is None else params
-        state = State(jnp.asarray(self._n_steps, jnp.int32), params, self.opt_state, average)
-        self._state: State = self._devices.replicate(jax.tree.map(jnp.copy, state))
-        self.opt_state = self._state.opt_state
-
-    def _fixed(self) -> Fixed:
-        """What the steps read and do not change."""
-        _, frozen = self._partition(self.model)
-        return Fixed(self._devices.replicate(frozen), self._class_weights, np.asarray(jr.key_data(self.key)))
-
-    def _run_epoch(self, run: Progress, rates: np.ndarray, saved: Checkpoint | None, silent: bool) -> float:
-        """Train on every training cell once; return the mean loss per cell."""
-        if not (n_cells := self._feed.n_train):
-            raise ValueError("There is no cell to train on.")
-        fixed = self._fixed()
-        slabs = self._feed.train(self.rng, rates, n_skipped=len(run.totals))
+    def _run_epoch(self, rates: np.ndarray, kept: Checkpoint | None = None, silent: bool = True) -> float:
+        """Train on every training cell once, or on those that are left of an epoch; return the mean loss per cell."""
+        before, fixed, rng = self.run, self._fixed(), np.random.default_rng()
+        rng.bit_generator.state = before.rng
+        state, totals = self._moving(before.state), list(before.totals)
+        nonnegative, n_done, n_cells = _normalizes(self.model), len(totals), self._feed.n_train
+        slabs = self._feed.train(rng, rates, before.memory, n_skipped=n_done, nonnegative=nonnegative)
         bar = tqdm(
-            desc=f"Epoch {run.epoch + 1}/{run.last}",
+            desc=f"Epoch {before.epoch + 1}/{before.last}",
             total=n_cells,
-            initial=len(run.totals) * self._feed.n_cells_per_slab,
+            initial=n_done * self._feed.n_cells_per_slab,
             unit="cells",
             unit_scale=True,
             leave=False,
@@ -317,80 +232,94 @@ class Trainer:
         )
         try:
             for slab, n in slabs:
-                self._state, total = self._train_step((fixed, slab), self._state)
-                run.totals.append(float(total))
-                if not math.isfinite(run.totals[-1]):
-                    self._start_again()
-                    raise ValueError(
-                        f"The training loss is {run.totals[-1]} in epoch {run.epoch + 1}: the learning rate may be too "
-                        "large, or the counts may hold values that the model cannot take."
-                    )
-                bar.set_postfix(loss=f"{run.totals[-1] / n:.4f}", refresh=False)
+                state, total = self._train_step((fixed, slab), state)
+                totals.append(float(total))
+                if not math.isfinite(totals[-1]):
+                    raise _not_finite("training", totals[-1], before.epoch)
+                bar.set_postfix(loss=f"{totals[-1] / n:.4f}", refresh=False)
                 bar.update(n)
-                if saved is not None and saved.is_due:
-                    self._save(saved, run)
-        finally:
+                if kept is not None and kept.is_due and self._devices.share[0] == 0:
+                    kept.save(dataclasses.replace(before, state=self._devices.local(state), totals=tuple(totals)))
+        finally:  # whole, interrupted, or failed
             bar.close()
             slabs.close()
-            self._keep()
-        return math.fsum(run.totals) / n_cells
+            if is_consumed(state) or not math.isfinite(sum(totals)):
+                self.run = with_weights(before, before.state.shown, self.recipe.optimizer)
+            else:
+                after = {"state": self._devices.local(state), "rng": dict(rng.bit_generator.state)}
+                self.run = dataclasses.replace(before, **after, totals=())
+        return math.fsum(totals) / n_cells
 
     def _train_step(self, given: tuple[Fixed, Slab], state: State) -> tuple[State, Array]:
         """Update parameters and optimiser state on the batches of a slab; return them with the sum of the losses."""
-        return train_steps(given, state, self._recipe, self._devices.replicated)
+        return train_steps(given, state, self._compiled, self._devices.replicated)
 
-    def _keep(self) -> None:
-        """Hand out the weights of the state, whole or interrupted."""
-        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):
-            self._start_again()  # interrupted inside a call, which had consumed the state
-        state = self._devices.local(self._state)
-        shown = state.params if state.average is None else state.average
-        _, frozen = self._partition(self.model)
-        self.model = eqx.combine(jax.tree.map(jnp.copy, shown), frozen)  # the state's own are consumed by the next call
-        self.opt_state = state.opt_state
-        self._n_steps = int(state.step)
-
-    def _validate(self) -> tuple[float, float, float]:
-        """Mean loss, accuracy and macro-F1 over the held-out cells, without dropout; NaN if there are none."""
+    def _validate(self) -> tuple[float, Scores | None]:
+        """Mean loss and scores of the held-out cells, without dropout; NaN and None if there are none."""
         if not (n_cells := self._feed.n_test):
-            return math.nan, math.nan, math.nan
-        model, names = eqx.nn.inference_mode(self.model), pd.Index(self._feed.labels)
-        model = self._devices.replicate(model)
-        sums = [evaluate(model, slab, len(names), self._recipe.takes_key) for slab, _ in self._feed.test()]
-        losses, confusions = zip(*jax.device_get(sums), strict=True)
-        self.holdout_scores = scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
-        return float(np.sum(losses) / n_cells), self.holdout_scores.accuracy, self.holdout_scores.macro_f1
+            return math.nan, None
+        names = pd.Index(self._feed.labels)
+        model = self._devices.replicate(eqx.nn.inference_mode(self.model))
+        slabs = self._feed.test(self.run.memory, nonnegative=_normalizes(model))
+        losses, confusions = zip(*jax.device_get([evaluate(model, slab, len(names)) for slab, _ in slabs]), strict=True)
+        return float(np.sum(losses) / n_cells), scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
 
-    def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
+    def _take_the_best(self, silent: bool) -> None:
+        """Go back to the best epoch of a call that has ended, if it was not the last; the optimiser begins anew."""
+        run, best = self.run, self.run.best
+        if best is not None and best.epoch < run.logger.epoch[-1]:
+            run = dataclasses.replace(with_weights(run, best.params, self.recipe.optimizer), scores=best.scores)
+            if not silent:
+                print(f"the holdout loss was lowest in epoch {best.epoch + 1}: back to its weights", flush=True)
+        self.run = dataclasses.replace(run, best=None)
+
+    def _moving(self, state: State) -> State:
+        """Put a state on all devices, for steps that consume it; its weights are copied, as the way back."""
+        place = self._devices.replicate
+        step, params, average = place((state.step, state.params, state.average), copied=True)
+        return State(step, params, place(state.opt_state), average)
+
+    def _fixed(self) -> Fixed:
+        """What the steps read and do not change."""
+        weights = self._feed.loss_weights(self.recipe.class_weights)
+        return Fixed(self._devices.replicate(self._frozen), weights, np.uint32(self.sampling.seed))
+
+    def _description(self, rates: np.ndarray) -> dict[str, Any]:
         """What tells one run from another: the cells, the steps as they are traced, and what is random."""
-        given = self._fixed(), self._feed.slab_like()
+        run, given = self.run, (self._fixed(), self._feed.slab_like())
+        state = self._devices.replicate(run.state)
         return {
             "epochs": [run.first, run.last],
             "patience": self._patience,
-            "seed": self.seed,
-            "precision": self._recipe.precision,
+            "seed": self.sampling.seed,
+            "precision": self.recipe.precision,
             "learning rates": digest(rates),
             **self._feed.description(),
             "initial weights": digest(*jax.tree.leaves(eqx.filter(self.model, eqx.is_array))),
-            "model, optimizer and loss": traced(given, self._state, self._recipe, self._devices.replicated),
+            TRACED: traced(given, state, self._compiled, self._devices.replicated),
         }
 
-    def _save(self, saved: Checkpoint, run: Progress) -> None:
-        if self._devices.share[0] > 0:
-            return
-        best, best_scores = self._best
-        weights = self._partition(best)[0] if run.best_epoch >= run.first else None
-        state = self._devices.local(self._state)
-        saved.save(Saved(run, self.logger, state, self.holdout_scores, weights, best_scores))
 
-    def _resume(self, saved: Checkpoint) -> Progress:
-        """Take over everything from where a run was saved."""
-        params, frozen = self._partition(self.model)
-        found = saved.load(self._devices.local(self._state), params)
-        self.logger, self.holdout_scores = found.logger, found.scores
-        self.rng.bit_generator.state, self._feed.memory = found.progress.rng, found.progress.memory
-        self._state = self._devices.replicate(found.state)
-        self._keep()
-        if found.best is not None:
-            self._best = eqx.combine(found.best, frozen), found.best_scores
-        return found.progress
+def require_held_out(patience: int | None, n_test: int) -> None:
+    """Raise a ValueError if the holdout loss is to be watched and no cell is held out."""
+    if patience is not None and not n_test:
+        raise ValueError("`patience` needs held-out cells, and there are none: split off a larger fraction.")
+
+
+def _parted(model: eqx.Module, trainable: PyTree[bool | Callable]) -> tuple[PyTree, PyTree]:
+    """Split a module into its trainable floating-point arrays and the rest."""
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    params, frozen = eqx.partition(arrays, trainable)
+    return params, eqx.combine(frozen, rest)
+
+
+def _normalizes(model: PyTree) -> bool:
+    """Whether a model takes the logarithm of counts, which must then not be negative."""
+    return isinstance(model, AttentionClassifier) and model.normalize
+
+
+def _not_finite(of: str, loss: float, epoch: int) -> ValueError:
+    return ValueError(
+        f"The {of} loss is {loss} in epoch {epoch + 1}: the learning rate may be too large, or the counts may hold "
+        "values that the model cannot take."
+    )

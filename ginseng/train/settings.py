@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import optax
 
-from ginseng.data.sampling import balance_of, require_share
+from ginseng.data.sampling import require_share
 from ginseng.train.augment import augment, require_parts
-from ginseng.train.feed import ClassWeights
 from ginseng.train.opt import adam_l2
-from ginseng.train.schedule import Schedule, require_schedule
-from ginseng.train.step import Augmentation
+from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
+from ginseng.train.schedule import Schedule
 
 
 @dataclass
@@ -69,11 +69,11 @@ class GinsengClassifierTrainerSettings:
     label_smoothing : float
         Share of each cell's label, in [0, 1), that is spread over all labels.
     class_weights : "balanced" or dict, optional
-        Factors of the losses of cells by their label, see `Trainer`.
+        Factors of the losses of cells by their label, see `Recipe`.
     ema : float, optional
-        Decay of a moving average of the weights, see `Trainer`.
+        Decay of a moving average of the weights, see `Recipe`.
     precision : {"float32", "bfloat16"}
-        Of the factors of matrix products, see `Trainer`.
+        Of the factors of matrix products, see `Recipe`.
     center : bool
         Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
         normalised (of about 1,000 cells), to 0 rather than with biases of 0.
@@ -131,11 +131,14 @@ class GinsengClassifierTrainerSettings:
         if not 0.0 <= self.holdout_fraction < 1.0:
             raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
         require_parts(self.rate, self.lam_max, self.lower, self.upper)
-        balance_of(self.balance_train)
-        require_share(self.balance_alpha)
-        require_schedule(self.schedule, self.warmup)
+        for name in ("lr", "eps", "weight_decay"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be finite and not negative, but got {getattr(self, name)}.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"`clip` must be positive, but got {self.clip}.")
+        require_share(self.balance_alpha, "balance_alpha")
+        self.recipe()
+        self.sampling()
 
     @classmethod
     def reference(cls, **changes: Any) -> "GinsengClassifierTrainerSettings":
@@ -159,21 +162,43 @@ class GinsengClassifierTrainerSettings:
         }
         return cls(**{**recipe, **changes})
 
-    def augmentation(self) -> Augmentation | None:
-        """Build the augmentation of a batch, or None if all parts are off; one object for equal numbers."""
+    def recipe(self, optimizer: optax.GradientTransformation | None = None) -> Recipe:
+        """How a step learns; with an optimiser in place of that of the settings, its updates are taken as they are."""
+        return Recipe(
+            optimizer=self._optimizer() if optimizer is None else optimizer,
+            schedule=self.schedule if optimizer is None else "constant",
+            warmup=self.warmup if optimizer is None else 0.0,
+            precision=self.precision,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+            ema=self.ema,
+            augment=self._augmentation(),
+        )
+
+    def sampling(self, memory: int | str | None = None) -> Sampling:
+        """Which cells the steps see, of which so many bytes are held."""
+        return Sampling(
+            batch_size=self.batch_size,
+            balance=self.balance_train,
+            alpha=self.balance_alpha,
+            memory=memory,
+            seed=self.seed,
+        )
+
+    def _augmentation(self) -> Augmentation | None:
         given = ((float, self.rate), (float, self.lam_max), (int, self.lower), (int, self.upper))
         parts = [None if value is None else number(value) for number, value in given]
         return None if parts == [None] * 4 else _augmentation(*parts)
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """Build the optimiser, whose rate is `lr`, or 1 where the schedule gives it; one object for equal numbers."""
+    def _optimizer(self) -> optax.GradientTransformation:
+        """Step by `lr`, or 1 where the schedule gives the rate."""
         rate = 1.0 if callable(self.schedule) else float(self.lr)
         beta1, beta2 = map(float, self.betas)
         clip = None if self.clip is None else float(self.clip)
         return _optimizer(rate, (beta1, beta2), float(self.eps), float(self.weight_decay), bool(self.decoupled), clip)
 
 
-# What is compiled is shared by trainers of the same objects.
+# One object for equal numbers: what is compiled is shared by trainers of the same objects.
 @functools.cache
 def _augmentation(*parts: Any) -> Augmentation:
     return lambda key, x: augment(key, x, *parts)

@@ -1,10 +1,9 @@
 """The compiled core of training: several steps of an optimiser per call, and the scores of held-out cells."""
 
-import inspect
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,47 +15,10 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
 
+from ginseng.model.modules import logits_of
 from ginseng.train.precision import bfloat16_products
+from ginseng.train.recipe import Recipe
 from ginseng.utils.digest import digest
-
-Augmentation = Callable[[PRNGKeyArray, Array], Array]
-
-_PRECISIONS = ("float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a step is, apart from numbers that may change between calls.
-
-    Attributes
-    ----------
-    optimizer : optax.GradientTransformation
-        Its updates are multiplied by the rate of each step.
-    augment : callable, optional
-        ``augment(key, x)`` on the counts of a batch.
-    takes_key : bool
-        Whether the model is called with a key.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
-    label_smoothing : float
-        Share of the target that is spread over all classes.
-    ema : float, optional
-        Decay of the moving average of the weights.
-    """
-
-    optimizer: optax.GradientTransformation
-    augment: Augmentation | None
-    takes_key: bool
-    precision: str = "float32"
-    label_smoothing: float = 0.0
-    ema: float | None = None
-
-    def __post_init__(self):
-        for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
-            if share is not None and not 0.0 <= share < 1.0:
-                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
-        if self.precision not in _PRECISIONS:
-            raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, but got {self.precision!r}.")
 
 
 class State(NamedTuple):
@@ -78,6 +40,11 @@ class State(NamedTuple):
     params: PyTree
     opt_state: PyTree
     average: PyTree | None
+
+    @property
+    def shown(self) -> PyTree:
+        """The weights that are handed out and validated."""
+        return self.params if self.average is None else self.average
 
 
 class Slab(NamedTuple):
@@ -115,42 +82,18 @@ class Fixed(NamedTuple):
         The rest of the model.
     class_weights : Array, optional
         Factor of the loss of the cells of each class.
-    key_data : Array
-        Of the PRNG key from which each step folds one of its own.
+    seed : Array
+        Of the PRNG keys of the steps.
     """
 
     frozen: PyTree
     class_weights: Float[np.ndarray, " classes"] | None
-    key_data: UInt32[np.ndarray, "..."]
+    seed: UInt32[np.generic, ""]
 
 
-def takes_key_of(model: eqx.Module) -> bool:
-    """Whether a model is called as ``model(x, key=key)``, as Equinox layers are."""
-    return "key" in inspect.signature(type(model).__call__).parameters
-
-
-def require_shapes(model: eqx.Module, n_genes: int, n_labels: int) -> None:
-    """Raise a ValueError unless a model fits the data: a label beyond its outputs would have a loss of NaN."""
-    cell = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
-    try:
-        logits = eqx.filter_eval_shape(logits_of, eqx.nn.inference_mode(model), cell, None, takes_key_of(model))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The model does not take a cell of the dataset, with {n_genes} genes: {error}") from error
-    if logits.shape != (1, n_labels):
-        raise ValueError(
-            f"The model must map a cell to logits of shape {(n_labels,)}, one for each label of the dataset, but its "
-            f"output has shape {logits.shape[1:]}."
-        )
-
-
-def logits_of(
-    model: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None, takes_key: bool
-) -> Float[Array, "batch classes"]:
-    """Logits of a batch by a model of one cell; a `key` for dropout."""
-    if not takes_key:
-        return jax.vmap(model)(x)
-    keys = None if key is None else jr.split(key, x.shape[0])
-    return jax.vmap(lambda cell, cell_key: model(cell, key=cell_key))(x, keys)
+def key_of(seed: Any, purpose: Literal["steps", "new outputs"]) -> PRNGKeyArray:
+    """Give the PRNG key of a seed for a purpose, which no other purpose shares, nor the initial weights of the seed."""
+    return jr.fold_in(jr.key(seed), zlib.crc32(purpose.encode()))
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -162,12 +105,12 @@ def train_steps(
 
     def step(nth: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, total = carry
-        augment_key, dropout_key = jr.split(jr.fold_in(jr.wrap_key_data(jnp.asarray(fixed.key_data)), state.step))
+        augment_key, dropout_key = jr.split(jr.fold_in(key_of(fixed.seed, "steps"), state.step))
         x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
         x = x if recipe.augment is None else recipe.augment(augment_key, x)
 
         def mean_loss(params):
-            logits = logits_of(eqx.combine(params, fixed.frozen), x, dropout_key, recipe.takes_key)
+            logits = logits_of(eqx.combine(params, fixed.frozen), x, dropout_key)
             targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[1]), recipe.label_smoothing)
             losses = optax.softmax_cross_entropy(logits, targets)
             if fixed.class_weights is not None:
@@ -211,15 +154,13 @@ def _constants(jaxpr: Any) -> Iterator[Any]:
 
 
 @eqx.filter_jit
-def evaluate(
-    model: PyTree, slab: Slab, n_classes: int, takes_key: bool
-) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
+def evaluate(model: PyTree, slab: Slab, n_classes: int) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
     """Sum of the losses, and number of cells of each class by predicted class, without dropout."""
 
     def add(nth: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         total, confusion = sums
         x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
-        logits = logits_of(model, x, None, takes_key)
+        logits = logits_of(model, x, None)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         predicted = jnp.argmax(logits, axis=-1)
         return total + jnp.sum(losses * mask), confusion.at[y, predicted].add(mask.astype(jnp.int32))

@@ -4,32 +4,34 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
+from ginseng.data.sampling import draw_split
+from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
-from ginseng.train.checkpoint import Progress
 from ginseng.train.feed import require_nonnegative
-from ginseng.train.loop import Trainer
+from ginseng.train.logger import GinsengLogger
+from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
+from ginseng.train.step import Fixed, Slab, State, key_of
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
-class GinsengClassifierTrainer(Trainer):
+class GinsengClassifierTrainer:
     """Train a gene-attention classifier, from scratch or from a saved one.
 
     Parameters
@@ -90,81 +92,59 @@ class GinsengClassifierTrainer(Trainer):
         optimizer: optax.GradientTransformation | None = None,
         devices: int | Sequence[Any] | None = None,
     ):
-        dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
-        settings = GinsengClassifierTrainerSettings() if settings is None else dataclasses.replace(settings)
         state = load_model(start) if isinstance(start, str | Path) else start
-        if dataset.train_idx is None:
-            by_label = settings.stratify_label and not settings.group_level
-            dataset.make_split(
-                settings.holdout_fraction,
-                settings.group_level,
-                settings.seed,
-                stratify_label=by_label,
-                keep_rare=by_label,
-            )
-        elif settings.group_level and _mixes_groups(dataset):
-            warnings.warn(
-                f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
-                "dataset.make_split(fraction, stratify_group=True).",
-                stacklevel=2,
-            )
-
-        if state is not None:
-            kept = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
-            settings = dataclasses.replace(settings, center=False, **{name: getattr(state, name) for name in kept})
-        self.settings = settings
+        self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
+        self.settings = _with_those_of(state, GinsengClassifierTrainerSettings() if settings is None else settings)
+        self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
+        self.label_names = _joined(self.dataset.label_names, [] if state is None else list(state.output_labels))
         self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
-        self.genes = list(map(str, dataset.gene_names if state is None else state.genes))
-        self.label_names = list(map(str, dataset.label_names if state is None else state.output_labels))
-        self.label_names += [label for label in dataset.label_names if label not in self.label_names]
         self._start_metadata = (
             {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
         )
+        train, test = _split_of(self.dataset, self.settings)
+        require_held_out(self.settings.patience, len(test))
         require_memory(len(self.genes), n_copies=5)
-        self.classifier = (
-            GinsengClassifier(
-                len(self.genes),
-                len(self.label_names),
-                settings.hidden_dim,
-                settings.dropout_rate,
-                settings.normalize,
-                settings.target_sum,
-                settings.seed,
-            )
-            if state is None
-            else _with_classes(classifier_from_state(state), len(self.label_names), settings.seed)
-        )
-        if settings.center and dataset.train_idx is not None and dataset.train_idx.size:
-            sample = dataset.sample(_N_MEAN, "train")
-            if settings.normalize:
-                require_nonnegative(sample, dataset)
-            self.classifier.module = centered(self.classifier.module, sample)
+        classifier = _classifier(len(self.genes), len(self.label_names), self.settings, state)
+        if self.settings.center and train.size:
+            classifier.module = centered(classifier.module, _sample(self.dataset, train, self.settings))
         if state is not None and isinstance(trainable, AttentionClassifier):
-            trainable = _spec_for(self.classifier.module, trainable, state)
-        super().__init__(
-            self.classifier.module,
-            dataset,
-            optimizer=settings.optimizer() if optimizer is None else optimizer,
+            trainable = _spec_for(classifier.module, trainable, state)
+        self._trainer = Trainer(
+            classifier.module,
+            self.dataset,
+            self.settings.recipe(optimizer),
+            self.settings.sampling(memory),
             trainable=trainable,
-            augment=settings.augmentation(),
-            batch_size=settings.batch_size,
-            balance_train=settings.balance_train,
-            balance_alpha=settings.balance_alpha,
-            memory=memory,
-            patience=settings.patience,
-            seed=settings.seed,
-            schedule=settings.schedule if optimizer is None else "constant",
-            warmup=settings.warmup if optimizer is None else 0.0,
-            precision=settings.precision,
-            label_smoothing=settings.label_smoothing,
-            class_weights=settings.class_weights,
-            ema=settings.ema,
+            patience=self.settings.patience,
             devices=devices,
             genes=self.genes,
             labels=self.label_names,
         )
+        self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifier)
+        if self.dataset.train_idx is None:  # the last step: nothing is written by a trainer that is refused
+            self.dataset.keep_split(train, test)
 
-    def fit(  # pyright: ignore[reportIncompatibleMethodOverride]: documented to return the stateful face of the module
+    @property
+    def model(self) -> eqx.Module:
+        """The network as trained so far."""
+        return self._trainer.model
+
+    @property
+    def opt_state(self) -> PyTree:
+        """State of the optimiser, over the trainable leaves."""
+        return self._trainer.opt_state
+
+    @property
+    def logger(self) -> GinsengLogger:
+        """Metrics of each epoch."""
+        return self._trainer.logger
+
+    @property
+    def holdout_scores(self) -> Scores | None:
+        """Scores of the held-out cells after the last epoch."""
+        return self._trainer.holdout_scores
+
+    def fit(
         self,
         epochs: int = 10,
         silent: bool = False,
@@ -184,21 +164,20 @@ class GinsengClassifierTrainer(Trainer):
         GinsengClassifier
             The trained classifier.
         """
-        self.model = self.classifier.module
-        self._feed.nonnegative = self.classifier.normalize
-        self._fit(epochs, silent, checkpoint, log)
+        self._trainer.fit(epochs, silent, checkpoint=checkpoint, log=log, about=self._settings_in_words)
         return self.classifier
 
-    def _keep(self) -> None:
-        super()._keep()
-        self.classifier.module = cast(AttentionClassifier, self.model)
+    def _train_step(self, given: tuple[Fixed, Slab], state: State) -> tuple[State, Array]:
+        """Update parameters, see `Trainer`."""
+        return self._trainer._train_step(given, state)
 
-    def _go_back(self) -> None:
-        super()._go_back()
-        self.classifier.module = cast(AttentionClassifier, self.model)
+    def _run_epoch(self, rates: np.ndarray) -> float:
+        """Run a single training epoch, see `Trainer`."""
+        return self._trainer._run_epoch(rates)
 
-    def _description(self, run: Progress, rates: np.ndarray) -> dict[str, Any]:
-        return {**super()._description(run, rates), **self._settings_in_words}
+    def _validate(self) -> tuple[float, Scores | None]:
+        """Run validation on the holdout split, see `Trainer`."""
+        return self._trainer._validate()
 
     @property
     def _settings_in_words(self) -> dict[str, Any]:
@@ -213,10 +192,81 @@ class GinsengClassifierTrainer(Trainer):
         return {**described, **self._start_metadata}
 
 
+class _TrainedClassifier(GinsengClassifier):
+    """The classifier of a trainer, in whose run its weights are; copies of it have weights of their own."""
+
+    def __init__(self, trainer: Trainer, drawn: GinsengClassifier):
+        self._trainer, self.seed, self.key = trainer, drawn.seed, drawn.key
+
+    @property
+    def module(self) -> AttentionClassifier:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._trainer.model  # pyright: ignore[reportReturnType]
+
+    @module.setter
+    def module(self, module: AttentionClassifier) -> None:
+        self._trainer.model = module
+
+    def __reduce__(self):
+        return GinsengClassifier.from_module, (self.module, self.seed), {"key": self.key}
+
+
+def _with_those_of(
+    state: GinsengClassifierState | None, settings: GinsengClassifierTrainerSettings
+) -> GinsengClassifierTrainerSettings:
+    """Settings, checked anew, with those of the network of a state."""
+    names = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
+    kept = {} if state is None else {"center": False, **{name: getattr(state, name) for name in names}}
+    return dataclasses.replace(settings, **kept)
+
+
+def _joined(labels: Sequence[str], known: Sequence[str]) -> list[str]:
+    return [*map(str, known), *(label for label in labels if label not in known)]
+
+
+def _split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
+    if dataset.train_idx is None or dataset.test_idx is None:
+        by_label = settings.stratify_label and not settings.group_level
+        options = {"stratify_group": settings.group_level, "stratify_label": by_label, "keep_rare": by_label}
+        return draw_split(dataset.labels, dataset.groups, settings.holdout_fraction, settings.seed, **options)
+    if settings.group_level and _mixes_groups(dataset):
+        warnings.warn(
+            f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
+            "dataset.make_split(fraction, stratify_group=True).",
+            stacklevel=3,
+        )
+    return dataset.train_idx, dataset.test_idx
+
+
 def _mixes_groups(dataset: GinsengDataset) -> bool:
     if dataset.groups is None:
         return True
     return bool(np.isin(dataset.groups[dataset.train_idx], dataset.groups[dataset.test_idx]).any())
+
+
+def _classifier(
+    n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings, state: GinsengClassifierState | None
+) -> GinsengClassifier:
+    """Draw a classifier, or take that of a state with as many outputs."""
+    if state is not None:
+        return _with_classes(classifier_from_state(state), n_classes, settings.seed)
+    return GinsengClassifier(
+        n_genes,
+        n_classes,
+        settings.hidden_dim,
+        settings.dropout_rate,
+        settings.normalize,
+        settings.target_sum,
+        settings.seed,
+    )
+
+
+def _sample(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:
+    """Counts of enough of the cells for the mean of each gene."""
+    sample = dataset.sample(_N_MEAN, cells)
+    if settings.normalize:
+        require_nonnegative(sample, dataset)
+    return sample
 
 
 def _spec_for(
@@ -234,7 +284,7 @@ def _with_classes(classifier: GinsengClassifier, n_classes: int, seed: int) -> G
     if n_classes == classifier.n_classes:
         return classifier
     params = classifier.params
-    fresh = nn_init_linear(jr.key(seed), classifier.n_genes, n_classes)
+    fresh = nn_init_linear(key_of(seed, "new outputs"), classifier.n_genes, n_classes)
     grown = {
         name: jnp.concatenate([params["head"][name], fresh[name][..., classifier.n_classes :]], axis=-1)
         for name in ("W", "b")

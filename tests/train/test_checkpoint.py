@@ -22,23 +22,23 @@ from ginseng import (
     adam_l2,
     load_model,
 )
+from ginseng.train import Recipe, Sampling
 from ginseng.train.checkpoint import Checkpoint
 from tests.conftest import SUBPROCESS_ENVIRONMENT
-from tests.train.test_trainer import QUICK, assert_same_weights, attention
+from tests.train.models import QUICK, assert_same_weights, attention
 
 FIT = """
 import sys
 import ginseng
-from ginseng.train import checkpoint, feed
-checkpoint._SECONDS_BETWEEN, feed._STEPS_PER_CALL = 0.0, 1
+from ginseng.train.checkpoint import Checkpoint
 folder, out = sys.argv[1:]
-settings = ginseng.GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=16, lr=5e-3, patience=5, seed=4)
+settings = ginseng.GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=1, lr=5e-4, patience=5, seed=4)
 trainer = ginseng.GinsengClassifierTrainer(folder + "/cells.zarr", settings)
-step = trainer._train_step
+step = ginseng.Trainer._train_step
 def announced(*args):
     print("step", flush=True)
     return step(*args)
-trainer._train_step = announced
+ginseng.Trainer._train_step, Checkpoint.is_due = announced, True
 trainer.fit(8, silent=True, checkpoint=folder + "/run")
 ginseng.save_model(ginseng.state_from_classifier_trainer(trainer), out)
 """
@@ -61,15 +61,14 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_after(monkeypatch):
     """Save after each call of the compiled steps, and die after so many saves."""
-    monkeypatch.setattr("ginseng.train.checkpoint._SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
+    monkeypatch.setattr(Checkpoint, "is_due", True)
 
     def arrange(n_saves):
         save, n_left = Checkpoint.save, n_saves
 
-        def dying(self, saved):
+        def dying(self, run):
             nonlocal n_left
-            save(self, saved)
+            save(self, run)
             n_left -= 1
             if n_left == 0:
                 raise Killed
@@ -101,7 +100,7 @@ class TestResumption:
     def test_it_ends_with_the_same_weights_bit_by_bit(
         self, dataset, tmp_path, killed_after, monkeypatch, n_saves, options, memory
     ):
-        settings = dataclasses.replace(QUICK, **RUNS[options])
+        settings = dataclasses.replace(QUICK, batch_size=4, lr=5e-4, **RUNS[options])  # two calls in each epoch
 
         def run(**kept):
             trainer = GinsengClassifierTrainer(dataset, settings, memory=memory)
@@ -114,10 +113,9 @@ class TestResumption:
         with pytest.raises(Killed):
             run(checkpoint=tmp_path / "run")
         monkeypatch.undo()
-        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
         resumed = run(checkpoint=tmp_path / "run")
         assert_same_weights(resumed.model, expected.model)
-        assert resumed.classifier.module is resumed.model
+        assert_same_weights(resumed.classifier.module, resumed.model)
         assert dataclasses.asdict(resumed.logger) == dataclasses.asdict(expected.logger)
         assert resumed.holdout_scores.confusion.equals(expected.holdout_scores.confusion)
         again = run(checkpoint=tmp_path / "run")
@@ -145,14 +143,13 @@ class TestResumption:
 
     def test_any_model_and_optimizer(self, dataset, tmp_path, killed_after, monkeypatch):
         def run(**kept):
-            trainer = Trainer(attention(), dataset, optimizer=optax.chain(optax.clip(1.0), optax.lion(1e-3)))
-            return trainer.fit(3, silent=True, **kept)
+            recipe = Recipe(optimizer=optax.chain(optax.clip(1.0), optax.lion(1e-3)))
+            return Trainer(attention(), dataset, recipe, Sampling(batch_size=5)).fit(3, silent=True, **kept)
 
         killed_after(2)
         with pytest.raises(Killed):
             run(checkpoint=tmp_path / "run")
         monkeypatch.undo()
-        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
         assert_same_weights(run(checkpoint=tmp_path / "run"), run())
 
 
@@ -162,15 +159,14 @@ class TestKept:
 
         def run(**kept):
             optimizer = optax.chain(optax.add_noise(0.1, 0.5, 1), optax.adam(1e-3, mu_dtype=jnp.bfloat16))
-            return Trainer(attention(), dataset, optimizer=optimizer).fit(2, silent=True, **kept)
+            return Trainer(attention(), dataset, Recipe(optimizer=optimizer)).fit(2, silent=True, **kept)
 
         assert_same_weights(run(checkpoint=tmp_path / "run"), run(checkpoint=tmp_path / "run"))
 
     def test_settings_of_numpy(self, dataset, tmp_path):
-        trainer = Trainer(attention(), dataset)
-        trainer.seed = np.int64(3)
+        trainer = Trainer(attention(), dataset, sampling=Sampling(batch_size=np.int64(32), seed=np.int64(3)))
         for _ in range(2):
-            assert trainer.fit(0, silent=True, checkpoint=tmp_path / "run") is trainer.model
+            assert_same_weights(trainer.fit(0, silent=True, checkpoint=tmp_path / "run"), trainer.model)
 
     def test_what_a_killed_save_left_behind_is_removed(self, dataset, tmp_path):
         (tmp_path / "run").mkdir()
@@ -184,12 +180,11 @@ class TestKept:
         assert "run: the run has ended" in capsys.readouterr().out
 
     def test_an_epoch_is_logged_once(self, dataset, tmp_path, monkeypatch):
-        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
 
-        def killed(self, saved):
-            if saved.progress.epoch == 2:
+        def killed(self, run):
+            if run.epoch == 2:
                 raise Killed
-            save(self, saved)
+            save(self, run)
 
         save = Checkpoint.save
         for name in ("run.csv", "run.jsonl"):
@@ -248,11 +243,14 @@ class TestRefusals:
         ids=lambda changes: next(iter(changes), ""),
     )
     def test_another_step(self, dataset, tmp_path, before, changes):
-        options = {"model": attention(), "dataset": dataset, **before}
-        Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
-        Trainer(**options).fit(1, silent=True, checkpoint=tmp_path / "run")
+        def fit(model=None, **recipe):
+            model = attention() if model is None else model
+            Trainer(model, dataset, Recipe(**recipe)).fit(1, silent=True, checkpoint=tmp_path / "run")
+
+        fit(**before)
+        fit(**before)
         with pytest.raises(ValueError, match="holds another run"):
-            Trainer(**{**options, **changes}).fit(1, silent=True, checkpoint=tmp_path / "run")
+            fit(**{**before, **changes})
 
     def test_other_counts_of_the_same_cells(self, adata, tmp_path):
         for factor in (1, 2):

@@ -12,7 +12,7 @@ import pytest
 from ginseng import GinsengClassifierTrainer, GinsengDataset
 from ginseng.train.devices import Devices
 from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
-from tests.train.test_trainer import QUICK
+from tests.train.models import QUICK
 
 FIT = """
 import json, sys

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from ginseng.train.precision import bfloat16_products
-from tests.train.test_trainer import attention, ensemble, new_head, plain, replaced_layer, sequential
+from tests.train.models import attention, ensemble, new_head, plain, replaced_layer, sequential
 
 
 def rounded(array):

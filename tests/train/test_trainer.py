@@ -24,76 +24,20 @@ from ginseng import (
     state_from_classifier_trainer,
 )
 from ginseng.metrics import score
+from ginseng.train import Recipe, Sampling
 from tests.conftest import simulate
-
-QUICK = GinsengClassifierTrainerSettings(
-    hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False, schedule="constant", warmup=0.0
+from tests.train.models import (
+    QUICK,
+    Plain,
+    assert_same_weights,
+    attention,
+    ensemble,
+    leaves_of,
+    new_head,
+    plain,
+    replaced_layer,
+    sequential,
 )
-
-
-def leaves_of(model):
-    return jax.tree.leaves(eqx.filter(model, eqx.is_array))
-
-
-def assert_same_weights(first, second, same=True):
-    pairs = zip(leaves_of(first), leaves_of(second), strict=True)
-    assert all(np.array_equal(a, b) for a, b in pairs) == same
-
-
-class Ensemble(eqx.Module):
-    """The mean logits of several classifiers, as in the README."""
-
-    members: AttentionClassifier
-
-    def __call__(self, x, *, key=None):
-        n_members = self.members.head.weight.shape[0]
-        keys = None if key is None else jr.split(key, n_members)
-        logits = eqx.filter_vmap(lambda member, key: member(x, key=key))(self.members, keys)
-        return logits.mean(axis=0)
-
-
-class NewHead(eqx.Module):
-    """A frozen extractor under a new head, as in the README."""
-
-    extractor: AttentionClassifier
-    head: eqx.nn.MLP
-
-    def __call__(self, x, *, key=None):
-        return self.head(self.extractor.features(x, key=key))
-
-
-class Plain(eqx.Module):
-    """A module whose call takes no key."""
-
-    weight: jax.Array
-
-    def __call__(self, x):
-        return self.weight @ jnp.log1p(x)
-
-
-def attention(n_classes=3, seed=0):
-    return AttentionClassifier(30, n_classes, 8, dropout_rate=0.2, key=jr.key(seed))
-
-
-def sequential():
-    return eqx.nn.Sequential([attention(8), eqx.nn.Lambda(jax.nn.relu), eqx.nn.Linear(8, 3, key=jr.key(1))])
-
-
-def ensemble():
-    make = eqx.filter_vmap(lambda key: AttentionClassifier(30, 3, 8, dropout_rate=0.2, key=key))
-    return Ensemble(make(jr.split(jr.key(0), 3)))
-
-
-def replaced_layer():
-    return eqx.tree_at(lambda m: m.features2, attention(), eqx.nn.MLP(30, 30, 6, 1, key=jr.key(2)))
-
-
-def new_head():
-    return NewHead(attention(), eqx.nn.MLP(30, 3, 16, 1, key=jr.key(3)))
-
-
-def plain():
-    return Plain(jnp.zeros((3, 30)))
 
 
 class TestTrainer:
@@ -102,7 +46,7 @@ class TestTrainer:
         model = make()
         before = jax.tree.map(jnp.copy, leaves_of(model))
         dataset.make_split(0.25)
-        trainer = Trainer(model, dataset, optimizer=adam_l2(1e-2), batch_size=32)
+        trainer = Trainer(model, dataset, Recipe(optimizer=adam_l2(1e-2)), Sampling(batch_size=32))
         trained = trainer.fit(epochs=8, silent=True)
         assert jax.tree.structure(trained) == jax.tree.structure(model)
         assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
@@ -113,7 +57,9 @@ class TestTrainer:
     def test_frozen_leaves_get_no_gradient_and_no_optimiser_state(self, dataset):
         model = new_head()
         spec = eqx.tree_at(lambda m: m.head, jax.tree.map(lambda _: False, model), replace=True)
-        trainer = Trainer(model, dataset, optimizer=adam_l2(1e-2, weight_decay=0.1), trainable=spec, batch_size=32)
+        trainer = Trainer(
+            model, dataset, Recipe(optimizer=adam_l2(1e-2, weight_decay=0.1)), Sampling(batch_size=32), trainable=spec
+        )
         assert len(jax.tree.leaves(trainer.opt_state.m)) == 4
         trained = trainer.fit(epochs=6, silent=True)
         assert_same_weights(trained.extractor, model.extractor)
@@ -122,7 +68,9 @@ class TestTrainer:
 
     def test_one_step_is_the_update_of_the_optimizer_on_the_mean_gradient(self, dataset):
         model = plain()
-        trained = Trainer(model, dataset, optimizer=optax.sgd(0.1), batch_size=120).fit(epochs=1, silent=True)
+        trained = Trainer(model, dataset, Recipe(optimizer=optax.sgd(0.1)), Sampling(batch_size=120)).fit(
+            epochs=1, silent=True
+        )
         ((x, y),) = dataset.stream(120, "all", shuffle=False)
 
         def loss(model):
@@ -137,7 +85,7 @@ class TestTrainer:
         for batch_size in (120, 50, 7):
             model = plain()
             model = eqx.tree_at(lambda m: m.weight, model, jnp.asarray(np.random.default_rng(0).normal(size=(3, 30))))
-            trainer = Trainer(model, dataset, optimizer=optax.sgd(0.0), batch_size=batch_size)
+            trainer = Trainer(model, dataset, Recipe(optimizer=optax.sgd(0.0)), Sampling(batch_size=batch_size))
             dataset.make_split(0.3)
             trainer.fit(1, silent=True)
             losses.append((trainer.logger.train_loss[0], trainer.logger.holdout_loss[0]))
@@ -145,7 +93,7 @@ class TestTrainer:
 
     def test_holdout_metrics_are_those_of_the_trained_module_without_dropout(self, dataset):
         dataset.make_split(0.4)
-        trainer = Trainer(attention(), dataset, batch_size=32)
+        trainer = Trainer(attention(), dataset, sampling=Sampling(batch_size=32))
         model = eqx.nn.inference_mode(trainer.fit(2, silent=True))
         x = np.vstack([x for x, _ in dataset.stream(50, "test", shuffle=False)])
         y = dataset.labels[dataset.test_idx]
@@ -156,13 +104,13 @@ class TestTrainer:
 
     def test_equal_seeds_give_equal_weights(self, dataset):
         def run(seed):
-            return Trainer(attention(), dataset, batch_size=32, seed=seed).fit(2, silent=True)
+            return Trainer(attention(), dataset, sampling=Sampling(batch_size=32, seed=seed)).fit(2, silent=True)
 
         assert_same_weights(run(3), run(3))
         assert_same_weights(run(3), run(4), same=False)
 
     def test_fit_goes_on(self, dataset):
-        at_once, in_parts = (Trainer(attention(), dataset, batch_size=32) for _ in range(2))
+        at_once, in_parts = (Trainer(attention(), dataset, sampling=Sampling(batch_size=32)) for _ in range(2))
         at_once.fit(3, silent=True)
         first = in_parts.fit(1, silent=True)
         kept = jax.tree.map(jnp.copy, leaves_of(first))
@@ -174,7 +122,7 @@ class TestTrainer:
 
     def test_augmentation_runs_inside_the_step(self, dataset):
         """Counts that are all lost leave nothing to learn from but the bias."""
-        trainer = Trainer(plain(), dataset, augment=lambda key, x: 0 * x, batch_size=32)
+        trainer = Trainer(plain(), dataset, Recipe(augment=lambda key, x: 0 * x), Sampling(batch_size=32))
         assert_same_weights(trainer.fit(1, silent=True), plain())
 
     def test_progress_is_shown_unless_silent(self, dataset, capsys):
@@ -188,33 +136,32 @@ class TestTrainer:
 
     def test_bad_requests_are_refused(self, dataset):
         with pytest.raises(ValueError, match="`batch_size` must be at least 1, but got 0"):
-            Trainer(plain(), dataset, batch_size=0)
+            Sampling(batch_size=0)
         with pytest.raises(ValueError, match="selects no floating-point array"):
             Trainer(plain(), dataset, trainable=False)
         with pytest.raises(ValueError, match="`epochs` must not be negative"):
             Trainer(plain(), dataset).fit(-1)
         with pytest.raises(ValueError, match=r"logits of shape \(3,\).*its output has shape \(2,\)"):
             Trainer(attention(2), dataset)
-        with pytest.raises(ValueError, match="does not take a cell of the dataset, with 30 genes"):
+        with pytest.raises(ValueError, match="does not take a cell with 30 genes"):
             Trainer(Plain(jnp.zeros((3, 29))), dataset)
 
     def test_a_loss_that_is_not_finite_is_refused(self, dataset):
         with pytest.raises(ValueError, match="training loss is nan in epoch 1: the learning rate may be too large"):
-            Trainer(plain(), dataset, optimizer=optax.sgd(1e38), batch_size=16).fit(1, silent=True)
+            Trainer(plain(), dataset, Recipe(optimizer=optax.sgd(1e38)), Sampling(batch_size=16)).fit(1, silent=True)
 
     @pytest.mark.parametrize("inside_a_call", [False, True])
     def test_an_interruption_keeps_what_was_learnt(self, dataset, monkeypatch, inside_a_call):
-        monkeypatch.setattr("ginseng.train.feed._STEPS_PER_CALL", 2)
-        trainer = Trainer(attention(), dataset, optimizer=adam_l2(1e-2), batch_size=16)
+        trainer = Trainer(attention(), dataset, Recipe(optimizer=adam_l2(1e-2)), Sampling(batch_size=3))  # 3 calls
         steps, n_calls = trainer._train_step, 0
 
         def interrupted(given, state):
             nonlocal n_calls
             n_calls += 1
-            if n_calls == 6 and not inside_a_call:
+            if n_calls == 5 and not inside_a_call:
                 raise KeyboardInterrupt
             result = steps(given, state)
-            if n_calls == 6:
+            if n_calls == 5:
                 raise KeyboardInterrupt
             return result
 
@@ -223,7 +170,7 @@ class TestTrainer:
             trainer.fit(5, silent=True)
         assert trainer.logger.epoch == [0]
         assert_same_weights(trainer.model, attention(), same=False)
-        assert int(trainer.opt_state.step) == (0 if inside_a_call else 10)
+        assert int(trainer.opt_state.step) == (0 if inside_a_call else 40 + 16)
         trainer.fit(5, silent=True)
         assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
 
@@ -340,17 +287,17 @@ class TestGinsengClassifierTrainer:
 
     def test_an_interrupted_classifier_is_the_one_trained_so_far(self, dataset, monkeypatch):
         trainer = GinsengClassifierTrainer(dataset, QUICK)
-        validate = trainer._validate
+        validate = Trainer._validate
 
-        def interrupted():
+        def interrupted(self):
             if len(trainer.logger.epoch) == 2:
                 raise KeyboardInterrupt
-            return validate()
+            return validate(self)
 
-        monkeypatch.setattr(trainer, "_validate", interrupted)
+        monkeypatch.setattr(Trainer, "_validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trainer.fit(5, silent=True)
-        assert trainer.classifier.module is trainer.model
+        assert_same_weights(trainer.classifier.module, trainer.model)
         assert_same_weights(trainer.model, GinsengClassifier(30, 3, 8, 0.2, seed=QUICK.seed).module, same=False)
 
     def test_training_starts_from_the_classifier_s_parameters(self, dataset):
@@ -502,7 +449,7 @@ class TestPatience:
 
         def prescribe(*losses):
             remaining = iter(losses)
-            monkeypatch.setattr(Trainer, "_validate", lambda _: (next(remaining, 99.0), 0.5, 0.5))
+            monkeypatch.setattr(Trainer, "_validate", lambda _: (next(remaining, 99.0), None))
 
         return prescribe
 
@@ -558,15 +505,16 @@ class TestCountsAndBalance:
     def requests(self, dataset, monkeypatch):
         """Balance, memory and labels of the training streams."""
         found = []
-        stream = GinsengDataset.stream
+        rows = GinsengDataset.rows
 
-        def recorded(self, batch_size, split="train", balance_labels=False, shuffle=True, **options):
-            batches = list(stream(self, batch_size, split, balance_labels, shuffle, **options))
+        def recorded(self, batch_size, split="train", balance_labels=False, **options):
+            groups = list(rows(self, batch_size, split, balance_labels, **options))
             if split == "train":
-                found.append((options["memory"], np.bincount(np.concatenate([y for _, y in batches]))))
-            return iter(batches)
+                cells = np.concatenate([cells for _, cells in groups])
+                found.append((options["memory"], np.bincount(self.labels[cells])))
+            return iter(groups)
 
-        monkeypatch.setattr(GinsengDataset, "stream", recorded)
+        monkeypatch.setattr(GinsengDataset, "rows", recorded)
         return found
 
     @pytest.mark.parametrize("balance", [True, "downsample", "resample", "none", False])
@@ -612,7 +560,8 @@ class TestRecipe:
 
     def one_step(self, dataset, **options):
         start = eqx.tree_at(lambda m: m.weight, plain(), 0.1 * jr.normal(jr.key(0), (3, 30)))
-        trainer = Trainer(start, dataset, batch_size=120, optimizer=optax.sgd(0.1), **options)
+        recipe = Recipe(optimizer=optax.sgd(0.1), **options)
+        trainer = Trainer(start, dataset, recipe, Sampling(batch_size=120))
         return start, trainer.fit(1, silent=True), trainer
 
     def expected(self, start, batch, loss):
@@ -640,14 +589,14 @@ class TestRecipe:
         np.testing.assert_allclose(trained.weight, self.expected(start, batch, loss), rtol=1e-4, atol=1e-6)
 
     def test_average_of_weights(self, dataset):
-        options = {"optimizer": optax.sgd(0.1), "batch_size": 120, "seed": 3}
-        trainer = Trainer(plain(), dataset, **options)
+        recipe, sampling = Recipe(optimizer=optax.sgd(0.1)), Sampling(batch_size=120, seed=3)
+        trainer = Trainer(plain(), dataset, recipe, sampling)
         weights = [trainer.fit(1, silent=True).weight for _ in range(3)]
         average = plain().weight
         for step, weight in enumerate(weights):
             decay = min(0.15, (1 + step) / (10 + step))
             average = decay * average + (1 - decay) * weight
-        averaged = Trainer(plain(), dataset, ema=0.15, **options).fit(3, silent=True)
+        averaged = Trainer(plain(), dataset, dataclasses.replace(recipe, ema=0.15), sampling).fit(3, silent=True)
         np.testing.assert_allclose(averaged.weight, average, rtol=1e-5, atol=1e-7)
 
     def test_rates_multiply_the_updates_of_the_optimizer(self, dataset):
@@ -685,19 +634,19 @@ class TestRecipe:
     @pytest.mark.parametrize(("balance", "power"), [("resample", 0.5), ("downsample", 0.0)])
     def test_balanced_class_weights_know_of_other_balancing(self, dataset, balance, power):
         """Over an epoch as it is streamed every label counts the same, and a cell 1 in the mean."""
-        options = {"balance_train": balance, "balance_alpha": 0.5, "class_weights": "balanced"}
-        weights = Trainer(plain(), dataset, **options)._class_weights
+        sampling = Sampling(balance=balance, alpha=0.5)
+        weights = Trainer(plain(), dataset, Recipe(class_weights="balanced"), sampling)._fixed().class_weights
         drawn = np.bincount(dataset.labels) ** power
         assert np.ptp(weights * drawn) < 1e-5
         assert np.average(weights, weights=drawn) == pytest.approx(1.0, rel=1e-5)
 
     @pytest.mark.parametrize("optimizer", [optax.contrib.reduce_on_plateau(), optax.polyak_sgd()])
     def test_optimizers_that_need_the_loss(self, dataset, optimizer):
-        Trainer(plain(), dataset, optimizer=optax.chain(optax.sgd(0.1), optimizer)).fit(1, silent=True)
+        Trainer(plain(), dataset, Recipe(optimizer=optax.chain(optax.sgd(0.1), optimizer))).fit(1, silent=True)
 
     def test_an_average_of_weights_in_bfloat16(self, dataset):
         model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), plain())
-        assert Trainer(model, dataset, ema=0.9).fit(1, silent=True).weight.dtype == jnp.bfloat16
+        assert Trainer(model, dataset, Recipe(ema=0.9)).fit(1, silent=True).weight.dtype == jnp.bfloat16
 
     def test_bfloat16_learns_as_well(self, dataset):
         trainers = [
@@ -723,7 +672,7 @@ class TestRecipe:
     )
     def test_bad_values_are_refused(self, dataset, option, value, message):
         with pytest.raises(ValueError, match=message):
-            Trainer(plain(), dataset, **{option: value})
+            Trainer(plain(), dataset, Recipe(**{option: value}))
         if option in ("schedule", "class_weights", "precision"):
             with pytest.raises(ValueError, match=message):
                 GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, **{option: value}))
@@ -737,7 +686,9 @@ def test_a_model_of_other_genes_and_labels(dataset):
     labels = ["another type", *dataset.label_names]
     model = AttentionClassifier(26, 4, 8, key=jr.key(0))
     with pytest.warns(UserWarning, match="1 of the 26 genes"):
-        trainer = Trainer(model, dataset, genes=genes, labels=labels, optimizer=adam_l2(1e-2), batch_size=32)
+        trainer = Trainer(
+            model, dataset, Recipe(optimizer=adam_l2(1e-2)), Sampling(batch_size=32), genes=genes, labels=labels
+        )
     trainer.fit(6, silent=True)
     assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
     with pytest.raises(ValueError, match="labels that the model has no output for: NK cell"):
@@ -764,7 +715,7 @@ def test_metrics_are_logged_while_it_runs(dataset, tmp_path, suffix):
 
 
 def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(dataset):
-    trainer = Trainer(plain(), dataset, optimizer=optax.sgd(1e38), batch_size=16)
+    trainer = Trainer(plain(), dataset, Recipe(optimizer=optax.sgd(1e38)), Sampling(batch_size=16))
     with pytest.raises(ValueError, match="training loss is nan"):
         trainer.fit(1, silent=True)
     assert_same_weights(trainer.model, plain())
@@ -779,5 +730,5 @@ def test_counts_travel_in_the_type_that_they_are_stored_in(dataset, monkeypatch)
         return steps(self, given, state)
 
     monkeypatch.setattr(Trainer, "_train_step", recorded)
-    Trainer(attention(), dataset, batch_size=32).fit(1, silent=True)
+    Trainer(attention(), dataset, sampling=Sampling(batch_size=32)).fit(1, silent=True)
     assert found == {np.dtype("uint8")} == {dataset.dtype}

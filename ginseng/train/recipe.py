@@ -1,0 +1,151 @@
+"""What training is composed of: how a step learns, and which cells it sees."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from ginseng.data.sampling import balance_of, require_share
+from ginseng.train.opt import adam_l2
+from ginseng.train.schedule import Schedule, require_schedule
+from ginseng.utils.memory import bytes_of
+
+Augmentation = Callable[[PRNGKeyArray, Array], Array]
+ClassWeights = str | Mapping[str, float]
+Precision = Literal["float32", "bfloat16"]
+
+_ADAM = adam_l2()  # one object, so that trainers share their compiled steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a step learns.
+
+    Parameters
+    ----------
+    optimizer : optax.GradientTransformation
+        By default `adam_l2` with its defaults.
+    schedule : {"constant", "cosine"} or optax.Schedule
+        What the updates of `optimizer` are multiplied by, over the steps of one call of `fit`; see
+        `ginseng.train.schedule.learning_rates`.
+    warmup : float
+        Share of the steps, in [0, 1), over which a named schedule rises.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" rounds the factors of matrix products and sums in float32; weights and all else stay float32.
+        Faster where the hardware has such products.
+    label_smoothing : float
+        Share of each cell's label, in [0, 1), that is spread over all labels.
+    class_weights : "balanced" or dict, optional
+        Factors of the losses of cells by their label; 1 for labels that are not named. "balanced" makes every label
+        count the same, with a mean of 1 over the cells of an epoch.
+    ema : float, optional
+        Decay, in [0, 1), of a moving average of the weights, such as 0.99: what the trainer's `model` holds after each
+        epoch, is validated, and the next call of `fit` begins from.
+    augment : callable, optional
+        ``augment(key, x)`` on the counts of a batch, ``(cells, genes)``, inside the compiled step.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> Recipe(optimizer=optax.sgd(0.1), schedule="cosine", warmup=0.05).precision
+    'float32'
+    """
+
+    optimizer: optax.GradientTransformation = _ADAM
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    precision: str = "float32"
+    label_smoothing: float = 0.0
+    class_weights: ClassWeights | None = None
+    ema: float | None = None
+    augment: Augmentation | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            raise ValueError(f"`optimizer` must be an optax.GradientTransformation, but got {self.optimizer!r}.")
+        require_schedule(self.schedule, self.warmup)
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"`precision` must be one of {', '.join(get_args(Precision))}, but got {self.precision!r}."
+            )
+        for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
+            if share is not None and not 0.0 <= share < 1.0:
+                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
+        _require_weights(self.class_weights)
+        if self.augment is not None and not callable(self.augment):
+            raise ValueError(f"`augment` must be called as augment(key, x), but got {self.augment!r}.")
+
+    def compiled(self) -> "Recipe":
+        """What of it is compiled into the steps, which get learning rates and class weights as arrays."""
+        return dataclasses.replace(
+            self,
+            schedule="constant",
+            warmup=0.0,
+            class_weights=None,
+            label_smoothing=float(self.label_smoothing),
+            ema=None if self.ema is None else float(self.ema),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which cells the steps see, and how many.
+
+    Parameters
+    ----------
+    batch_size : int
+        Cells per step, over all devices.
+    balance : bool or {"none", "downsample", "resample"}
+        How to balance the labels in each epoch, see `GinsengDataset.stream`; True stands for "downsample".
+    alpha : float
+        How much "resample" balances, from 0 (not at all) to 1 (equally many cells of each label).
+    memory : int or str, optional
+        Bytes that counts may take, such as ``"2 GB"``; see `GinsengDataset.stream`, which reads larger ones anew in
+        each epoch.
+    seed : int
+        Seed of all that is random: order, dropout, augmentation.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> Sampling(batch_size=256, balance="resample", alpha=0.5).seed
+    1
+    """
+
+    batch_size: int | np.integer = 128
+    balance: bool | str = "none"
+    alpha: float = 1.0
+    memory: int | str | None = None
+    seed: int | np.integer = 1
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
+        balance_of(self.balance)
+        require_share(self.alpha)
+        if self.memory is not None:
+            bytes_of(self.memory)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` must lie in [0, 2**32), but got {self.seed}.")
+
+
+def _require_weights(class_weights: ClassWeights | None) -> None:
+    if class_weights is None or (isinstance(class_weights, str) and class_weights == "balanced"):
+        return
+    if not isinstance(class_weights, Mapping):
+        raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
+    for name, weight in class_weights.items():
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"`class_weights` must be finite and not negative, but got {weight} for '{name}'.")
