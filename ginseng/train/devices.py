@@ -81,7 +81,7 @@ class Devices:
             may_alias = False if copied else None
             return _of_arrays(lambda leaf: jax.device_put(leaf, self.replicated, may_alias=may_alias), tree)
         place = functools.partial(jax.make_array_from_process_local_data, self.replicated)
-        return _of_arrays(lambda leaf: place(np.asarray(leaf)), tree)
+        return _of_arrays(lambda leaf: place(np.array(leaf) if copied else np.asarray(leaf)), tree)
 
     def local(self, tree: PyTree) -> PyTree:
         """Give arrays that all devices hold to this process alone; as they are where there is no other."""
