@@ -168,7 +168,8 @@ def _drawn_layers(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim: i
 
 
 def _linear(weight: Float[Array, "out_dim in_dim"], bias: Float[Array, " out_dim"]) -> eqx.nn.Linear:
-    shell = eqx.filter_eval_shape(lambda: eqx.nn.Linear(*weight.shape[::-1], key=jr.key(0)))
+    n_out, n_in = weight.shape
+    shell = eqx.filter_eval_shape(lambda: eqx.nn.Linear(n_in, n_out, key=jr.key(0)))
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), shell, (weight, bias))
 
 
@@ -187,13 +188,15 @@ def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes
     >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
     True
     """
-    return eqx.tree_at(lambda m: m.features1.bias, model, _centered_bias(model, x))
+    of_mean = _first_layer_of_mean(model, x)
+    return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
 
 
 @eqx.filter_jit
-def _centered_bias(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]) -> Float[Array, " genes"]:
-    of_mean = model.features1(model.normalized(jnp.asarray(x, jnp.float32)).mean(axis=0))
-    return model.features1.bias - of_mean
+def _first_layer_of_mean(
+    model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]
+) -> Float[Array, " genes"]:
+    return model.features1(model.normalized(jnp.asarray(x, jnp.float32)).mean(axis=0))
 
 
 def require_memory(n_genes: int, n_copies: int = 1) -> None:

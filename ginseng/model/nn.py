@@ -31,10 +31,8 @@ def nn_xavier_uniform(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array,
     (3, 2)
     """
     limit = jnp.sqrt(6.0 / (shape[0] + shape[1]))
-    flat = jr.uniform(
-        key, (shape[0] * shape[1],), minval=-limit, maxval=limit
-    )  # compiles faster than in two dimensions
-    return flat.reshape(shape)
+    flat = (shape[0] * shape[1],)  # compiles faster than two dimensions
+    return jr.uniform(key, flat, minval=-limit, maxval=limit).reshape(shape)
 
 
 def nn_init_linear(key: PRNGKeyArray, in_dim: int, out_dim: int) -> dict[str, Array]:
