@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from ginseng.model.nn import glorot_linear, normalize_cell
+from ginseng.model.nn import nn_xavier_uniform, normalize_cell
 
 Params = dict[str, dict[str, Any]]
 
@@ -94,12 +94,8 @@ class AttentionClassifier(eqx.Module):
             if size < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {size}.")
         require_memory(n_genes)
-        keys = jr.split(key, len(_LAYERS))
-        self.features1 = glorot_linear(keys[0], n_genes, n_genes)
-        self.features2 = glorot_linear(keys[1], n_genes, n_genes)
-        self.attn1 = glorot_linear(keys[2], n_genes, hidden_dim)
-        self.attn2 = glorot_linear(keys[3], hidden_dim, n_genes)
-        self.head = glorot_linear(keys[4], n_genes, n_classes)
+        layers = _drawn_layers(key, int(n_genes), int(n_classes), int(hidden_dim))
+        self.features1, self.features2, self.attn1, self.attn2, self.head = layers
         self.input_dropout = eqx.nn.Dropout(dropout_rate)
         self.gate_dropout = eqx.nn.Dropout(dropout_rate)
         self.n_genes = n_genes
@@ -154,6 +150,32 @@ class AttentionClassifier(eqx.Module):
         return h, jax.nn.sigmoid(self.attn2(gate))
 
 
+@eqx.filter_jit
+def _drawn_layers(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim: int) -> list[eqx.nn.Linear]:
+    """Draw the layers as `nn_init_linear` does, in one compiled call.
+
+    Layers of as many weights share a loop, since what is slow to compile is the generator: its numbers depend on how
+    many there are, not on their shape.
+    """
+    keys = jax.vmap(lambda key: jr.split(key)[0])(jr.split(key, len(_LAYERS)))
+    features, gates, heads = (
+        jax.lax.map(lambda key, shape=shape: nn_xavier_uniform(key, shape), keys[first:last])
+        for first, last, shape in (
+            (0, 2, (n_genes, n_genes)),
+            (2, 4, (n_genes, hidden_dim)),
+            (4, 5, (n_genes, n_classes)),
+        )
+    )
+    weights = [*features, gates[0], gates[1].reshape(hidden_dim, n_genes), heads[0]]
+    return [_linear(weight.T, jnp.zeros(weight.shape[1])) for weight in weights]
+
+
+def _linear(weight: Float[Array, "out_dim in_dim"], bias: Float[Array, " out_dim"]) -> eqx.nn.Linear:
+    n_out, n_in = weight.shape
+    shell = eqx.filter_eval_shape(lambda: eqx.nn.Linear(n_in, n_out, key=jr.key(0)))
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), shell, (weight, bias))
+
+
 def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]) -> AttentionClassifier:
     """Shift the biases of the first layer so that it takes the mean of some cells, normalised as the model does, to 0.
 
@@ -164,8 +186,15 @@ def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes
     >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
     True
     """
-    of_mean = model.features1(jax.vmap(model.normalized)(jnp.asarray(x, jnp.float32)).mean(axis=0))
+    of_mean = _first_layer_of_mean(model, x)
     return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
+
+
+@eqx.filter_jit
+def _first_layer_of_mean(
+    model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]
+) -> Float[Array, " genes"]:
+    return model.features1(jax.vmap(model.normalized)(jnp.asarray(x, jnp.float32)).mean(axis=0))
 
 
 def require_memory(n_genes: int, n_copies: int = 1) -> None:

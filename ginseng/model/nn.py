@@ -1,7 +1,6 @@
 """Layer primitives: the documented ``nn_*`` functions over parameters in the documented tree."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Num, PRNGKeyArray
@@ -32,7 +31,8 @@ def nn_xavier_uniform(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array,
     (3, 2)
     """
     limit = jnp.sqrt(6.0 / (shape[0] + shape[1]))
-    return jr.uniform(key, shape, minval=-limit, maxval=limit)
+    flat = (shape[0] * shape[1],)  # compiles faster than two dimensions
+    return jr.uniform(key, flat, minval=-limit, maxval=limit).reshape(shape)
 
 
 def nn_init_linear(key: PRNGKeyArray, in_dim: int, out_dim: int) -> dict[str, Array]:
@@ -116,10 +116,3 @@ def nn_dropout(key: PRNGKeyArray | None, x: Num[Array, "..."], rate: float, trai
 def normalize_cell(x: Num[Array, " genes"], target_sum: float) -> Float[Array, " genes"]:
     """Scale one cell to `target_sum` counts and take ``log(1 + x)``."""
     return jnp.log1p(target_sum * x / jnp.maximum(jnp.sum(x), 1e-8))
-
-
-def glorot_linear(key: PRNGKeyArray, in_dim: int, out_dim: int) -> eqx.nn.Linear:
-    """Build an `eqx.nn.Linear` with the weights of `nn_init_linear`."""
-    params = nn_init_linear(key, in_dim, out_dim)
-    shell = jax.eval_shape(lambda: eqx.nn.Linear(in_dim, out_dim, key=key))
-    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), shell, (params["W"].T, params["b"]))

@@ -75,11 +75,10 @@ class Devices:
         """Distribute an array of shape ``(steps, cells, ...)`` by cells, of which each process has its share."""
         return jax.make_array_from_process_local_data(self._batches, array)
 
-    def replicate(self, tree: PyTree, *, copied: bool = False) -> PyTree:
-        """Put arrays, the same in all processes, on all devices; `copied` where what is put there will be consumed."""
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Put arrays, the same in all processes, on all devices."""
         if self.share[1] == 1:
-            may_alias = False if copied else None
-            return _of_arrays(lambda leaf: jax.device_put(leaf, self.replicated, may_alias=may_alias), tree)
+            return _of_arrays(lambda leaf: jax.device_put(leaf, self.replicated), tree)
         place = functools.partial(jax.make_array_from_process_local_data, self.replicated)
         return _of_arrays(lambda leaf: place(np.asarray(leaf)), tree)
 

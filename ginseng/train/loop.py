@@ -23,7 +23,7 @@ from ginseng.train.devices import Devices
 from ginseng.train.feed import Feed
 from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.recipe import Recipe, Sampling
-from ginseng.train.run import called, ended_epoch, is_consumed, new_run, with_weights
+from ginseng.train.run import called, copied, ended_epoch, is_consumed, new_run, with_weights
 from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
 from ginseng.utils.digest import digest
@@ -275,9 +275,8 @@ class Trainer:
 
     def _moving(self, state: State) -> State:
         """Put a state on all devices, for steps that consume it; its weights are copied, as the way back."""
-        place = self._devices.replicate
-        step, params, average = place((state.step, state.params, state.average), copied=True)
-        return State(step, params, place(state.opt_state), average)
+        step, params, average = copied((state.step, state.params, state.average))
+        return self._devices.replicate(State(step, params, state.opt_state, average))
 
     def _fixed(self) -> Fixed:
         """What the steps read and do not change."""

@@ -69,8 +69,6 @@ class Recipe:
     augment: Augmentation | None = None
 
     def __post_init__(self):
-        if not isinstance(self.optimizer, optax.GradientTransformation):
-            raise ValueError(f"`optimizer` must be an optax.GradientTransformation, but got {self.optimizer!r}.")
         require_schedule(self.schedule, self.warmup)
         if self.precision not in get_args(Precision):
             raise ValueError(
@@ -80,8 +78,6 @@ class Recipe:
             if share is not None and not 0.0 <= share < 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
         _require_weights(self.class_weights)
-        if self.augment is not None and not callable(self.augment):
-            raise ValueError(f"`augment` must be called as augment(key, x), but got {self.augment!r}.")
 
     def compiled(self) -> "Recipe":
         """What of it is compiled into the steps, which get learning rates and class weights as arrays."""

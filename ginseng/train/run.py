@@ -86,7 +86,7 @@ def new_run(params: PyTree, optimizer: optax.GradientTransformation, seed: int |
 def called(run: Run, epochs: int, memory: int, *, averages: bool) -> Run:
     """Begin a call of `fit`, from the weights that were handed out; steps will not consume what its caller holds."""
     shown, first = run.state.shown, len(run.logger.epoch)
-    opt_state = _copied(run.state.opt_state)
+    opt_state = copied(run.state.opt_state)
     state = State(run.state.step, shown, opt_state, shown if averages else None)
     return dataclasses.replace(
         run, state=state, first=first, last=first + epochs, epoch=first, memory=memory, totals=(), best=None
@@ -113,6 +113,12 @@ def with_weights(run: Run, params: PyTree, optimizer: optax.GradientTransformati
     return dataclasses.replace(run, state=state, totals=())
 
 
+@eqx.filter_jit
+def copied(tree: PyTree) -> PyTree:
+    """Copy arrays, for a compiled call that consumes them."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
 def is_consumed(state: State) -> bool:
     """Whether a compiled call that was interrupted has consumed the state."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array))
@@ -122,8 +128,3 @@ def is_consumed(state: State) -> bool:
 def _fresh(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
     """State of an optimiser before its first step; copied, since some optimisers keep the weights in it."""
     return jax.tree.map(jnp.copy, optimizer.init(params))
-
-
-@eqx.filter_jit
-def _copied(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import h5py
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -220,6 +221,37 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"holds another run.*({named}).*name another directory"):
             trainer.fit(epochs, silent=True, checkpoint=folder)
         assert (folder / "checkpoint.h5").read_bytes() == before
+
+    def test_another_version_of_jax(self, dataset, folder):
+        """A step that is traced in another way by another version is told from another step."""
+
+        def resume():
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
+
+        def describe(**changes):
+            with h5py.File(folder / "checkpoint.h5", "r+") as file:
+                description = json.loads(file["description"][()]) | changes
+                del file["description"]
+                file["description"] = json.dumps(description)
+
+        describe(versions={"jax": "0.4.0", "jaxlib": "0.4.0", "equinox": "0.1", "optax": "0.1"})
+        resume()
+        describe(**{"model, optimizer and loss": "another"})
+        with pytest.raises(ValueError, match=r"saved with jax 0.4.0.* This is jax .* install those versions to go on"):
+            resume()
+        describe(seed=9)
+        with pytest.raises(ValueError, match=r"holds another run \(seed was 9, now 1"):
+            resume()
+
+    def test_weights_are_named_by_their_place_in_the_model(self, folder):
+        with h5py.File(folder / "checkpoint.h5") as file:
+            assert file["leaves/[0].params.head.weight"].shape == (3, 30)
+
+    def test_a_leaf_that_is_missing(self, dataset, folder):
+        with h5py.File(folder / "checkpoint.h5", "r+") as file:
+            del file["leaves/[0].params.head.weight"]
+        with pytest.raises(ValueError, match="is of another model or optimiser"):
+            GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
 
     def test_other_data(self, dataset, folder):
         dataset.make_split(0.5)

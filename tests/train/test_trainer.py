@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import equinox as eqx
@@ -25,6 +26,7 @@ from ginseng import (
 )
 from ginseng.metrics import score
 from ginseng.train import Recipe, Sampling
+from ginseng.train.step import key_of
 from tests.conftest import simulate
 from tests.train.models import (
     QUICK,
@@ -120,6 +122,33 @@ class TestTrainer:
         for leaf, old in zip(leaves_of(first), kept, strict=True):
             np.testing.assert_array_equal(leaf, old)
 
+    def test_a_model_may_be_assigned(self, dataset):
+        trainer = Trainer(attention(), dataset, sampling=Sampling(batch_size=32))
+        trainer.fit(1, silent=True)
+        trainer.model = attention(seed=9)
+        assert_same_weights(trainer.fit(0), attention(seed=9))
+        assert int(trainer.opt_state.step) == 0
+
+    def test_a_loss_of_held_out_cells_that_is_not_finite_is_refused(self, dataset):
+        """Finite where it is trained, NaN where it is not: no accuracy is reported, and the epoch has not been."""
+        dataset.make_split(0.25)
+        trainer = Trainer(NaNWithoutDropout(attention()), dataset, sampling=Sampling(batch_size=32))
+        with pytest.raises(ValueError, match="holdout loss is nan in epoch 1: the learning rate may be too large"):
+            trainer.fit(2, silent=True)
+        assert_same_weights(trainer.model, attention())
+        assert trainer.logger.epoch == []
+        assert trainer.holdout_scores is None
+
+    def test_negative_values_are_refused_where_the_model_normalises_them(self, adata, tmp_path):
+        adata.X = adata.X.toarray() - 1
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
+            Trainer(attention(), dataset).fit(1, silent=True)
+
+    def test_patience_needs_held_out_cells(self, dataset):
+        with pytest.raises(ValueError, match="`patience` needs held-out cells"):
+            Trainer(attention(), dataset, patience=1).fit(1, silent=True)
+
     def test_augmentation_runs_inside_the_step(self, dataset):
         """Counts that are all lost leave nothing to learn from but the bias."""
         trainer = Trainer(plain(), dataset, Recipe(augment=lambda key, x: 0 * x), Sampling(batch_size=32))
@@ -173,6 +202,49 @@ class TestTrainer:
         assert int(trainer.opt_state.step) == (0 if inside_a_call else 40 + 16)
         trainer.fit(5, silent=True)
         assert trainer.logger.train_loss[-1] < 0.5 * trainer.logger.train_loss[0]
+
+
+class NaNWithoutDropout(eqx.Module):
+    """A model whose logits are NaN in validation."""
+
+    inner: AttentionClassifier
+
+    def __call__(self, x, *, key=None):
+        return self.inner(x, key=key) if key is not None else jnp.full(3, jnp.nan)
+
+
+class TestValues:
+    """What training is composed of is checked when it is made, by the name that was typed."""
+
+    @pytest.mark.parametrize(
+        ("make", "values", "message"),
+        [
+            (Recipe, {"warmup": 1.0}, r"`warmup` must lie in \[0, 1\), but got 1.0"),
+            (Sampling, {"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
+            (Sampling, {"alpha": 1.5}, r"`alpha` must lie in \[0, 1\], but got 1.5"),
+            (Sampling, {"balance": "up"}, "balanced by one of none, downsample, resample"),
+            (Sampling, {"memory": "much"}, "An amount of memory must be like"),
+            (Sampling, {"seed": -1}, r"`seed` must lie in \[0, 2\*\*32\), but got -1"),
+            (GinsengClassifierTrainerSettings, {"balance_alpha": 1.5}, r"`balance_alpha` must lie in \[0, 1\]"),
+            (GinsengClassifierTrainerSettings, {"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
+            (GinsengClassifierTrainerSettings, {"lr": -1.0}, "`lr` must be finite and not negative, but got -1.0"),
+            (GinsengClassifierTrainerSettings, {"eps": np.nan}, "`eps` must be finite and not negative, but got nan"),
+            (GinsengClassifierTrainerSettings, {"ema": 1.0}, r"`ema` must lie in \[0, 1\), but got 1.0"),
+            (GinsengClassifierTrainerSettings, {"precision": "float8"}, "`precision` must be one of float32"),
+        ],
+    )
+    def test_bad_ones_are_refused(self, make, values, message):
+        with pytest.raises(ValueError, match=message):
+            make(**values)
+
+    def test_keys_have_a_purpose(self):
+        """Masks of the first steps are not drawn by keys that initial weights were drawn by."""
+        seed = 1
+        initial = jr.split(jr.key(seed))
+        used = [jr.key(seed), *initial, *jr.split(initial[1], 5)]
+        drawn = {purpose: key_of(seed, purpose) for purpose in ("steps", "new outputs")}
+        used += [key for purpose in drawn.values() for key in (purpose, *jr.split(jr.fold_in(purpose, 0)))]
+        assert len({tuple(jr.key_data(key).tolist()) for key in used}) == len(used)
 
 
 class TestSettings:
@@ -304,6 +376,39 @@ class TestGinsengClassifierTrainer:
         trainer = GinsengClassifierTrainer(dataset, QUICK)
         trainer.classifier.params = jax.tree.map(jnp.zeros_like, trainer.classifier.params)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(trainer.fit(0).params))
+
+    @pytest.mark.parametrize(
+        ("settings", "options"),
+        [
+            ({"dropout_rate": 1.0}, {}),
+            ({"class_weights": {"NK": 2.0}}, {}),
+            ({"patience": 1, "holdout_fraction": 0.0}, {}),
+            ({}, {"memory": "much"}),
+            ({}, {"devices": 99}),
+            ({}, {"trainable": False}),
+        ],
+    )
+    def test_a_trainer_that_is_refused_leaves_the_dataset_without_a_split(self, dataset, settings, options):
+        with pytest.raises(ValueError, match="`|memory|label"):
+            GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, **settings), **options)
+        assert dataset.train_idx is None
+        assert GinsengDataset(dataset.path).train_idx is None
+        GinsengClassifierTrainer(dataset, QUICK)
+        assert len(GinsengDataset(dataset.path).test_idx) == 12
+
+    def test_a_copy_of_the_classifier_keeps_its_weights(self, dataset):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        kept, before = copy.deepcopy(trainer.classifier), trainer.classifier.module
+        trainer.fit(1, silent=True)
+        assert_same_weights(kept.module, before)
+        assert_same_weights(trainer.classifier.module, before, same=False)
+        assert type(kept) is GinsengClassifier
+
+    def test_the_classifier_s_options_may_be_assigned_between_fits(self, dataset):
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.fit(1, silent=True)
+        trainer.classifier.dropout_rate = 0.0
+        assert trainer.fit(1, silent=True).dropout_rate == 0.0
 
     def test_groups_are_held_out(self, dataset):
         settings = dataclasses.replace(QUICK, group_level=True, holdout_fraction=0.25)
