@@ -79,15 +79,15 @@ class Feed:
         self.n_cells_per_slab = self._shape[0] * self._batch_size
 
     @property
-    def _train_labels(self) -> np.ndarray:
-        """Labels of the training cells, as the dataset numbers them."""
+    def _train_codes(self) -> np.ndarray:
+        """Codes that the dataset has for the labels of the training cells."""
         cells = self._dataset.train_idx
         return self._dataset.labels if cells is None else self._dataset.labels[cells]
 
     @property
     def n_train(self) -> int:
         """Cells of a training epoch."""
-        return n_streamed(self._train_labels, self._balance)
+        return n_streamed(self._train_codes, self._balance)
 
     @property
     def n_test(self) -> int:
@@ -109,8 +109,8 @@ class Feed:
         if class_weights is None:
             return None
         if not isinstance(class_weights, Mapping):
-            labels, weights = balanced_weights(self._train_labels, self._balance, self._sampling.alpha)
-            class_weights = dict(zip([self._dataset.label_names[label] for label in labels], weights, strict=True))
+            codes, weights = balanced_weights(self._train_codes, self._balance, self._sampling.alpha)
+            class_weights = dict(zip([self._dataset.label_names[code] for code in codes], weights, strict=True))
         for name in class_weights:
             if name not in self.labels:
                 raise unknown_name("label", name, "the model's outputs", self.labels)
@@ -182,11 +182,11 @@ class Feed:
         n_steps = self._shape[0]
         for nth, first in enumerate(range(0, n_cells, self.n_cells_per_slab)):
             x, y, mask = (np.zeros(self._shape[:n], t) for n, t in ((3, self._dtype), (2, np.int32), (2, bool)))
-            for step, (counts, labels) in enumerate(itertools.islice(batches, n_steps)):
-                filled = step, slice(len(labels))
+            for step, (counts, codes) in enumerate(itertools.islice(batches, n_steps)):
+                filled = step, slice(len(codes))
                 if nonnegative:
                     require_nonnegative(counts, self._dataset)
-                x[filled], y[filled], mask[filled] = self._of_model(counts), self._codes[labels], True
+                x[filled], y[filled], mask[filled] = self._of_model(counts), self._codes[codes], True
             if nth >= n_skipped:
                 here = rates[nth * n_steps : (nth + 1) * n_steps].astype(np.float32)
                 padded = np.pad(here, (0, n_steps - len(here)))
