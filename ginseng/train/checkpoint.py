@@ -19,10 +19,13 @@ from jaxtyping import PyTree
 from ginseng.metrics import Scores, scores_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.run import Best, Run
-from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.digest import require_digest
+from ginseng.utils.files import naming, require_writable_path
+from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
 
 TRACED = "model, optimizer and loss"  # in a description: the step as JAX traces it
 _FILE = "checkpoint.h5"
+_MEMBERS = ("description", "records", "leaves")
 _SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
 _VERSIONS = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "optax")}
 _PLACES = ("first", "last", "epoch", "memory", "rng")  # of a run, kept as they are
@@ -132,11 +135,12 @@ class Checkpoint:
 
 def _write(path: Path, contents: Contents) -> None:
     description, records, leaves = contents
-    with replacing(path) as fresh, h5py.File(fresh, "w") as file:
+    with new_hdf5(path) as file:
         file["description"], file["records"] = _as_json(description), _as_json(records)
         group = file.create_group("leaves")
         for name, leaf in leaves.items():
             group[name] = leaf
+        file.attrs["digest"] = contents_digest(file, _MEMBERS)
 
 
 def _read(path: Path) -> Contents:
@@ -146,14 +150,12 @@ def _read(path: Path) -> Contents:
         if isinstance(found, h5py.Dataset):
             leaves[name] = np.asarray(found)
 
-    try:
-        with h5py.File(path) as file:
-            texts: Any = file["description"], file["records"]
-            description, records = (json.loads(text[()]) for text in texts)
-            group: Any = file["leaves"]
-            group.visititems(take)
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    with naming(path, "is not a checkpoint that can be read"), opened_hdf5(path) as file:
+        require_digest(file.attrs["digest"], contents_digest(file, _MEMBERS), "its contents")
+        texts: Any = file["description"], file["records"]
+        description, records = (json.loads(text[()]) for text in texts)
+        group: Any = file["leaves"]
+        group.visititems(take)
     return description, records, leaves
 
 

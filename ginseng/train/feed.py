@@ -74,15 +74,15 @@ class Feed:
         self.n_cells_per_slab = self._shape.n_steps * self._batch_size
 
     @property
-    def _train_labels(self) -> np.ndarray:
-        """Labels of the training cells, as the dataset numbers them."""
+    def _train_codes(self) -> np.ndarray:
+        """Codes that the dataset has for the labels of the training cells."""
         cells = self._dataset.train_idx
         return self._dataset.labels if cells is None else self._dataset.labels[cells]
 
     @property
     def n_train(self) -> int:
         """Cells of a training epoch."""
-        return n_streamed(self._train_labels, self._balance)
+        return n_streamed(self._train_codes, self._balance)
 
     @property
     def n_test(self) -> int:
@@ -104,8 +104,8 @@ class Feed:
         if class_weights is None:
             return None
         if not isinstance(class_weights, Mapping):
-            labels, weights = balanced_weights(self._train_labels, self._balance, self._sampling.alpha)
-            class_weights = dict(zip([self._dataset.label_names[label] for label in labels], weights, strict=True))
+            codes, weights = balanced_weights(self._train_codes, self._balance, self._sampling.alpha)
+            class_weights = dict(zip([self._dataset.label_names[code] for code in codes], weights, strict=True))
         for name in class_weights:
             if name not in self.labels:
                 raise unknown_name("label", name, "the model's outputs", self.labels)

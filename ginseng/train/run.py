@@ -23,14 +23,8 @@ class Best(NamedTuple):
 
     Attributes
     ----------
-    epoch : int
-        That epoch.
-    loss : float
-        Its holdout loss.
-    params : PyTree
-        The weights.
-    scores : Scores, optional
-        Of the held-out cells.
+    epoch, loss, params, scores
+        That epoch, its holdout loss, the weights, and the scores of the held-out cells.
     """
 
     epoch: int

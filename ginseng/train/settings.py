@@ -27,8 +27,6 @@ class GinsengClassifierTrainerSettings:
         Hidden dimension of the attention.
     dropout_rate : float
         Dropout rate, in [0, 1).
-    batch_size : int
-        Cells per step.
     lr : float
         Learning rate.
     betas : tuple of float
@@ -46,34 +44,24 @@ class GinsengClassifierTrainerSettings:
         Counts per cell after normalisation.
     holdout_fraction : float
         Share of the cells (or groups) held out, in [0, 1); used if the dataset has not been split before.
-    balance_train : bool or {"none", "downsample", "resample"}
-        How to balance the labels in each epoch, see `GinsengDataset.stream`; True stands for "downsample".
     group_level : bool
         Hold out whole groups instead of cells.
     group_mode : str
         How groups are held out; "fraction" is the only way.
-    seed : int
-        Seed of initial weights, split, order and dropout.
-    balance_alpha : float
-        How much "resample" balances, from 0 (not at all) to 1 (equally many cells of each label).
     patience : int, optional
         Stop once the holdout loss has not fallen for so many epochs, and go back to the weights that had the lowest;
         by default all epochs are trained.
     schedule : {"cosine", "constant"} or optax.Schedule
         How the learning rate goes over a call of `fit`: from `lr` down to 0 along half a cosine, or constant. A
         schedule of Optax gives the rate itself, in place of `lr`.
-    warmup : float
-        Share of the steps, in [0, 1), over which the named schedules rise to `lr`.
+    warmup, precision, label_smoothing, class_weights, ema : optional
+        How a step learns, see `Recipe`.
+    batch_size, balance_train, balance_alpha : optional
+        Which cells the steps see, see `Sampling`: its `batch_size`, `balance` and `alpha`.
+    seed : int
+        Seed of initial weights, split, order and dropout.
     clip : float, optional
         Largest norm of a step's gradient, over all weights; a larger one is scaled down to it.
-    label_smoothing : float
-        Share of each cell's label, in [0, 1), that is spread over all labels.
-    class_weights : "balanced" or dict, optional
-        Factors of the losses of cells by their label, see `Recipe`.
-    ema : float, optional
-        Decay of a moving average of the weights, see `Recipe`.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products, see `Recipe`.
     center : bool
         Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
         normalised (of about 1,000 cells), to 0 rather than with biases of 0.

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import random
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import h5py
 import jax
@@ -25,6 +27,7 @@ from ginseng import (
 )
 from ginseng.train import Recipe, Sampling
 from ginseng.train.checkpoint import Checkpoint
+from ginseng.utils.hdf5 import contents_digest
 from tests.conftest import SUBPROCESS_ENVIRONMENT
 from tests.train.models import QUICK, assert_same_weights, attention
 
@@ -43,6 +46,14 @@ ginseng.Trainer._train_step, Checkpoint.is_due = announced, True
 trainer.fit(8, silent=True, checkpoint=folder + "/run")
 ginseng.save_model(ginseng.state_from_classifier_trainer(trainer), out)
 """
+
+
+@contextmanager
+def edited(path):
+    """A checkpoint to change, whole afterwards: as one of another version would be."""
+    with h5py.File(path, "r+") as file:
+        yield file
+        file.attrs["digest"] = contents_digest(file, ("description", "records", "leaves"))
 
 
 def by_table(rate):
@@ -229,7 +240,7 @@ class TestRefusals:
             GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
 
         def describe(**changes):
-            with h5py.File(folder / "checkpoint.h5", "r+") as file:
+            with edited(folder / "checkpoint.h5") as file:
                 description = json.loads(file["description"][()]) | changes
                 del file["description"]
                 file["description"] = json.dumps(description)
@@ -248,7 +259,7 @@ class TestRefusals:
             assert file["leaves/[0].params.head.weight"].shape == (3, 30)
 
     def test_a_leaf_that_is_missing(self, dataset, folder):
-        with h5py.File(folder / "checkpoint.h5", "r+") as file:
+        with edited(folder / "checkpoint.h5") as file:
             del file["leaves/[0].params.head.weight"]
         with pytest.raises(ValueError, match="is of another model or optimiser"):
             GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
@@ -304,8 +315,24 @@ class TestRefusals:
 
     def test_a_damaged_file(self, dataset, folder):
         (folder / "checkpoint.h5").write_bytes(b"not a checkpoint")
-        with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        with pytest.raises(ValueError, match=r"checkpoint.h5 is not an HDF5 file, or it is truncated"):
             GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
+
+    def test_flipped_bits_change_nothing_in_silence(self, dataset, folder):
+        ended = GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=folder)
+        content, rng, refused = (folder / "checkpoint.h5").read_bytes(), random.Random(0), 0
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        for _ in range(40):
+            flipped = bytearray(content)
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            (folder / "checkpoint.h5").write_bytes(flipped)
+            try:
+                assert_same_weights(trainer.fit(1, silent=True, checkpoint=folder).module, ended.module)
+                trainer = GinsengClassifierTrainer(dataset, QUICK)
+            except ValueError as error:
+                assert "checkpoint.h5" in str(error)
+                refused += 1
+        assert refused > 20
 
 
 def test_the_model_file_of_a_resumed_run_tells_its_whole_history(dataset, tmp_path):
