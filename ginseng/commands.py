@@ -5,6 +5,7 @@ import importlib.util
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,12 +251,12 @@ def annotate(
     to_table = suffix != ".h5ad"
     with _warnings(quiet):
         state = load_model(model)
-        adata = _cells(read_adata(data, backed=to_table and cells is None), cells)
-        if truth is not None and truth not in adata.obs:
-            raise unknown_name("column of true cell types", truth, "adata.obs", adata.obs.columns)
+        in_memory = None if to_table and cells is None else _cells(read_adata(data, backed=False), cells)
+        counts = data if in_memory is None else in_memory
+        true_types = None if truth is None else _true_types(counts, truth)
         table = classify(
             state,
-            adata,
+            counts,
             gene_key=gene_key,
             layer=layer,
             batch_size=batch_size,
@@ -265,15 +266,16 @@ def annotate(
             return_table=to_table,
             silent=quiet,
         )
-    if isinstance(table, pd.DataFrame):
-        with replacing(output) as fresh:
-            _TABLE_WRITERS[suffix](table, fresh)
+    if in_memory is not None and not to_table:
+        annotated = in_memory.obs
+        write_adata(in_memory, output)
     else:
-        write_adata(adata, output)
-    if truth is not None:
-        annotated = table if isinstance(table, pd.DataFrame) else adata.obs
-        typer.echo(score(adata.obs[truth], annotated["ginseng_cell_type"]).report())
-    _say(quiet, f"{adata.n_obs:,} cells annotated: saved {output}")
+        annotated: Any = table
+        with replacing(output) as fresh:
+            _TABLE_WRITERS[suffix](annotated, fresh)
+    if true_types is not None:
+        typer.echo(score(true_types, annotated["ginseng_cell_type"]).report())
+    _say(quiet, f"{len(annotated):,} cells annotated: saved {output}")
 
 
 @_command
@@ -354,6 +356,13 @@ def _require_split(dataset: GinsengDataset, holdout: float | None) -> None:
             f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
             f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
         )
+
+
+def _true_types(counts: str | AnnData, column: str) -> Any:
+    with nullcontext(counts) if isinstance(counts, AnnData) else opened_counts(counts) as adata:
+        if column not in adata.obs:
+            raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
+        return adata.obs[column]
 
 
 def _say(quiet: bool, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data.models import load_model
-from ginseng.data.readers import read_adata
+from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.slabs import SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
 from ginseng.model.modules import logits_of
@@ -181,7 +181,8 @@ def classify(
     layer : str or None
         Key in ``adata.layers`` with the counts, or ``"raw"``; None for ``adata.X``.
     backed : bool
-        Where `adata` is the path of an .h5ad file, leave the counts on disk and read them in blocks.
+        Where `adata` is the path of an .h5ad file (or, with `return_table`, of a .zarr store), leave the counts on disk
+        and read them in blocks.
     normalize : bool or None
         Override the normalisation setting of the model.
     target_sum : float or None
@@ -226,15 +227,18 @@ def classify(
     >>> import ginseng
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as files:
         if silent:
             warnings.simplefilter("ignore")
-        from_path = not isinstance(adata, AnnData)
         annotator = _annotator(model_state).normalizing(normalize, target_sum)
-        data = read_adata(adata, backed=backed) if not isinstance(adata, AnnData) else adata
+        if isinstance(adata, AnnData):
+            data = adata
+        else:  # a table needs the counts only while they are read
+            data = files.enter_context(opened_counts(adata)) if return_table and backed else read_adata(adata, backed)
         if not (copy or return_table):
             require_writable(data)
-        counts = Counts(data, layer, nonnegative=annotator.takes_counts, raw=annotator.takes_counts)
+        file, is_raw = None if isinstance(adata, AnnData) else adata, annotator.takes_counts
+        counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
         gene_map = _gene_map(counts.var, np.asarray(annotator.genes), gene_key, min_overlap)
         gene_map.warn_of_differences()
         forward = _Forward(annotator.module, batch_size, precision, Devices(devices), seed if randomness else None)
@@ -248,17 +252,17 @@ def classify(
     confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
     if return_table:
         columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
-        table = pd.DataFrame(columns, index=data.obs_names)
-        if from_path and data.isbacked:
-            data.file.close()
-        return pd.concat([table, pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names)], axis=1)
+        table = pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names, copy=False)
+        for place, (name, values) in enumerate(columns.items()):
+            table.insert(place, name, values)
+        return table
     data = copy_of(data) if copy else data
     with quiet_about_views():
         data.obs["ginseng_cell_type"] = cell_type
         data.obs["ginseng_confidence"] = confidence
         if store_probs:
             data.obsm["ginseng_probs"] = probabilities
-    return data if copy or from_path else None
+    return data if copy or not isinstance(adata, AnnData) else None
 
 
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:

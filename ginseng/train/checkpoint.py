@@ -151,7 +151,7 @@ def _read(path: Path) -> Contents:
             leaves[name] = np.asarray(found)
 
     with naming(path, "is not a checkpoint that can be read"), opened_hdf5(path) as file:
-        require_digest(file.attrs["digest"], contents_digest(file, _MEMBERS), "its contents")
+        require_digest(str(file.attrs["digest"]), contents_digest(file, _MEMBERS), "its contents")
         texts: Any = file["description"], file["records"]
         description, records = (json.loads(text[()]) for text in texts)
         group: Any = file["leaves"]
