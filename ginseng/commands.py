@@ -2,15 +2,18 @@
 
 import functools
 import importlib.util
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import pandas as pd
+import pooch
 import typer
 from anndata import AnnData
 
@@ -64,11 +67,24 @@ Precision = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 
 
+def _keep_what_is_compiled() -> None:
+    """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to."""
+    if jax.config.read("jax_compilation_cache_dir") is not None:
+        return
+    folder = Path(pooch.os_cache("ginseng")) / "jax"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 def _command(function: Callable) -> Callable:
     """Register a command whose expected errors are one line, without a traceback."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
+        _keep_what_is_compiled()
         try:
             return function(*args, **kwargs)
         except (ValueError, OSError, MemoryError, ImportError) as error:
