@@ -6,18 +6,33 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import pandas as pd
 import pooch
 import typer
 from anndata import AnnData
 
 import ginseng
+from ginseng.arguments import (
+    Cells,
+    Data,
+    GeneColumn,
+    Genes,
+    Group,
+    Layer,
+    Precision,
+    Quiet,
+    RequireLabels,
+    cells_of,
+    chosen_genes,
+    refuse,
+    require_split,
+    truth_column,
+)
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
@@ -28,14 +43,12 @@ from ginseng.metrics import score
 from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.counts import copy_of
 from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
 from ginseng.utils.genes import LEAST_OVERLAP
 from ginseng.utils.memory import bytes_of
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.messages import shorten
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
-_N_GENES = 2000
 _TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
     ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
@@ -44,32 +57,10 @@ _TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Data = Annotated[
-    str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
-]
-Cells = Annotated[
-    str | None,
-    typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
-]
-Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
-Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
-Genes = Annotated[
-    int | None,
-    typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {_N_GENES}.", min=0),
-]
-GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
-RequireLabels = Annotated[
-    bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
-]
-Precision = Annotated[
-    str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
-
 
 def _keep_what_is_compiled() -> None:
     """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to."""
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
     folder = Path(pooch.os_cache("ginseng")) / "jax"
     with suppress(OSError):
@@ -116,7 +107,7 @@ def create(
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
     with _warnings(quiet):
-        dataset = _create(output, data, label, layer, _genes(genes, gene_column), group, require_labels, quiet)
+        dataset = _create(output, data, label, layer, chosen_genes(genes, gene_column), group, require_labels, quiet)
     _say(quiet, f"{dataset}: saved {output}")
 
 
@@ -186,15 +177,15 @@ def fit(
     is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if memory is not None:
         bytes_of(memory)
+    of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
     of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
-    if is_dataset and (given := [name for name, value in of_counts.items() if value is not None]):
-        raise ValueError(f"{' and '.join(given)} cannot be chosen for a dataset: {data} has been made with its own.")
-    if hold_out_groups and not is_dataset and group is None:
+    if is_dataset:
+        refuse(of_counts, f"for a dataset: {data} has been made with its own")
+    elif hold_out_groups and group is None:
         raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
-    of_a_new_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
-    if start is not None and (given := [name for name, value in of_a_new_model.items() if value is not None]):
-        raise ValueError(f"{' and '.join(given)} cannot be chosen with --from: the saved model has its own.")
+    if start is not None:
+        refuse(of_a_model, "with --from: the saved model has its own")
     settings = GinsengClassifierTrainerSettings(
         hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
         dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
@@ -214,14 +205,14 @@ def fit(
         if is_dataset:
             made = GinsengDataset(data)
             if made.test_idx is not None:
-                _require_split(made, holdout)
+                require_split(made, holdout)
                 _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
             if label is None:
                 columns = read_adata(data).obs.columns
                 raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
-            counts = data if cells is None else _cells(read_adata(data, backed=False), cells)
-            chosen = _genes(genes, gene_column) if state is None else None
+            counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
+            chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
             made = _create(path, counts, label, layer, chosen, group, require_labels, quiet)
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
@@ -267,9 +258,9 @@ def annotate(
     to_table = suffix != ".h5ad"
     with _warnings(quiet):
         state = load_model(model)
-        in_memory = None if to_table and cells is None else _cells(read_adata(data, backed=False), cells)
+        in_memory = None if to_table and cells is None else cells_of(read_adata(data, backed=False), cells)
         counts = data if in_memory is None else in_memory
-        true_types = None if truth is None else _true_types(counts, truth)
+        true_types = None if truth is None else truth_column(counts, truth)
         table = classify(
             state,
             counts,
@@ -349,38 +340,6 @@ def _create(
     return GinsengDataset.create(path, data, label, layer, genes, group, missing_labels=missing_labels, silent=quiet)
 
 
-def _genes(number: int | None, column: str | None) -> str | int | None:
-    """How the options of `create` and `fit` choose genes; None for all."""
-    if number is not None and column is not None:
-        raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
-    return column or (_N_GENES if number is None else number) or None
-
-
-def _require_split(dataset: GinsengDataset, holdout: float | None) -> None:
-    """Refuse a share to hold out that is not that of the split there is, up to what was rounded when it was made."""
-    if holdout is None or dataset.test_idx is None:
-        return
-    n_held_out = len(dataset.test_idx)
-    is_as_asked = abs(n_held_out - holdout * dataset.n_cells) <= len(dataset.label_names)
-    if dataset.groups is not None:
-        of_groups = np.unique(dataset.groups[dataset.test_idx])
-        are_whole = np.isin(dataset.groups, of_groups).sum() == n_held_out
-        is_as_asked |= are_whole and abs(len(of_groups) - holdout * len(dataset.group_names or [])) <= 1
-    if not is_as_asked:
-        raise ValueError(
-            f"{dataset.path} has been split before, with {n_held_out:,} of {dataset.n_cells:,} cells held out, which "
-            f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
-            f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
-        )
-
-
-def _true_types(counts: str | AnnData, column: str) -> Any:
-    with nullcontext(counts) if isinstance(counts, AnnData) else opened_counts(counts) as adata:
-        if column not in adata.obs:
-            raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
-        return adata.obs[column]
-
-
 def _say(quiet: bool, text: str) -> None:
     if not quiet:
         typer.echo(text)
@@ -388,23 +347,3 @@ def _say(quiet: bool, text: str) -> None:
 
 def _warnings(quiet: bool) -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore") if quiet else warnings.catch_warnings()
-
-
-def _cells(adata: AnnData, query: str | None) -> AnnData:
-    """The cells of `adata` for which a pandas query on ``obs`` holds."""
-    if query is None:
-        return adata
-    try:
-        obs: Any = adata.obs
-        chosen = obs.eval(query)
-    except Exception as error:  # pandas raises whatever its parser and the expression do
-        raise ValueError(
-            f"--cells {query!r} cannot be evaluated ({error}). Columns of obs: {shorten(adata.obs.columns)}."
-        ) from error
-    if not isinstance(chosen, pd.Series) or chosen.dtype != bool:
-        raise ValueError(
-            f"--cells {query!r} is not true or false for each cell; to compare, write `column == 'value'`."
-        )
-    if not chosen.any():
-        raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
-    return copy_of(adata[chosen.to_numpy()])

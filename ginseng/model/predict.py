@@ -24,12 +24,12 @@ from ginseng.data.slabs import SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
 from ginseng.model.modules import logits_of
 from ginseng.model.state import GinsengClassifierState
-from ginseng.train.devices import Devices
-from ginseng.train.precision import bfloat16_products
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
+from ginseng.utils.devices import Devices
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.messages import unknown_name, warn
+from ginseng.utils.precision import in_precision, require_precision
 
 
 def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
@@ -298,8 +298,7 @@ class _Forward:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"`precision` must be 'float32' or 'bfloat16', but got {self.precision!r}.")
+        require_precision(self.precision)
 
     def __call__(
         self, counts: Counts, gene_map: GeneMap, n_classes: int, silent: bool
@@ -345,8 +344,8 @@ def _probabilities(
             of_step = None if key is None else jr.fold_in(key, nth)
             return jax.nn.softmax(logits_of(module, batch, of_step), axis=-1)
 
-        forward = bfloat16_products(of_batch) if precision == "bfloat16" else of_batch
-        return probabilities.at[nth].set(forward(x[nth].astype(jnp.float32)))
+        found = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
+        return probabilities.at[nth].set(found)
 
     return jax.lax.fori_loop(0, n_steps, step, jnp.zeros((*x.shape[:2], n_classes)))
 

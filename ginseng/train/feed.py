@@ -10,10 +10,10 @@ from scipy import sparse
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import Balance, balance_of, balanced_weights, n_streamed
 from ginseng.data.slabs import DenseSlab, Rows, SlabShape, dense_slabs
-from ginseng.train.devices import Devices
 from ginseng.train.recipe import ClassWeights, Sampling
 from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
+from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.memory import bytes_of

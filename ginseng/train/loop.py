@@ -19,13 +19,13 @@ from ginseng.metrics import Scores, scores_of
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.modules import require_shapes
 from ginseng.train.checkpoint import TRACED, Checkpoint
-from ginseng.train.devices import Devices
 from ginseng.train.feed import Feed
 from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.recipe import Recipe, Sampling
 from ginseng.train.run import called, copied, ended_epoch, is_consumed, new_run, with_weights
 from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
+from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import optax
@@ -13,10 +12,10 @@ from ginseng.data.sampling import balance_of, require_share
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
 from ginseng.utils.memory import bytes_of
+from ginseng.utils.precision import require_precision
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
 ClassWeights = str | Mapping[str, float]
-Precision = Literal["float32", "bfloat16"]
 
 _ADAM = adam_l2()  # one object, so that trainers share their compiled steps
 
@@ -70,10 +69,7 @@ class Recipe:
 
     def __post_init__(self):
         require_schedule(self.schedule, self.warmup)
-        if self.precision not in get_args(Precision):
-            raise ValueError(
-                f"`precision` must be one of {', '.join(get_args(Precision))}, but got {self.precision!r}."
-            )
+        require_precision(self.precision)
         for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
             if share is not None and not 0.0 <= share < 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")

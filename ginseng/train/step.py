@@ -16,9 +16,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
 
 from ginseng.model.modules import logits_of
-from ginseng.train.precision import bfloat16_products
 from ginseng.train.recipe import Recipe
 from ginseng.utils.digest import digest
+from ginseng.utils.precision import in_precision
 
 
 class State(NamedTuple):
@@ -117,10 +117,7 @@ def train_steps(
                 losses = losses * fixed.class_weights[y]
             return jnp.sum(losses * mask) / jnp.sum(mask)
 
-        loss_and_gradient = jax.value_and_grad(mean_loss)
-        if recipe.precision == "bfloat16":
-            loss_and_gradient = bfloat16_products(loss_and_gradient)
-        loss, gradient = loss_and_gradient(state.params)
+        loss, gradient = in_precision(jax.value_and_grad(mean_loss), recipe.precision)(state.params)
         optimizer = optax.with_extra_args_support(recipe.optimizer)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=loss, grad=gradient)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: slab.rates[nth] * update, updates))

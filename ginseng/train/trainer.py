@@ -1,7 +1,6 @@
 """Training the gene-attention classifier, from scratch or from a saved one."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.step import Fixed, Slab, State, key_of
+from ginseng.utils.messages import warn
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
@@ -230,10 +230,9 @@ def _split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSetting
         options = {"stratify_group": settings.group_level, "stratify_label": by_label, "keep_rare": by_label}
         return draw_split(dataset.labels, dataset.groups, settings.holdout_fraction, settings.seed, **options)
     if settings.group_level and _mixes_groups(dataset):
-        warnings.warn(
+        warn(
             f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
-            "dataset.make_split(fraction, stratify_group=True).",
-            stacklevel=3,
+            "dataset.make_split(fraction, stratify_group=True)."
         )
     return dataset.train_idx, dataset.test_idx
 

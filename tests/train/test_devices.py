@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ginseng import GinsengClassifierTrainer, GinsengDataset
-from ginseng.train.devices import Devices
+from ginseng.utils.devices import Devices
 from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
 from tests.train.models import QUICK
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ginseng.train.precision import bfloat16_products
+from ginseng.utils.precision import bfloat16_products
 from tests.train.models import attention, ensemble, new_head, plain, replaced_layer, sequential
 
 

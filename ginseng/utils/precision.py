@@ -12,6 +12,31 @@ from jax.extend.core import Jaxpr, Literal
 from jax.extend.core.primitives import dot_general_p
 from jaxtyping import Array
 
+_PRECISIONS = ("float32", "bfloat16")
+
+
+def require_precision(precision: str) -> None:
+    """Raise a ValueError unless there is such a precision of matrix products.
+
+    Examples
+    --------
+    >>> require_precision("bfloat16")
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, but got {precision!r}.")
+
+
+def in_precision(function: Callable, precision: str) -> Callable:
+    """Give a function whose matrix products have a precision: "float32", as they are, or "bfloat16".
+
+    Examples
+    --------
+    >>> x = jnp.array([[1.001, 1.0]])
+    >>> in_precision(lambda x: x @ x.T, "bfloat16")(x)
+    Array([[2.]], dtype=float32)
+    """
+    return bfloat16_products(function) if precision == "bfloat16" else function
+
 
 def bfloat16_products(function: Callable) -> Callable:
     """Round the factors of a function's float32 matrix products to bfloat16, and sum in float32.

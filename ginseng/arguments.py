@@ -1,0 +1,105 @@
+"""What the commands take: the options that they share, and what these stand for."""
+
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from anndata import AnnData
+
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.readers import opened_counts
+from ginseng.utils.counts import copy_of
+from ginseng.utils.messages import shorten, unknown_name
+
+N_GENES = 2000
+
+Data = Annotated[
+    str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
+]
+Cells = Annotated[
+    str | None,
+    typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
+]
+Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
+Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
+Genes = Annotated[
+    int | None,
+    typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {N_GENES}.", min=0),
+]
+GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
+RequireLabels = Annotated[
+    bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
+]
+Precision = Annotated[
+    str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
+
+
+def refuse(options: dict[str, Any], where: str) -> None:
+    """Raise a ValueError that names the options that are given where they have no effect.
+
+    Examples
+    --------
+    >>> refuse({"--label": None, "--layer": "counts"}, "for a dataset")
+    Traceback (most recent call last):
+        ...
+    ValueError: --layer cannot be chosen for a dataset.
+    """
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"{' and '.join(given)} cannot be chosen {where}.")
+
+
+def chosen_genes(number: int | None, column: str | None) -> str | int | None:
+    """How the options of `create` and `fit` choose genes; None for all."""
+    if number is not None and column is not None:
+        raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
+    return column or (N_GENES if number is None else number) or None
+
+
+def require_split(dataset: GinsengDataset, holdout: float | None) -> None:
+    """Refuse a share to hold out that is not that of the split there is, up to what was rounded when it was made."""
+    if holdout is None or dataset.test_idx is None:
+        return
+    n_held_out = len(dataset.test_idx)
+    is_as_asked = abs(n_held_out - holdout * dataset.n_cells) <= len(dataset.label_names)
+    if dataset.groups is not None:
+        of_groups = np.unique(dataset.groups[dataset.test_idx])
+        are_whole = np.isin(dataset.groups, of_groups).sum() == n_held_out
+        is_as_asked |= are_whole and abs(len(of_groups) - holdout * len(dataset.group_names or [])) <= 1
+    if not is_as_asked:
+        raise ValueError(
+            f"{dataset.path} has been split before, with {n_held_out:,} of {dataset.n_cells:,} cells held out, which "
+            f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
+            f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
+        )
+
+
+def truth_column(counts: str | AnnData, column: str) -> Any:
+    """The column of ``obs`` with the true types, of data in memory or in a file."""
+    with nullcontext(counts) if isinstance(counts, AnnData) else opened_counts(counts) as adata:
+        if column not in adata.obs:
+            raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
+        return adata.obs[column]
+
+
+def cells_of(adata: AnnData, query: str | None) -> AnnData:
+    """The cells of `adata` for which a pandas query on ``obs`` holds."""
+    if query is None:
+        return adata
+    try:
+        obs: Any = adata.obs
+        chosen = obs.eval(query)
+    except Exception as error:  # pandas raises whatever its parser and the expression do
+        raise ValueError(
+            f"--cells {query!r} cannot be evaluated ({error}). Columns of obs: {shorten(adata.obs.columns)}."
+        ) from error
+    if not isinstance(chosen, pd.Series) or chosen.dtype != bool:
+        raise ValueError(
+            f"--cells {query!r} is not true or false for each cell; to compare, write `column == 'value'`."
+        )
+    if not chosen.any():
+        raise ValueError(f"--cells {query!r} holds for none of the {adata.n_obs:,} cells.")
+    return copy_of(adata[chosen.to_numpy()])
