@@ -16,28 +16,35 @@ if TYPE_CHECKING:
     from ginseng import utils as utils
     from ginseng.data.dataset import GinsengDataset
     from ginseng.data.io import load_model, read_adata, save_model
+    from ginseng.model.annotator import Annotator, load_annotator, save_annotator
     from ginseng.model.attention import AttentionClassifier
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
     from ginseng.train.loop import Trainer
     from ginseng.train.opt import adam_l2
+    from ginseng.train.recipe import Recipe, Sampling
     from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
     from ginseng.utils.hvg import select_hvgs
 
 __all__ = [
+    "Annotator",
     "AttentionClassifier",
     "GinsengClassifier",
     "GinsengClassifierState",
     "GinsengClassifierTrainer",
     "GinsengClassifierTrainerSettings",
     "GinsengDataset",
+    "Recipe",
+    "Sampling",
     "Trainer",
     "adam_l2",
     "classifier_from_state",
     "classify",
+    "load_annotator",
     "load_model",
     "read_adata",
+    "save_annotator",
     "save_model",
     "select_hvgs",
     "state_from_classifier_trainer",
@@ -47,12 +54,14 @@ _MODULES = ("data", "demo", "metrics", "model", "plot", "train", "utils")
 _NAMES_OF = {
     "data.dataset": ["GinsengDataset"],
     "data.io": ["load_model", "read_adata", "save_model"],
+    "model.annotator": ["Annotator", "load_annotator", "save_annotator"],
     "model.attention": ["AttentionClassifier"],
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],
     "train.loop": ["Trainer"],
     "train.opt": ["adam_l2"],
+    "train.recipe": ["Recipe", "Sampling"],
     "train.trainer": ["GinsengClassifierTrainer", "GinsengClassifierTrainerSettings"],
     "utils.hvg": ["select_hvgs"],
 }

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.messages import UnknownName, shorten, unknown_name, warn
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
@@ -59,7 +59,7 @@ def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
             raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
         lacking = names.difference(var.index, sort=False)
         if len(lacking):
-            raise ValueError(
+            raise UnknownName(
                 f"{len(lacking):,} of {len(names):,} genes are not in the data: {shorten(lacking, 5)}. "
                 f"The data have: {shorten(var.index, 5)}."
             )

@@ -22,7 +22,7 @@ from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.hvg import most_variable
-from ginseng.utils.messages import warn
+from ginseng.utils.messages import UnknownName, warn
 
 Source = str | Path | AnnData
 
@@ -99,7 +99,8 @@ class Sources:
             except ValueError as error:
                 if len(given) == 1:
                     raise
-                raise ValueError(f"In input {number + 1} of {len(given)}: {error}") from error
+                kind = UnknownName if isinstance(error, UnknownName) else ValueError
+                raise kind(f"In input {number + 1} of {len(given)}: {error}") from error
             data.append(adata)
             self._counts.append(counts)
         self._keep(

@@ -53,7 +53,14 @@ def warn(text: str, at: Caller | None = None) -> None:
     warnings.warn_explicit(text, UserWarning, at.file, at.line, at.names.get("__name__"), registry)
 
 
-def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> ValueError:
+class UnknownName(KeyError, ValueError):
+    """A name that is not where it was looked for: a KeyError, as in ginseng 0.2.1, and a ValueError."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> UnknownName:
     """Build the error for a name that is not where it was looked for.
 
     Parameters
@@ -69,7 +76,7 @@ def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> Va
 
     Returns
     -------
-    ValueError
+    UnknownName
         To be raised by the caller.
 
     Examples
@@ -81,7 +88,7 @@ def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> Va
     close = {option.lower(): option for option in options}
     matches = get_close_matches(str(name).lower(), close, n=1)
     nearest = f"; did you mean '{close[matches[0]]}'?" if matches else "."
-    return ValueError(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
+    return UnknownName(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
 
 
 def shorten(names: Iterable[str], n_shown: int = 12) -> str:

@@ -125,5 +125,6 @@ def test_an_unknown_layer_and_an_empty_x_are_named(values):
     adata = ad.AnnData(layers={"counts": values})
     with pytest.raises(ValueError, match=r"adata.X is empty.*counts"):
         Counts(adata)
-    with pytest.raises(ValueError, match="layer 'cuonts' is not in adata.layers; did you mean 'counts'"):
-        Counts(adata, "cuonts")
+    for kind in (ValueError, KeyError):  # as code written for this library, and for ginseng 0.2.1, expects it
+        with pytest.raises(kind, match="^layer 'cuonts' is not in adata.layers; did you mean 'counts'"):
+            Counts(adata, "cuonts")
