@@ -9,6 +9,7 @@ Each measurement is a process of its own; prints one JSON line for each. Bare sc
 a shuffled float32 matrix that is held already: the least that any loader must do. With --memory, batches are read
 beyond memory instead. annbatch 0.3 (with zarrs, and Python 3.12 or later) reads the same store in blocks of the same
 size, in buffers of 32 (its default) and of 384 blocks; its CSR batches are made dense float32 ones, as ours are.
+Shards are read by our own reader; "by zarr" is the same without it.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import tempfile
 from pathlib import Path
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.reading import StoredCounts
 from ginseng.data.streaming import block_size_for
 from ginseng.utils.memory import bytes_of
 
@@ -58,6 +58,12 @@ for i, (x, y) in enumerate(dataset.stream(128, "all", **options), start=1):
 result = {"cells/s": round(n_cells / (time.perf_counter() - start)), "seconds to open": round(opened, 3)}
 """
 
+BY_ZARR = f"""
+from ginseng.data.shards import ShardReader
+ShardReader.reads = staticmethod(lambda array: False)
+{STREAM}
+"""
+
 SCIPY = """
 import json, resource, sys, time
 import anndata, numpy as np
@@ -93,7 +99,7 @@ def measure(name: str, question: str, python: str, script: str, *args: object) -
 
 def block_size(path: Path, memory: str) -> int:
     """Cells per block that annbatch is given: ours, or the next that makes whole batches of its buffers."""
-    return -(-block_size_for(StoredCounts(GinsengDataset(path).root), bytes_of(memory)) // 4) * 4
+    return -(-block_size_for(GinsengDataset(path)._stored, bytes_of(memory)) // 4) * 4
 
 
 def main() -> None:
@@ -125,6 +131,7 @@ def main() -> None:
             question = f"batches of 128 within {arguments.memory}"
             options = json.dumps({"memory": arguments.memory})
             measure("ginseng-eqx", question, sys.executable, STREAM, ours, 10**9, options)
+            measure("ginseng-eqx, by zarr", question, sys.executable, BY_ZARR, ours, 10**9, options)
             for n_blocks in (32, 384) if arguments.annbatch else ():
                 args = (ours, block_size(ours, arguments.memory), n_blocks)
                 measure("annbatch", question, arguments.annbatch, ANNBATCH, *args)
