@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 from scipy import sparse
 
 _STEPS_PER_SLAB = 16  # few enough that a progress bar moves
-_BYTES_PER_SLAB = 2**24
+_BYTES_PER_SLAB = 2**23
 
 Rows = np.ndarray | sparse.csr_matrix
 
@@ -44,7 +44,7 @@ class SlabShape(NamedTuple):
         Examples
         --------
         >>> SlabShape.of(256, 256, 2000, np.float32).n_steps
-        8
+        4
         """
         dtype = np.dtype(dtype)
         n_steps = _BYTES_PER_SLAB // (width * n_genes * dtype.itemsize)
