@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ginseng.utils.messages import shorten, warn
 
-LEAST_OVERLAP = 0.05  # share of a model's genes; by chance, or between species, a few names are always equal
+LEAST_OVERLAP = 0.01  # share of a model's genes; by chance, or between species, a few names are always equal
 
 _VERSIONED_ENSEMBL_ID = r"^(ENS[A-Z]*\d{11})\.\d+$"
 
