@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -295,6 +296,6 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(state, tmp_path, kind, 
     command = [sys.executable, "-c", FULL_DISK, kind, str(tmp_path / name), str(tmp_path / "source.h5")]
     run = subprocess.run(command, env=SUBPROCESS_ENVIRONMENT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "File too large" in json.loads(run.stdout)
+    assert re.search(rf"File too large.*{name}", json.loads(run.stdout))
     assert (tmp_path / name).read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source.h5"])
