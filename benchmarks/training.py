@@ -46,6 +46,12 @@ if question == "step":
         batch = x.astype(self.dtype if dtype is None else dtype), y
         return iter([batch] * (n_cells // batch_size if split == "train" else 1))
     GinsengDataset.stream = stream
+    if hasattr(dataset, "rows"):
+        batch, cells = next(iter(dataset.rows(batch_size, "train")))
+        batch, cells = batch[:batch_size].toarray(), cells[:batch_size]
+        def rows(self, batch_size, split="train", *_, **__):
+            return iter([(batch, cells)] * (n_cells // batch_size if split == "train" else 1))
+        GinsengDataset.rows = rows
 changes = {"precision": precision} if precision != "float32" else {}
 settings = GinsengClassifierTrainerSettings(hidden_dim=HIDDEN, batch_size=batch_size, balance_train=False, **changes)
 trainer = GinsengClassifierTrainer(dataset, settings)
