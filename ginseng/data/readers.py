@@ -12,7 +12,7 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
-from ginseng.utils.counts import x_of
+from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, naming
 from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
 from ginseng.utils.messages import shorten
@@ -122,7 +122,7 @@ def _read_zarr(path: Path) -> AnnData:
 def _sound(adata: AnnData) -> AnnData:
     """The same, unless a sparse matrix contradicts itself, by which slicing would end the interpreter."""
     raw = None if adata.raw is None else adata.raw.X
-    for matrix in (*adata.layers.values(), raw, x_of(adata)):
+    for matrix in (*(adata.layers[name] for name in layer_names(adata)), raw, x_of(adata)):
         require_sound(matrix)
     return adata
 
