@@ -19,10 +19,9 @@ from ginseng.data.reading import StoredCounts
 from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import is_url, replacing
-from ginseng.utils.memory import bytes_of, free_memory
+from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten, warn
 
-_SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes, where no budget is given
 _SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
 
@@ -237,6 +236,11 @@ class GinsengDataset:
             warn(f"{self.path} cannot be written to: the split holds for this object only.")
         self.train_idx, self.test_idx = train, test
 
+    @property
+    def has_test(self) -> bool:
+        """Whether cells are held out."""
+        return self.test_idx is not None and self.test_idx.size > 0
+
     def stream(
         self,
         batch_size: int,
@@ -383,10 +387,7 @@ class GinsengDataset:
         """Bytes that counts may take in `stream`: `memory`, or what is chosen by what is free now."""
         if memory is not None:
             return memory
-        free = free_memory()
-        if self._counts is not None or self._n_bytes <= free // 2:
-            return self._n_bytes
-        return max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free // 2))
+        return self._n_bytes if self._counts is not None else default_budget(self._n_bytes, free_memory())
 
     @cached_property
     def _n_bytes(self) -> int:

@@ -5,12 +5,20 @@ from pathlib import Path
 
 import psutil
 
-_CGROUP, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_CONTROL_GROUPS, _OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def free_memory() -> int:
+def free_memory(control_groups: Path = _CONTROL_GROUPS, own: Path = _OWN_CONTROL_GROUP) -> int:
     """Bytes that can be used still: of the machine, or of the container or job that this process is confined to.
+
+    Parameters
+    ----------
+    control_groups : Path
+        Where Linux shows control groups (version 2), which confine.
+    own : Path
+        The file that tells in which of them this process is.
 
     Examples
     --------
@@ -18,7 +26,9 @@ def free_memory() -> int:
     True
     """
     free = psutil.virtual_memory().available
-    for group in _control_groups():
+    named = re.search(r"^0::/(.*)$", own.read_text(), flags=re.MULTILINE) if own.is_file() else None
+    innermost = control_groups / (named[1] if named else "")
+    for group in (innermost, *(parent for parent in innermost.parents if parent.is_relative_to(control_groups))):
         limit = group / "memory.max"
         if limit.is_file() and (allowed := limit.read_text().strip()).isdigit():
             used = int((group / "memory.current").read_text())
@@ -27,11 +37,15 @@ def free_memory() -> int:
     return free
 
 
-def _control_groups() -> list[Path]:
-    """Folders of the control groups (version 2) that this process is in, from the innermost to the root."""
-    own = re.search(r"^0::/(.*)$", _OWN_CGROUP.read_text(), flags=re.MULTILINE) if _OWN_CGROUP.is_file() else None
-    innermost = _CGROUP / (own[1] if own else "")
-    return [innermost, *(parent for parent in innermost.parents if parent.is_relative_to(_CGROUP))]
+def default_budget(n_bytes: int, free: int) -> int:
+    """Bytes that counts of `n_bytes` may take where so many are free: all of theirs, or a buffer if that is over half.
+
+    Examples
+    --------
+    >>> default_budget(300, free=10**9), default_budget(10**12, free=10**9)
+    (300, 500000000)
+    """
+    return n_bytes if n_bytes <= free // 2 else max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free // 2))
 
 
 def bytes_of(amount: int | str) -> int:

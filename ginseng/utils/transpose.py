@@ -13,14 +13,14 @@ _MEMORY = 2**28  # bytes
 _BYTES_PER_VALUE = 24  # row, column and value as read, and again as CSR
 
 
-def by_rows(matrix: Any) -> "sparse.csr_matrix | TransposedRows":
-    """Give what yields rows when sliced, of a CSCDataset: CSR in memory if small, else by way of temporary files.
+def by_rows(matrix: Any, memory: int = _MEMORY) -> "sparse.csr_matrix | TransposedRows":
+    """Give what yields rows when sliced, of a CSCDataset: CSR in `memory` bytes, else by way of temporary files.
 
     Examples
     --------
     See `TransposedRows`.
     """
-    n_parts = -(-int(matrix.group["indptr"][-1]) * _BYTES_PER_VALUE // _MEMORY)
+    n_parts = -(-int(matrix.group["indptr"][-1]) * _BYTES_PER_VALUE // memory)
     if n_parts > 1:
         return TransposedRows(matrix, n_parts)
     columns = matrix.to_memory()

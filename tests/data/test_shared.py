@@ -197,8 +197,7 @@ class TestRemote:
         request.getfixturevalue("in_memory").put(f"{dataset.path}/", "/bucket/cells.zarr/", recursive=True)
         return "memory://bucket/cells.zarr"
 
-    def test_it_streams(self, url, adata, monkeypatch):
-        monkeypatch.setattr("ginseng.data.streaming._BLOCKS_PER_WINDOW", 5)
+    def test_it_streams(self, url, adata):
         remote = GinsengDataset(url)
         assert remote.path == url
         assert remote.label_names == ["B cell", "NK cell", "T cell"]

@@ -1,3 +1,5 @@
+import functools
+
 import anndata as ad
 import dask.array
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from scipy import sparse
 
 from ginseng import GinsengDataset, select_hvgs
+from ginseng.utils.transpose import by_rows
 from tests.conftest import simulate
 
 
@@ -214,7 +217,7 @@ def test_counts_stay_on_disk(storage, tmp_path, monkeypatch):
         adata.write_zarr(source)
     else:
         adata.write_h5ad(source)
-    monkeypatch.setattr("ginseng.utils.transpose._MEMORY", 4096)
+    monkeypatch.setattr("ginseng.utils.counts.by_rows", functools.partial(by_rows, memory=4096))
     for reader in ("read_zarr", "read_h5ad"):
         monkeypatch.setattr(ad, reader, None)
     for kind in (ad.abc.CSRDataset, ad.abc.CSCDataset):
@@ -241,13 +244,14 @@ def test_inputs_from_a_generator_and_one_column_for_labels_and_groups(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*have no label")
-def test_first_cells_without_a_label_do_not_shatter_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("ginseng.data.store._CHUNK_VALUES", 16)
-    adata = simulate(120)
-    adata.obs.loc[adata.obs_names[:30], "cell_type"] = np.nan
-    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", chunk_size=30, silent=True)
-    assert len(list((dataset.path / "X" / "data" / "c").iterdir())) <= 4
-    np.testing.assert_array_equal(streamed(dataset), adata.X.toarray()[30:])
+def test_first_cells_without_a_label_do_not_shatter_the_store(tmp_path):
+    adata = simulate(1600, 600)
+    adata.obs.loc[adata.obs_names[:400], "cell_type"] = np.nan
+    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", chunk_size=400, silent=True)
+    n_chunks = -(-dataset.root["X/data"].shape[0] // 2**16)
+    assert n_chunks >= 5
+    assert len(list((dataset.path / "X" / "data" / "c").iterdir())) <= 3
+    np.testing.assert_array_equal(streamed(dataset), adata.X.toarray()[400:])
 
 
 def test_explicit_zeros_are_not_stored_and_the_source_keeps_them(tmp_path):

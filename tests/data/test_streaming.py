@@ -1,6 +1,5 @@
 import pickle
 import threading
-import time
 
 import anndata as ad
 import numpy as np
@@ -201,32 +200,32 @@ def test_damaged_counts_are_told(tmp_path, damage):
         list(dataset.stream(5, "all", memory=BUDGET))
 
 
-def test_without_a_budget_it_is_what_is_free(numbered, monkeypatch):
+def test_without_a_budget_counts_that_fit_are_kept(numbered):
     dataset = GinsengDataset(numbered[0].path)
-    monkeypatch.setattr("ginseng.data.dataset._SMALLEST_BUFFER", 1)
-    monkeypatch.setattr("ginseng.data.dataset.free_memory", lambda: 2 * BUDGET)
-    first = cells_of(dataset.stream(5, "all", rng=0))
-    assert dataset._counts is None
-    assert first == cells_of(dataset.stream(5, "all", rng=0, memory=BUDGET))
-    monkeypatch.setattr("ginseng.data.dataset.free_memory", lambda: 10**9)
+    assert dataset.budget() == dataset.bytes_per_cell.sum()
     next(dataset.stream(5, "all"))
     assert dataset._counts is not None
+    assert dataset.budget(BUDGET) == BUDGET
+    next(dataset.stream(5, "all", memory=BUDGET))
+    assert dataset._counts is None
 
 
 def test_at_most_two_windows_within_the_budget_are_read(numbered, monkeypatch):
     dataset = GinsengDataset(numbered[0].path)
-    held = []
+    held, two_are_read = [], threading.Event()
     read = reading.StoredCounts.read
 
     def recorded(self, visits, stopped=None):
         counts = read(self, visits, stopped)
         held.append(counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
+        if len(held) == 2:
+            two_are_read.set()
         return counts
 
     monkeypatch.setattr(reading.StoredCounts, "read", recorded)
     iterator = dataset.stream(10, "all", memory=BUDGET)
     next(iterator)
-    time.sleep(0.3)
+    assert two_are_read.wait(10)
     assert len(held) == 2
     list(iterator)
     assert len(held) > 5
@@ -238,11 +237,9 @@ def reading_threads():
 
 
 def wait_for_no_reading_thread():
-    for _ in range(200):
-        if not reading_threads():
-            return
-        time.sleep(0.01)
-    raise AssertionError(reading_threads())
+    for thread in reading_threads():
+        thread.join(10)
+    assert not reading_threads()
 
 
 def test_closing_stops_the_thread(numbered):

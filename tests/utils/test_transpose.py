@@ -1,3 +1,5 @@
+import functools
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -40,7 +42,8 @@ def test_backed_columns_pass_through_files_that_go(tmp_path, monkeypatch):
     adata.write_h5ad(tmp_path / "x.h5ad")
     (tmp_path / "files").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "files"))
-    monkeypatch.setattr(transpose, "_MEMORY", 2048)
+    by_rows = functools.partial(transpose.by_rows, memory=2048)
+    monkeypatch.setattr("ginseng.utils.counts.by_rows", by_rows)
     counts = Counts(ad.read_h5ad(tmp_path / "x.h5ad", backed="r"))
     assert list((tmp_path / "files").iterdir())
     np.testing.assert_array_equal(np.vstack([block.toarray() for *_, block in counts.blocks(7)]), expected)
