@@ -100,6 +100,8 @@ def load_model(path: str | Path) -> GinsengClassifierState:
     ------
     FileNotFoundError
         If there is no such file.
+    IsADirectoryError
+        If it is a folder, as a dataset is.
     ValueError
         If the file is not a ginseng model, is damaged, or contradicts itself.
 
@@ -108,6 +110,8 @@ def load_model(path: str | Path) -> GinsengClassifierState:
     See `save_model`.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, where a model file is expected; were model and data swapped?")
     if not path.is_file():
         with_suffix = path.with_name(f"{path.name}.h5")
         hint = f" Did you mean {with_suffix}?" if with_suffix.is_file() else ""

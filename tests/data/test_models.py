@@ -123,6 +123,11 @@ def test_loading_what_is_not_there(state, tmp_path):
         load_model(tmp_path / "m")
 
 
+def test_loading_a_folder(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder, where a model file is expected"):
+        load_model(tmp_path)
+
+
 def test_loading_something_else(state, adata, tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(ValueError, match="not an HDF5 file, or it is truncated"):
