@@ -106,19 +106,19 @@ class StoredCounts:
             if (np.diff(visit) == 1).all():
                 for array, target in zip(self._arrays, (data[here], indices[here]), strict=True):
                     _read_into(array, stored, target)
+                require_indices(indices[here], self._n_genes)
             else:
                 values, columns = (np.asarray(array[stored]) for array in self._arrays)
-                require_indices(columns, self._n_genes)
+                require_indices(columns, self._n_genes)  # before SciPy trusts them
                 span = (values, columns, self._indptr[first : end + 1] - stored.start)
                 chosen = sparse.csr_matrix(span, shape=(end - first, self._n_genes))[visit - first]
                 data[here], indices[here] = chosen.data, chosen.indices
+            if not data[here].all():
+                raise ValueError("a part of the counts has gone")
 
         self._for_each(place, visits, stopped)
         if stopped is not None and stopped.is_set():
             return sparse.csr_matrix((0, self._n_genes), dtype=data.dtype)
-        require_indices(indices, self._n_genes)
-        if not data.all():
-            raise ValueError("a part of the counts has gone")
         return sparse.csr_matrix((data, indices, indptr), shape=(len(cells), self._n_genes))
 
     def _read_dense(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> np.ndarray:

@@ -144,6 +144,7 @@ class ShardReader:
         self._length = array.shape[0]
         self._fill_value = array.fill_value
         self._has_checksums = len(_codecs(array)["codecs"]) == 3
+        self._is_whole = np.zeros(-(-array.shape[0] // array.chunks[0]), bool)  # chunks whose checksum was found right
         self._folder = Path(array.store.root) / array.path / "c"
         self._indexes: dict[int, np.ndarray] = {}
 
@@ -187,13 +188,18 @@ class ShardReader:
                 if offset == _EMPTY:
                     target[here] = self._fill_value
                 else:
-                    self._decompress(content[offset - begin : offset - begin + length], chunk)
+                    stored_chunk = content[offset - begin : offset - begin + length]
+                    self._decompress(stored_chunk, shard * self._chunks_per_shard + number, chunk)
                     target[here] = chunk[here.start - first : here.stop - first]
         except (OSError, RuntimeError, ValueError) as error:
             raise OSError(f"{self._file(shard)} is damaged ({error}). Create the dataset anew.") from error
 
-    def _decompress(self, stored: Any, chunk: np.ndarray) -> None:
-        blosc.decompress(_CHECKSUM.decode(stored) if self._has_checksums else stored, chunk)
+    def _decompress(self, stored: memoryview, number: int, chunk: np.ndarray) -> None:
+        """Decompress a chunk, which is compared with its checksum the first time."""
+        if self._has_checksums and not self._is_whole[number]:
+            _CHECKSUM.decode(stored)
+            self._is_whole[number] = True
+        blosc.decompress(stored[:-_CHECKSUM_BYTES] if self._has_checksums else stored, chunk)
 
     def _file(self, shard: int) -> str:
         return f"{self._folder}/{shard}"

@@ -43,6 +43,7 @@ def require_ends(indptr: np.ndarray, n_rows: int, n_values: int) -> None:
 
 def require_indices(indices: np.ndarray, n_columns: int) -> None:
     """Raise a ValueError unless the indices of a sparse matrix exist."""
-    if len(indices) and not (indices.min() >= 0 and indices.max() < n_columns):
+    unsigned = indices.view(f"u{indices.itemsize}")  # in which negative ones are large: one pass
+    if len(indices) and unsigned.max() >= n_columns:
         wrong = indices.max() if indices.max() >= n_columns else indices.min()
         raise ValueError(f"it has an index of {wrong:,}, where there are 0 to {n_columns - 1:,}")
