@@ -10,7 +10,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement of predicted with true cell types.
+    """Agreement of predicted with true cell types: what `score` gives, and ``holdout_scores`` of a trainer.
 
     Attributes
     ----------

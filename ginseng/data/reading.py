@@ -88,7 +88,7 @@ class StoredCounts:
             if self._dense:
                 return self._read_dense(visits, stopped)
             return self._read_csr(visits, stopped)
-        except ValueError as error:
+        except (RuntimeError, ValueError) as error:  # the former of the package zarrs
             raise OSError(f"{self._root.store} is damaged ({error}). Create the dataset anew.") from error
         finally:
             require_unchanged(self._root)

@@ -199,7 +199,8 @@ def _require_all_files(counts: Any) -> None:
     if isinstance(counts.store, LocalStore):
         folder = Path(counts.store.root) / counts.path / "c"
         n_files = sum(1 for file in folder.rglob("*") if file.is_file())
-        n_expected = math.prod(-(-size // shard) for size, shard in zip(counts.shape, counts.shards, strict=True))
+        of_a_file = counts.shards or counts.chunks
+        n_expected = math.prod(-(-size // n) for size, n in zip(counts.shape, of_a_file, strict=True))
         if n_files != n_expected:
             raise ValueError(f"{n_files:,} of the {n_expected:,} files of X are there")
 

@@ -12,7 +12,10 @@ from ginseng.utils.files import replacing, require_writable_path
 
 @dataclass
 class GinsengLogger:
-    """Training and holdout metrics of each epoch.
+    """Training and holdout metrics of each epoch: the ``logger`` of a trainer.
+
+    Scores of each type after the last epoch are its ``holdout_scores``; those of annotated cells come from
+    `ginseng.metrics.score`.
 
     Attributes
     ----------

@@ -193,6 +193,27 @@ def test_a_file_of_dense_counts_that_has_gone_is_noticed(tmp_path):
         GinsengDataset(tmp_path / "dense.zarr")
 
 
+def test_flipped_bits_of_dense_counts_are_noticed(tmp_path):
+    adata = ad.AnnData(
+        np.random.default_rng(0).poisson(9.0, (40, 5)).astype(np.float32), {"cell_type": ["a", "b"] * 20}
+    )
+    dataset = GinsengDataset.create(tmp_path / "dense.zarr", adata, "cell_type", silent=True)
+    (file,) = (path for path in (dataset.path / "X" / "c").rglob("*") if path.is_file())
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=r"dense.zarr is damaged .*Create the dataset anew"):
+        list(GinsengDataset(dataset.path).stream(9, "all"))
+
+
+def test_dense_counts_written_by_others_open(tmp_path):
+    adata = ad.AnnData(np.ones((40, 5), np.float32), {"cell_type": ["a", "b"] * 20})
+    dataset = GinsengDataset.create(tmp_path / "dense.zarr", adata, "cell_type", silent=True)
+    del dataset.root["X"]
+    dataset.root.create_array("X", data=adata.X, chunks=(9, 5), attributes={"encoding-type": "array"})
+    assert next(GinsengDataset(dataset.path).stream(40, "all", shuffle=False))[0].tolist() == adata.X.tolist()
+
+
 def test_flipped_bits_of_a_dataset_change_nothing_in_silence(whole):
     untouched, rng, refused = everything(GinsengDataset(whole)), random.Random(0), 0
     files = [file for file in whole.rglob("*") if file.is_file() and not {"obs", "var"} & set(file.parts)]
