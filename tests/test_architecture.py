@@ -45,6 +45,7 @@ ORDER = [
     "data.sampling",
     "data.annotation",
     "data.sources",
+    "data.typed",
     "data.shards",
     "data.store",
     "data.splits",

@@ -15,7 +15,8 @@ import zarr
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]: an extension module
 from numcodecs.checksum32 import CRC32C
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
+
+from ginseng.data.typed import folder_of
 
 _SMALLEST = np.dtype(np.uint8)
 _COMPRESSORS = (BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec())
@@ -110,8 +111,8 @@ class GrowingArray:
 
     def _retype(self, dtype: np.dtype) -> None:
         """Write what there is once more in a wider type: at most a few times, mostly before there is anything."""
-        store: Any = self._group.store
-        path = Path(store.root) / self._group.path / self._name
+        path = folder_of(self.array)
+        assert path is not None, "arrays grow in local stores"
         narrow = path.rename(path.with_name(f"{self._name}.narrow"))
         old: Any = zarr.open_array(narrow, mode="r")
         self.array = self._create(dtype)
@@ -145,13 +146,13 @@ class ShardReader:
         self._fill_value = array.fill_value
         self._has_checksums = len(_codecs(array)["codecs"]) == 3
         self._is_whole = np.zeros(-(-array.shape[0] // array.chunks[0]), bool)  # chunks whose checksum was found right
-        self._folder = Path(array.store.root) / array.path / "c"
+        self._folder = f"{folder_of(array)}/c"
         self._indexes: dict[int, np.ndarray] = {}
 
     @staticmethod
     def reads(array: Any) -> bool:
         """Whether this is such an array."""
-        if not isinstance(array.store, LocalStore) or array.ndim != 1 or array.metadata.zarr_format != 3:
+        if folder_of(array) is None or array.ndim != 1 or array.metadata.zarr_format != 3:
             return False
         sharding = _codecs(array)
         names = [[codec["name"] for codec in sharding.get(key, ())] for key in ("codecs", "index_codecs")]

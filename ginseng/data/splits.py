@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
 from ginseng.data.store import require_unchanged
+from ginseng.data.typed import folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
 
 _ATTEMPTS = 200  # at a split that other processes are replacing
@@ -25,9 +25,9 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     other whole (see `read_split`), and of several that write at once one wins.
     """
     require_unchanged(root)
-    store: Any = root.store
-    name = f".split.{uuid.uuid4().hex}" if isinstance(store, LocalStore) else "split"
-    fresh = Path(store.root) / root.path / name if isinstance(store, LocalStore) else None
+    folder = folder_of(root)
+    name = "split" if folder is None else f".split.{uuid.uuid4().hex}"
+    fresh = None if folder is None else folder / name
     try:
         parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
         header = {"id": uuid.uuid4().hex, "digest": digest(*parts.values())}
@@ -88,9 +88,9 @@ def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] 
 def _read_parts(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | None:
     if "split" not in root:
         return None
-    stored: Any = root["split"]
-    train, test = np.asarray(stored["train"][:]), np.asarray(stored["test"][:])
-    require_digest(stored.attrs.get("digest"), digest(train, test), "its cells")
+    train, test = values_of(root, "split/train"), values_of(root, "split/test")
+    attributes: dict[str, Any] = dict(root["split"].attrs)
+    require_digest(attributes.get("digest"), digest(train, test), "its cells")
     cells = np.concatenate([train, test])
     if cells.dtype.kind not in "iu" or cells.ndim != 1:
         raise ValueError(f"it holds {cells.dtype} of {cells.ndim} dimensions")

@@ -28,9 +28,9 @@ import pandas as pd
 import zarr
 from scipy import sparse
 from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
-from zarr.storage import LocalStore
 
 from ginseng.data.shards import GrowingArray
+from ginseng.data.typed import array_of, folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, naming
 from ginseng.utils.soundness import require_ends
@@ -159,10 +159,10 @@ def _names(attributes: dict[str, Any], key: str) -> list[str]:
 
 def _codes(root: zarr.Group, name: str, n_cells: int, names: list[str]) -> np.ndarray:
     """Integer labels or groups of the cells."""
-    array: Any = root[name]
+    array = array_of(root, name)
     if array.shape != (n_cells,) or array.dtype.kind not in "iu":
         raise ValueError(f"`{name}` holds {array.dtype} of shape {array.shape}, for {n_cells} cells")
-    codes = np.asarray(array[:])
+    codes = values_of(root, name)
     if codes.min() < 0 or codes.max() >= len(names):
         raise ValueError(f"`{name}` are {codes.min()} to {codes.max()}, but {len(names):,} are named")
     return codes
@@ -173,7 +173,7 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
     with _fast_codecs(root):
         x: Any = root["X"]
         is_dense = isinstance(x, zarr.Array)
-        arrays: list[Any] = [x] if is_dense else [x["data"], x["indices"]]
+        arrays = [x] if is_dense else [array_of(x, name) for name in ("data", "indices")]
     stored_shape = x.shape if is_dense else tuple(x.attrs["shape"])
     if stored_shape != shape or arrays[0].dtype.kind not in "iuf":
         raise ValueError(f"X holds {arrays[0].dtype} of shape {stored_shape}, where {shape} are expected")
@@ -182,7 +182,7 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
     values, indices = arrays
     if values.ndim != 1 or values.shape != indices.shape or indices.dtype.kind not in "iu":
         raise ValueError(f"X has values of shape {values.shape}, but {indices.dtype} indices of {indices.shape}")
-    indptr = np.asarray(x["indptr"][:])
+    indptr = values_of(x, "indptr")
     require_ends(indptr, shape[0], values.shape[0])
     return (values, indices), indptr.astype(np.int64)
 
@@ -196,9 +196,8 @@ def _digest_of(
 
 
 def _require_all_files(counts: Any) -> None:
-    if isinstance(counts.store, LocalStore):
-        folder = Path(counts.store.root) / counts.path / "c"
-        n_files = sum(1 for file in folder.rglob("*") if file.is_file())
+    if (folder := folder_of(counts)) is not None:
+        n_files = sum(1 for file in (folder / "c").rglob("*") if file.is_file())
         of_a_file = counts.shards or counts.chunks
         n_expected = math.prod(-(-size // n) for size, n in zip(counts.shape, of_a_file, strict=True))
         if n_files != n_expected:
@@ -206,9 +205,9 @@ def _require_all_files(counts: Any) -> None:
 
 
 @contextmanager
-def _fast_codecs(root: Any) -> Iterator[None]:
+def _fast_codecs(root: zarr.Group) -> Iterator[None]:
     """Arrays opened here are decompressed by the package zarrs if it is installed, which reads local files only."""
-    faster = isinstance(root.store, LocalStore) and find_spec("zarrs") is not None
+    faster = folder_of(root) is not None and find_spec("zarrs") is not None
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if faster else {}):
         yield
 
@@ -271,8 +270,8 @@ def require_unchanged(root: zarr.Group) -> None:
 
 def is_writable(root: zarr.Group) -> bool:
     """Whether a split can be stored with the dataset."""
-    store: Any = root.store
-    return os.access(store.root, os.W_OK) if isinstance(store, LocalStore) else not root.read_only
+    folder = folder_of(root)
+    return not root.read_only if folder is None else os.access(folder, os.W_OK)
 
 
 def _write_counts(
