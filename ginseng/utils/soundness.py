@@ -30,15 +30,18 @@ def require_sound(matrix: Any) -> None:
     elif sparse.issparse(matrix) and matrix.format in ("csr", "csc"):
         by_columns = matrix.format == "csc"
         require_ends(matrix.indptr, matrix.shape[by_columns], len(matrix.indices))
-        require_indices(matrix.indices, matrix.shape[not by_columns])
+        require_indices(matrix.indices[: matrix.indptr[-1]], matrix.shape[not by_columns])
 
 
 def require_ends(indptr: np.ndarray, n_rows: int, n_values: int) -> None:
-    """Raise a ValueError unless the row ends of a sparse matrix rise from 0 to the number of its values."""
+    """Raise a ValueError unless the row ends of a sparse matrix rise from 0 to at most the number of its values.
+
+    SciPy allows for values beyond the last row end, as room to grow.
+    """
     if indptr.ndim != 1 or indptr.dtype.kind not in "iu" or len(indptr) != n_rows + 1:
         raise ValueError(f"it has {indptr.shape} row ends, for {n_rows:,} rows")
-    if indptr[0] != 0 or indptr[-1] != n_values or (indptr[1:] < indptr[:-1]).any():
-        raise ValueError(f"its row ends do not rise from 0 to the number of values, {n_values:,}")
+    if indptr[0] != 0 or indptr[-1] > n_values or (indptr[1:] < indptr[:-1]).any():
+        raise ValueError(f"its row ends do not rise from 0 to at most the number of values, {n_values:,}")
 
 
 def require_indices(indices: np.ndarray, n_columns: int) -> None:

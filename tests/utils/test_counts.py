@@ -128,3 +128,11 @@ def test_an_unknown_layer_and_an_empty_x_are_named(values):
     for kind in (ValueError, KeyError):  # as code written for this library, and for ginseng 0.2.1, expects it
         with pytest.raises(kind, match="^layer 'cuonts' is not in adata.layers; did you mean 'counts'"):
             Counts(adata, "cuonts")
+
+
+def test_room_to_grow_is_no_damage(values):
+    """SciPy leaves arrays longer than the last row end, e.g. after `eliminate_zeros`."""
+    matrix = sparse.csr_matrix(values)
+    roomy = matrix.copy()
+    roomy.data, roomy.indices = np.append(matrix.data, [7, 7]), np.append(matrix.indices, [999, -1])
+    np.testing.assert_array_equal(read_all(Counts(ad.AnnData(roomy)), 4), values)
