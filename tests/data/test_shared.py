@@ -49,7 +49,8 @@ def test_processes_that_split_and_read_at_once(dataset):
 
 
 CREATE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 import anndata as ad, numpy as np
 from ginseng import GinsengDataset
 from ginseng.cli import main
