@@ -39,6 +39,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
         yield fresh
+        if path.is_dir() and not fresh.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, and is not replaced by a file; name a file.")
         if path.is_dir():  # a directory cannot be replaced in one step: the old one is gone only once the new one is in
             old = path.with_name(f".{path.stem}.{unique}.old")
             path.rename(old)
@@ -76,7 +78,8 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
     except MemoryError:
         raise
     except Exception as error:  # what h5py, zarr, NumPy, SciPy and pandas raise for damaged files has no common type
-        if str(path) in str(error) or (isinstance(error, OSError) and error.errno is not None):
+        is_told = isinstance(error, ValueError | OSError) and str(path) in str(error)
+        if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{path} {fault}: {kind}{error}".rstrip(".") + ".") from error

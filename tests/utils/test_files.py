@@ -39,3 +39,12 @@ def test_an_error_suggests_the_nearest_name_whatever_its_case():
     assert "did you mean 'Cell_Type'" in str(unknown_name("label column", "celltype", "adata.obs", ["Cell_Type", "x"]))
     assert "did you mean" not in str(unknown_name("label column", "celltype", "adata.obs", ["donor"]))
     assert "It has: nothing" in str(unknown_name("layer", "counts", "adata.layers", []))
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "kept.txt").write_text("kept")
+    with pytest.raises(IsADirectoryError, match="results is a folder"), replacing(tmp_path / "results") as fresh:
+        fresh.write_text("new")
+    assert (tmp_path / "results" / "kept.txt").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
