@@ -220,7 +220,8 @@ class Trainer:
         rng.bit_generator.state = before.rng
         state, totals = self._moving(before.state), list(before.totals)
         nonnegative, n_done, n_cells = _normalizes(self.model), len(totals), self._feed.n_train
-        slabs = self._feed.train(rng, rates, before.memory, n_skipped=n_done, nonnegative=nonnegative)
+        memory = before.memory or self._feed.budget()
+        slabs = self._feed.train(rng, rates, memory, n_skipped=n_done, nonnegative=nonnegative)
         bar = tqdm(
             desc=f"Epoch {before.epoch + 1}/{before.last}",
             total=n_cells,
@@ -260,7 +261,7 @@ class Trainer:
             return math.nan, None
         names = pd.Index(self._feed.labels)
         model = self._devices.replicate(eqx.nn.inference_mode(self.model))
-        slabs = self._feed.test(self.run.memory, nonnegative=_normalizes(model))
+        slabs = self._feed.test(self.run.memory or self._feed.budget(), nonnegative=_normalizes(model))
         losses, confusions = zip(*jax.device_get([evaluate(model, slab, len(names)) for slab, _ in slabs]), strict=True)
         return float(np.sum(losses) / n_cells), scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
 

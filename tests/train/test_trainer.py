@@ -837,3 +837,9 @@ def test_counts_travel_in_the_type_that_they_are_stored_in(dataset, monkeypatch)
     monkeypatch.setattr(Trainer, "_train_step", recorded)
     Trainer(attention(), dataset, sampling=Sampling(batch_size=32)).fit(1, silent=True)
     assert found == {np.dtype("uint8")} == {dataset.dtype}
+
+
+def test_held_out_cells_can_be_scored_before_the_first_fit(dataset):
+    loss, scores = GinsengClassifierTrainer(dataset, QUICK)._validate()
+    assert np.isfinite(loss)
+    assert 0 <= scores.accuracy <= 1
