@@ -93,7 +93,9 @@ def dense_batches(groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray,
             yield dense[here], cells[here]
 
 
-def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Order) -> Groups:
+def from_store(
+    stored: StoredCounts, cells: np.ndarray, memory: int, order: Order, n_blocks: int = _BLOCKS_PER_WINDOW
+) -> Groups:
     """Rows of `cells`, of which at most `memory` bytes are held.
 
     Blocks of consecutive cells are read in random order into a window, whose cells are shuffled and given out while the
@@ -109,6 +111,8 @@ def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Orde
         Bytes for two windows.
     order : Order
         How the cells are given out.
+    n_blocks : int
+        Blocks of a window.
 
     Yields
     ------
@@ -117,7 +121,7 @@ def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Orde
     cells : numpy.ndarray
         Which cells those are.
     """
-    visited = sampling.visits(cells, block_size_for(stored, memory), order.rng)
+    visited = sampling.visits(cells, block_size_for(stored, memory, n_blocks), order.rng)
     planned = sampling.windows(visited, stored.bytes_per_cell, memory // 2, order.batch_size)
     stopped = threading.Event()
     windows = read_ahead((stored.read(visits, stopped), np.concatenate(visits)) for visits in planned)
@@ -131,6 +135,6 @@ def from_store(stored: StoredCounts, cells: np.ndarray, memory: int, order: Orde
         windows.close()
 
 
-def block_size_for(stored: StoredCounts, memory: int) -> int:
-    """Consecutive cells that are read together, with `memory` bytes for two windows."""
-    return max(1, int(memory // 2 / stored.bytes_per_cell.mean() / _BLOCKS_PER_WINDOW))
+def block_size_for(stored: StoredCounts, memory: int, n_blocks: int = _BLOCKS_PER_WINDOW) -> int:
+    """Consecutive cells that are read together, with `memory` bytes for two windows of `n_blocks` blocks."""
+    return max(1, int(memory // 2 / stored.bytes_per_cell.mean() / n_blocks))

@@ -22,7 +22,7 @@ def by_rows(matrix: Any, memory: int = _MEMORY) -> "sparse.csr_matrix | Transpos
     """
     n_parts = -(-int(matrix.group["indptr"][-1]) * _BYTES_PER_VALUE // memory)
     if n_parts > 1:
-        return TransposedRows(matrix, n_parts)
+        return TransposedRows(matrix, n_parts, memory)
     columns = matrix.to_memory()
     require_indices(columns.indices, matrix.shape[0])
     return sparse.csr_matrix(columns)
@@ -40,6 +40,8 @@ class TransposedRows:
         On disk.
     n_parts : int
         Number of parts: the rows of one are held at a time.
+    memory : int
+        Bytes for what is read and sorted at a time.
 
     Examples
     --------
@@ -52,7 +54,7 @@ class TransposedRows:
            [0., 0.]])
     """
 
-    def __init__(self, matrix: Any, n_parts: int):
+    def __init__(self, matrix: Any, n_parts: int, memory: int = _MEMORY):
         self.shape = matrix.shape
         self._rows_per_part = -(-matrix.shape[0] // n_parts)
         self._folder = tempfile.TemporaryDirectory(prefix="ginseng-")
@@ -62,7 +64,7 @@ class TransposedRows:
         self._dtype = np.dtype([("row", np.int32), ("column", np.int32), ("value", values.dtype)])
         for part in range(n_parts):
             self._file(part).touch()
-        n_at_once = _MEMORY // (2 * self._dtype.itemsize + 16)
+        n_at_once = memory // (2 * self._dtype.itemsize + 16)
         for start in range(0, int(indptr[-1]), n_at_once):
             rows = np.asarray(indices[start : start + n_at_once])
             require_indices(rows, matrix.shape[0])

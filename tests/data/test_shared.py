@@ -242,18 +242,14 @@ def test_datasets_are_created_here(adata):
         GinsengDataset.create("memory://bucket/cells.zarr", adata, "cell_type")
 
 
-def test_a_moment_without_a_split_is_waited_for(dataset):
+def test_a_moment_without_a_split_is_waited_for(dataset, monkeypatch):
     """Between the two renames of another process there is no split."""
     dataset.make_split(0.25)
     hidden = dataset.path / ".split.other.old"
     (dataset.path / "split").rename(hidden)
 
-    def put_back():
-        time.sleep(0.01)
+    def put_back(_):
         hidden.rename(dataset.path / "split")
 
-    thread = threading.Thread(target=put_back)
-    thread.start()
-    again = GinsengDataset(dataset.path)
-    thread.join()
-    assert len(again.test_idx) == 30
+    monkeypatch.setattr(time, "sleep", put_back)
+    assert len(GinsengDataset(dataset.path).test_idx) == 30

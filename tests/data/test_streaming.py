@@ -1,9 +1,12 @@
 import pickle
 import threading
+from collections import Counter
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ginseng import GinsengDataset
-from ginseng.data import reading, sampling, shards
+from ginseng.data import reading, sampling, shards, store, streaming
 from tests.conftest import GOLDEN, simulate
 
 N_CELLS, N_GENES = 300, 12
@@ -21,6 +24,24 @@ BUDGET = 3_000  # bytes, of the about 10,000 that the counts below take in memor
 def create(path, x, labels, **options):
     adata = ad.AnnData(x, obs=pd.DataFrame({"label": labels}, index=[f"c{i}" for i in range(len(labels))]))
     return GinsengDataset.create(path, adata, "label", silent=True, **options)
+
+
+def in_small_chunks(dataset):
+    """The dataset with its CSR in files of five chunks of 16 values, as if it were of many cells."""
+    x = dataset.root["X"]
+    for name in ("data", "indices"):
+        values, fill_value = x[name][:], int(x[name].fill_value)
+        del x[name]
+        with shards.GrowingArray(x, name, (16,), (80,), values.dtype, fill_value) as growing:
+            growing.append(values)
+    return GinsengDataset(dataset.path)
+
+
+def beyond_memory(dataset, cells, batch_size, rng=None, memory=BUDGET, n_blocks=5, drop_last=False):
+    """Stream from the store as `stream` does, but blocks of several cells, as of a window of many."""
+    stored = reading.StoredCounts(dataset.root, store.read_contents(dataset.root))
+    order = streaming.Order(batch_size, rng, drop_last)
+    return streaming.dense_batches(streaming.from_store(stored, cells, memory, order, n_blocks), batch_size)
 
 
 def cells_of(batches):
@@ -35,17 +56,7 @@ def numbered(tmp_path_factory):
     x = rng.poisson(0.3, (N_CELLS, N_GENES)).astype(np.float32)
     x[:, 0] = np.arange(1, N_CELLS + 1)
     labels = np.repeat(["a", "b", "c"], [220, 70, 10])
-    return create(tmp_path_factory.mktemp("numbered") / "x.zarr", sparse.csr_matrix(x), labels), x
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """Chunks, blocks and windows of a few cells."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ginseng.data.store._CHUNK_VALUES", 16)
-        patch.setattr("ginseng.data.reading._ROWS_READ_AT_ONCE", 7)
-        patch.setattr("ginseng.data.streaming._BLOCKS_PER_WINDOW", 5)
-        yield
+    return in_small_chunks(create(tmp_path_factory.mktemp("numbered") / "x.zarr", sparse.csr_matrix(x), labels)), x
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,6 +108,39 @@ def test_the_promised_cells_as_often_as_promised(
             assert np.ptp(times[part][dataset.labels[part] == label]) <= 1
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cells=st.lists(st.integers(0, N_CELLS - 1), min_size=1, max_size=400).map(sorted),
+    batch_size=st.integers(1, 310),
+    drop_last=st.booleans(),
+    memory=st.sampled_from([800, BUDGET]),
+    n_blocks=st.integers(1, 8),
+    seed=st.none() | st.integers(0, 99),
+)
+def test_blocks_of_several_cells_lose_and_mix_up_none(numbered, cells, batch_size, drop_last, memory, n_blocks, seed):
+    dataset, x_of_cell = numbered
+    rng = None if seed is None else np.random.default_rng(seed)
+    options = {"rng": rng, "memory": memory, "n_blocks": n_blocks, "drop_last": drop_last}
+    batches = list(beyond_memory(dataset, np.array(cells), batch_size, **options))
+    for x, here in batches:
+        np.testing.assert_array_equal(x, x_of_cell[here])
+    sizes = [len(here) for _, here in batches]
+    assert sizes[:-1] == [batch_size] * len(sizes[:-1])
+    assert sum(sizes) == (len(cells) // batch_size * batch_size if drop_last else len(cells))
+    found = [int(cell) for _, here in batches for cell in here]
+    assert Counter(found) <= Counter(cells)
+    if seed is None:
+        assert found == cells[: len(found)]
+
+
+@pytest.mark.parametrize("rate", [0.3, 5.0])
+def test_more_cells_than_are_read_at_once_are_held(tmp_path, rate):
+    x = np.random.default_rng(0).poisson(rate, (9_000, 5)).astype(np.float32)
+    dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 4_500)
+    np.testing.assert_array_equal(np.vstack([x for x, _ in dataset.stream(500, "all", shuffle=False)]), x)
+    assert dataset._counts.shape == x.shape
+
+
 @pytest.mark.parametrize("memory", ["1 GB", BUDGET])
 def test_equal_seeds_give_equal_batches(numbered, memory):
     dataset, _ = numbered
@@ -121,15 +165,16 @@ def test_batches_do_not_depend_on_what_else_is_drawn_meanwhile(numbered):
 def test_cells_are_mixed_beyond_memory(numbered):
     """Sorted cells leave a buffer of a quarter of them in random order, from all over the store."""
     dataset, _ = numbered
-    cells = np.array(cells_of(dataset.stream(10, "all", rng=0, memory=BUDGET)))
+    cells = np.array(cells_of(beyond_memory(dataset, np.arange(N_CELLS), 10, np.random.default_rng(0))))
     assert np.abs(np.diff(cells)).mean() > N_CELLS / 5
     assert np.ptp(cells[:40]) > N_CELLS / 2
 
 
 def test_repeats_of_rare_cells_are_spread_over_the_epoch(numbered):
     dataset, _ = numbered
-    dataset.make_split(0.0)
-    labels = np.concatenate([y for _, y in dataset.stream(30, "train", "resample", rng=0, memory=BUDGET)])
+    rng = np.random.default_rng(0)
+    cells = sampling.cells_of_epoch(dataset.labels, np.arange(N_CELLS), "resample", 1.0, rng)
+    labels = np.concatenate([dataset.labels[here] for _, here in beyond_memory(dataset, cells, 30, rng)])
     shares = [np.mean(part == 2) for part in np.array_split(labels, 4)]
     assert min(shares) > 0.1
     assert np.mean(labels == 2) == pytest.approx(1 / 3, abs=0.01)
@@ -184,7 +229,7 @@ def test_without_a_split_all_cells_are_balanced(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "index", "chunk", "gone"])
 def test_damaged_counts_are_told(tmp_path, damage):
     x = np.random.default_rng(0).poisson(0.3, (60, 20)).astype(np.float32)
-    dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 30)
+    dataset = in_small_chunks(create(tmp_path / "x.zarr", x, ["a", "b"] * 30))
     file = tmp_path / "x.zarr" / "X" / "data" / "c" / "0"
     content = bytearray(file.read_bytes())
     if damage == "gone":
@@ -210,24 +255,35 @@ def test_without_a_budget_counts_that_fit_are_kept(numbered):
     assert dataset._counts is None
 
 
-def test_at_most_two_windows_within_the_budget_are_read(numbered, monkeypatch):
+def test_without_a_budget_it_is_that_of_the_dataset(numbered, monkeypatch):
     dataset = GinsengDataset(numbered[0].path)
-    held, two_are_read = [], threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+        assert dataset.budget() == 2**26
+    monkeypatch.setattr(GinsengDataset, "budget", lambda *_: BUDGET)
+    first = cells_of(dataset.stream(5, "all", rng=0))
+    assert dataset._counts is None
+    monkeypatch.undo()
+    assert first == cells_of(dataset.stream(5, "all", rng=0, memory=BUDGET))
+
+
+def test_at_most_two_windows_within_the_budget_are_read(numbered, monkeypatch):
+    dataset, _ = numbered
+    held = []
     read = reading.StoredCounts.read
 
     def recorded(self, visits, stopped=None):
         counts = read(self, visits, stopped)
         held.append(counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes)
-        if len(held) == 2:
-            two_are_read.set()
         return counts
 
     monkeypatch.setattr(reading.StoredCounts, "read", recorded)
     iterator = dataset.stream(10, "all", memory=BUDGET)
     next(iterator)
-    assert two_are_read.wait(10)
+    iterator.close()  # which waits for what the thread was asked to read
     assert len(held) == 2
-    list(iterator)
+    held.clear()
+    list(beyond_memory(dataset, np.arange(N_CELLS), 10, np.random.default_rng(0)))
     assert len(held) > 5
     assert max(held) <= BUDGET / 2 + 8
 
@@ -281,7 +337,7 @@ def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
 def test_a_dataset_replaced_meanwhile_is_noticed(tmp_path, memory):
     labels = ["a", "b"] * 150
     x = np.eye(300, 300, dtype=np.float32)
-    dataset = create(tmp_path / "x.zarr", x, labels, chunk_size=50)
+    dataset = in_small_chunks(create(tmp_path / "x.zarr", x, labels))
     iterator = dataset.stream(10, "all", memory=memory)
     if memory == BUDGET:
         next(iterator)
@@ -312,22 +368,30 @@ class TestLayouts:
         else:
             monkeypatch.setattr("ginseng.data.store.find_spec", lambda _: None)
 
+    def assert_it_streams(self, dataset, x, memory):
+        cells = np.arange(len(x))
+        for batches in (
+            dataset.stream(9, "all", shuffle=False, memory=memory),
+            beyond_memory(dataset, cells, 9, memory=memory),
+            dataset.stream(9, "all", shuffle=False),
+        ):
+            np.testing.assert_array_equal(np.vstack([batch for batch, _ in batches]), x)
+        shuffled = list(beyond_memory(dataset, cells, 9, np.random.default_rng(0), memory))
+        order = np.concatenate([here for _, here in shuffled])
+        assert sorted(order) == list(cells)
+        np.testing.assert_array_equal(np.vstack([batch for batch, _ in shuffled]), x[order])
+
     def test_dense(self, tmp_path):
-        x = np.random.default_rng(0).poisson(5.0, (200, 6)).astype(np.float32)
-        dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 100, chunk_size=8)
-        assert dataset.root["X"].ndim == 2
-        batches = list(dataset.stream(9, "all", shuffle=False, memory=300))
-        np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), x)
-        shuffled = np.vstack([x for x, _ in dataset.stream(9, "all", memory=300)])
-        np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(x, axis=0))
+        """In chunks of 3 cells and files of 9."""
+        x = np.random.default_rng(0).integers(0, 9, (60, 22_000)).astype(np.float32)
+        dataset = create(tmp_path / "x.zarr", x, ["a", "b"] * 30, chunk_size=8)
+        assert dataset.root["X"].chunks == (3, 22_000)
+        assert dataset.root["X"].shards == (9, 22_000)
+        self.assert_it_streams(dataset, x, memory=x.size // 2)
 
     def test_of_ginseng_0_2_1(self, golden):
         dataset = GinsengDataset(GOLDEN / "dataset.zarr")
-        for memory in (2_000, None):
-            batches = list(dataset.stream(7, "all", shuffle=False, memory=memory))
-            np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), golden["x"])
-        shuffled = np.vstack([x for x, _ in dataset.stream(7, "all", memory=2_000)])
-        np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(golden["x"], axis=0))
+        self.assert_it_streams(dataset, golden["x"], memory=2_000)
 
     def test_the_codecs_are_those_at_hand(self, with_zarrs, tmp_path):
         dataset = create(tmp_path / "x.zarr", np.ones((20, 3), np.float32), ["a", "b"] * 10)
@@ -342,16 +406,14 @@ class TestLayouts:
         dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
         del dataset.root["X"]
         ad.io.write_elem(dataset.root, "X", adata.X)
-        for memory in (1_000, None):
-            batches = list(GinsengDataset(dataset.path).stream(9, "all", shuffle=False, memory=memory))
-            np.testing.assert_array_equal(np.vstack([x for x, _ in batches]), adata.X.toarray())
+        self.assert_it_streams(GinsengDataset(dataset.path), adata.X.toarray(), memory=1_000)
 
 
 def test_annbatch_reads_the_store(tmp_path):
     """Its Loader takes a CSR matrix of AnnData's."""
     annbatch = pytest.importorskip("annbatch", reason="annbatch needs Python 3.12")
     adata = simulate(100)
-    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+    dataset = in_small_chunks(GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True))
     loader = annbatch.Loader(batch_size=20, chunk_size=10, preload_nchunks=4)
     loader.add_dataset(ad.io.sparse_dataset(dataset.root["X"]))
     read = np.vstack([batch["X"].toarray() for batch in loader])

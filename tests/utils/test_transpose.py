@@ -3,7 +3,6 @@ import functools
 import anndata as ad
 import h5py
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -23,13 +22,9 @@ from tests.conftest import simulate
 )
 def test_rows_are_those_of_the_matrix(shape, seed, n_parts, memory, bounds):
     x = np.random.default_rng(seed).poisson(0.5, shape)
-    with (
-        h5py.File("x.h5", "w", driver="core", backing_store=False) as file,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(transpose, "_MEMORY", memory)
+    with h5py.File("x.h5", "w", driver="core", backing_store=False) as file:
         ad.io.write_elem(file, "X", sparse.csc_matrix(x))
-        rows = transpose.TransposedRows(ad.io.sparse_dataset(file["X"]), n_parts)
+        rows = transpose.TransposedRows(ad.io.sparse_dataset(file["X"]), n_parts, memory)
         start, stop = sorted(min(bound, shape[0] - 1) for bound in bounds)
         np.testing.assert_array_equal(rows[start : stop + 1].toarray(), x[start : stop + 1])
         np.testing.assert_array_equal(rows[0 : shape[0]].toarray(), x)
