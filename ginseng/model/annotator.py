@@ -1,8 +1,9 @@
 """What annotates cells: any module of one cell, with the names of its inputs and outputs."""
 
+import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,10 @@ class Annotator:
 
 
 def save_annotator(annotator: Annotator, path: str | Path) -> None:
-    """Save any annotator: a line of JSON with its names, then the leaves of its module as Equinox writes them.
+    """Save any annotator: a line with a digest, one of JSON with its names, the leaves of its module as Equinox does.
 
-    The module's structure is not in the file: `load_annotator` is given a module of the same making. Classifiers of
-    `GinsengClassifierTrainer` are saved by `save_model`, which needs none.
+    How the module is made is told by the file, but cannot be made from it: `load_annotator` is given a module of the
+    same making. Classifiers of `GinsengClassifierTrainer` are saved by `save_model`, which needs none.
 
     Parameters
     ----------
@@ -118,10 +119,10 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     """
     leaves = io.BytesIO()
     eqx.tree_serialise_leaves(leaves, annotator.module)
-    header = {"format": _FORMAT, "genes": annotator.genes, "labels": annotator.labels}
-    header |= {"takes_counts": annotator.takes_counts, "digest": _digest_of(leaves.getvalue())}
+    header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
+    first = json.dumps({"format": _FORMAT, **header, "making": dict(_making(annotator.module))}).encode()
     with replacing(path) as fresh:
-        fresh.write_bytes(json.dumps(header).encode() + b"\n" + leaves.getvalue())
+        fresh.write_bytes(b"\n".join([_digest_of(first, leaves.getvalue()).encode(), first, leaves.getvalue()]))
 
 
 def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
@@ -150,14 +151,38 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     --------
     See `save_annotator`.
     """
-    with naming(path, "is no annotator, is damaged, or belongs to a module of another structure"):
-        first, _, leaves = Path(path).read_bytes().partition(b"\n")
+    with naming(path, "is no annotator, is damaged, or belongs to a module of another making"):
+        kept, first, leaves = Path(path).read_bytes().split(b"\n", 2)
+        require_digest(kept.decode(), _digest_of(first, leaves), "its names or weights")
         header = json.loads(first)
         if header.pop("format") != _FORMAT:
             raise ValueError("its format is another")
-        require_digest(header.pop("digest"), _digest_of(leaves), "its weights")
+        _require_equal(header.pop("making"), dict(_making(like)))
         return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like), **header)
 
 
-def _digest_of(leaves: bytes) -> str:
-    return digest(np.frombuffer(leaves, np.uint8))
+def _digest_of(*parts: bytes) -> str:
+    return digest(*(np.frombuffer(part, np.uint8) for part in parts))
+
+
+def _making(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Types, shapes and static settings of a module by their place in it: all but the values of its leaves."""
+    if eqx.is_array(part):
+        yield path, f"{part.dtype} of shape {part.shape}"
+        return
+    yield path, getattr(part, "__qualname__", type(part).__qualname__)
+    if dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            value, where = getattr(part, field.name), f"{path}.{field.name}"
+            is_plain = isinstance(value, bool | int | float | str | tuple | None)
+            yield from [(where, repr(value))] if field.metadata.get("static") and is_plain else _making(value, where)
+    elif isinstance(part, dict | list | tuple):
+        for name, value in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from _making(value, f"{path}[{name!r}]")
+
+
+def _require_equal(saved: dict[str, str], given: dict[str, str]) -> None:
+    for path in saved | given:
+        if saved.get(path) != given.get(path):
+            is_of = [making.get(path, "not there") for making in (saved, given)]
+            raise ValueError(f"`like{path}` is {is_of[1]}, but {is_of[0]} was saved")

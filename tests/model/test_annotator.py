@@ -107,10 +107,18 @@ class TestFile:
         leaves = map(jax.tree.leaves, (loaded.module, MODULES["ensemble"]))
         assert all(map(np.array_equal, *leaves))
 
-    @pytest.mark.parametrize("like", [MODULES["attention"], MODULES["sequence"]])
-    def test_another_module(self, tmp_path, like):
-        save_annotator(Annotator(MODULES["ensemble"], GENES, LABELS), tmp_path / "a.eqx")
-        with pytest.raises(ValueError, match=r"a.eqx.*module of another structure"):
+    @pytest.mark.parametrize(
+        ("like", "difference"),
+        [
+            (eqx.nn.Linear(30, 3, key=jr.key(1)), "`like` is Linear, but AttentionClassifier was saved"),
+            (MODULES["attention"].normalizing(None, 10.0), "`like.target_sum` is 10.0, but 10000.0 was saved"),
+            (MODULES["attention"].normalizing(False, None), "`like.normalize` is False, but True was saved"),
+            (AttentionClassifier(30, 3, 5, key=jr.key(0)), r"`like.attn1.weight` is float32 of shape \(5, 30\)"),
+        ],
+    )
+    def test_another_module(self, tmp_path, like, difference):
+        save_annotator(Annotator(MODULES["attention"], GENES, LABELS), tmp_path / "a.eqx")
+        with pytest.raises(ValueError, match=f"a.eqx.*module of another making: {difference}"):
             load_annotator(tmp_path / "a.eqx", like)
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"no JSON\nx", b'{"format": "other"}\n'])
@@ -119,13 +127,26 @@ class TestFile:
         with pytest.raises(ValueError, match=r"a.eqx is no annotator"):
             load_annotator(tmp_path / "a.eqx", MODULES["ensemble"])
 
-    def test_damage_is_noticed(self, tmp_path):
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda content: content[:-3] + bytes([content[-3] ^ 4]) + content[-2:],
+            lambda content: content + b"more",
+            lambda content: content.replace(b'"NK"', b'"NA"'),
+            lambda content: content.replace(b'"GENE7"', b'"GENE6"'),
+            lambda content: content.replace(b'"takes_counts": true', b'"takes_counts": null'),
+        ],
+        ids=["weight", "longer", "label", "gene", "takes_counts"],
+    )
+    def test_damage_is_noticed(self, tmp_path, damage):
         save_annotator(Annotator(MODULES["attention"], GENES, LABELS), tmp_path / "a.eqx")
-        content = bytearray((tmp_path / "a.eqx").read_bytes())
-        content[-3] ^= 4
-        (tmp_path / "a.eqx").write_bytes(content)
-        with pytest.raises(ValueError, match=r"its weights have changed since they were written"):
+        content = (tmp_path / "a.eqx").read_bytes()
+        (tmp_path / "a.eqx").write_bytes(damage(content))
+        assert damage(content) != content
+        with pytest.raises(ValueError, match=r"its names or weights have changed since they were written"):
             load_annotator(tmp_path / "a.eqx", MODULES["attention"])
+
+    def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             load_annotator(tmp_path / "b.eqx", MODULES["attention"])
 
