@@ -3,13 +3,13 @@
 from contextlib import nullcontext
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 from anndata import AnnData
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.readers import opened_counts
+from ginseng.data.sampling import is_split_of
 from ginseng.utils.counts import copy_of
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -60,19 +60,13 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
 
 
 def require_split(dataset: GinsengDataset, holdout: float | None) -> None:
-    """Refuse a share to hold out that is not that of the split there is, up to what was rounded when it was made."""
+    """Refuse a share to hold out that is not that of the split there is."""
     if holdout is None or dataset.test_idx is None:
         return
-    n_held_out = len(dataset.test_idx)
-    is_as_asked = abs(n_held_out - holdout * dataset.n_cells) <= len(dataset.label_names)
-    if dataset.groups is not None:
-        of_groups = np.unique(dataset.groups[dataset.test_idx])
-        are_whole = np.isin(dataset.groups, of_groups).sum() == n_held_out
-        is_as_asked |= are_whole and abs(len(of_groups) - holdout * len(dataset.group_names or [])) <= 1
-    if not is_as_asked:
+    if not is_split_of(holdout, dataset.test_idx, dataset.labels, dataset.groups):
         raise ValueError(
-            f"{dataset.path} has been split before, with {n_held_out:,} of {dataset.n_cells:,} cells held out, which "
-            f"--holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
+            f"{dataset.path} has been split before, with {len(dataset.test_idx):,} of {dataset.n_cells:,} cells held "
+            f"out, which --holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
             f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
         )
 

@@ -112,6 +112,16 @@ class TestCreate:
         ginseng(*fit, "--holdout", 0.5, "--hold-out-groups")
         assert "has been split before" in ginseng(*fit, "--holdout", 0.01, fails=True)
 
+    @pytest.mark.parametrize("options", [{}, {"stratify_label": True}, {"stratify_label": True, "keep_rare": True}])
+    def test_each_share_that_another_split_was_made_with_is_refused(self, counts, tmp_path, options):
+        store = tmp_path / "cells.zarr"
+        ginseng("create", counts, "--label", "cell_type", "-o", store, "-q")
+        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
+        GinsengDataset(store).make_split(0.1, **options)
+        ginseng(*fit, "--holdout", 0.1)
+        for other in (0, 0.05, 0.2):
+            assert "has been split before" in ginseng(*fit, "--holdout", other, fails=True)
+
 
 class TestFit:
     def test_a_model_is_saved(self, counts, tmp_path):

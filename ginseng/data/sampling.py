@@ -103,6 +103,32 @@ def draw_split(
     return split_groups(groups, fraction, rng)
 
 
+def is_split_of(
+    fraction: float,
+    test: Integer[np.ndarray, " test"],
+    labels: Integer[np.ndarray, " cells"],
+    groups: Integer[np.ndarray, " cells"] | None,
+) -> bool:
+    """Whether so many test cells, or whole groups of them, are what `draw_split` draws of a fraction in some way.
+
+    Examples
+    --------
+    >>> labels = np.repeat([0, 1], 50)
+    >>> is_split_of(0.2, np.arange(20), labels, None), is_split_of(0.25, np.arange(20), labels, None)
+    (True, False)
+    """
+    ways = [(False, False), (True, False), (True, True)]
+    by_cells = {
+        len(draw_split(labels, None, fraction, 0, stratify_group=False, stratify_label=label, keep_rare=rare)[1])
+        for label, rare in ways
+    }
+    if groups is None or len(test) in by_cells:
+        return len(test) in by_cells
+    held_out = np.unique(groups[test])
+    n_of_these = np.isin(groups, held_out).sum()
+    return bool(n_of_these == len(test)) and len(held_out) == _n_test(len(np.unique(groups)), fraction)
+
+
 def downsample(
     labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], rng: np.random.Generator
 ) -> Integer[np.ndarray, " kept"]:
