@@ -12,7 +12,7 @@ from scipy import sparse
 from zarr.storage import LocalStore
 
 from ginseng.data.shards import ShardReader, smallest_type
-from ginseng.data.store import Contents, require_unchanged
+from ginseng.data.store import Contents, require_dense, require_unchanged
 from ginseng.utils.soundness import require_indices
 
 _ROWS_READ_AT_ONCE = 4096
@@ -128,6 +128,7 @@ class StoredCounts:
             counts[row : row + len(visit)] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
 
         self._for_each(place, visits, stopped)
+        require_dense(self._arrays[0], is_ours=True)  # one that goes meanwhile is read as zeros
         return counts
 
     def _read_compact(self, visits: Sequence[np.ndarray], stopped: threading.Event | None) -> sparse.csr_matrix:

@@ -11,7 +11,6 @@ indices of genes are filled with one that no gene has, dense counts have all the
 
 import itertools
 import json
-import math
 import os
 import uuid
 import warnings
@@ -27,12 +26,13 @@ import numpy as np
 import pandas as pd
 import zarr
 from scipy import sparse
-from zarr.errors import ContainsArrayError, GroupNotFoundError, ZarrUserWarning
+from zarr.errors import ZarrUserWarning
 
 from ginseng.data.shards import GrowingArray
-from ginseng.data.typed import array_of, folder_of, values_of
+from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, naming
+from ginseng.utils.messages import warn
 from ginseng.utils.soundness import require_ends
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
@@ -143,8 +143,8 @@ def read_contents(root: zarr.Group) -> Contents:
         found = _digest_of(attributes, labels, groups, indptr)
         require_digest(attributes.get("digest"), found, "names, labels, groups or row ends")
         is_ours = attributes.get("encoding-type") == "anndata"
-        if indptr is None and is_ours:
-            _require_all_files(counts)
+        if indptr is None:
+            require_dense(counts, is_ours)
     return Contents(label_names, gene_names, group_names, labels, groups, counts, indptr, is_ours)
 
 
@@ -195,13 +195,13 @@ def _digest_of(
     return digest(np.frombuffer(names.encode(), np.uint8), *arrays)
 
 
-def _require_all_files(counts: Any) -> None:
-    if (folder := folder_of(counts)) is not None:
-        n_files = sum(1 for file in (folder / "c").rglob("*") if file.is_file())
-        of_a_file = counts.shards or counts.chunks
-        n_expected = math.prod(-(-size // n) for size, n in zip(counts.shape, of_a_file, strict=True))
-        if n_files != n_expected:
-            raise ValueError(f"{n_files:,} of the {n_expected:,} files of X are there")
+def require_dense(counts: Any, is_ours: bool) -> None:
+    """Raise a ValueError if a file of dense counts has gone; of ginseng 0.2.1's, which leaves out zeros, only warn."""
+    if n_missing := n_missing_chunks(counts):
+        found = f"{n_missing:,} of the {counts.nchunks:,} chunks of X have no file"
+        if is_ours:
+            raise ValueError(found)
+        warn(f"{found}: they are read as zeros, which is right only if they have been zeros before.")
 
 
 @contextmanager
@@ -228,15 +228,26 @@ def open_store(path: str | Path) -> zarr.Group:
         raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
     read_only = str(path).startswith(("http://", "https://"))
     try:
-        place = path if is_url(path) else Path(path).absolute()
-        root = zarr.open_group(place, mode="r" if read_only else "r+", use_consolidated=False)
+        root = _group_at(path if is_url(path) else Path(path).absolute(), mode="r" if read_only else "r+")
     except ImportError as error:
         raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
-    except (FileNotFoundError, NotADirectoryError, ValueError, ContainsArrayError, GroupNotFoundError):
-        root = None
     if root is None or not all(name in root.attrs for name in _ATTRIBUTES):
         raise ValueError(f"{path} is not a ginseng dataset; GinsengDataset.create makes one from counts.")
     return root
+
+
+def _group_at(place: Any, **options: Any) -> zarr.Group | None:
+    """The group there is with its attributes, or None if there is none that zarr can read."""
+    try:
+        group = zarr.open_group(place, use_consolidated=False, **options)
+        dict(group.attrs)
+    except ImportError:
+        raise
+    except Exception as error:  # what zarr raises for metadata of another kind has no common type
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
+        return None
+    return group
 
 
 def is_store(path: str | Path) -> bool:
@@ -259,12 +270,8 @@ def require_unchanged(root: zarr.Group) -> None:
 
     What is read would be of two datasets, and a split would not be of the cells that are there.
     """
-    try:
-        now = zarr.open_group(root.store, path=root.path, mode="r", use_consolidated=False)
-        unchanged = dict(now.attrs) == dict(root.attrs)
-    except (FileNotFoundError, GroupNotFoundError):
-        unchanged = False
-    if not unchanged:
+    now = _group_at(root.store, path=root.path, mode="r")
+    if now is None or dict(now.attrs) != dict(root.attrs):
         raise OSError(f"{root.store} has been replaced since it was opened; open it anew.")
 
 

@@ -1,4 +1,4 @@
-"""What zarr's own types leave open: which members of a group are arrays, and where things lie on this machine."""
+"""What zarr's own types leave open: which members of a group are arrays, where things lie, and what has gone."""
 
 from pathlib import Path
 from typing import Any
@@ -53,3 +53,16 @@ def folder_of(item: "zarr.Group | zarr.Array[Any]") -> Path | None:
     True
     """
     return Path(item.store.root) / item.path if isinstance(item.store, LocalStore) else None
+
+
+def n_missing_chunks(array: "zarr.Array[Any]") -> int:
+    """How many chunks of an array on this machine have no file, by which zarr reads their fill value.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> array = zarr.create_array(tempfile.mkdtemp(), data=np.array([1, 2, 0, 0]), chunks=2, overwrite=True)
+    >>> n_missing_chunks(array)
+    1
+    """
+    return 0 if folder_of(array) is None else max(array.nchunks - array.nchunks_initialized, 0)

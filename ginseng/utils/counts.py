@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ginseng.utils.files import naming
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
-from ginseng.utils.soundness import require_indices, require_sound
+from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
 
@@ -132,6 +132,9 @@ class Counts:
         self._matrix: Any
         if layer is None:
             self._name = "adata.X"
+            if adata.isbacked and adata.is_view:
+                with naming(self._place, "is damaged"):
+                    require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)
         elif layer in adata.layers:
             self._name = f"adata.layers['{layer}']"

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import h5py
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
+from anndata.io import sparse_dataset
 from scipy import sparse
+
+_AT_ONCE = 2**24  # indices read at once
 
 
 def require_sound(matrix: Any) -> None:
@@ -31,6 +35,22 @@ def require_sound(matrix: Any) -> None:
         by_columns = matrix.format == "csc"
         require_ends(matrix.indptr, matrix.shape[by_columns], len(matrix.indices))
         require_indices(matrix.indices[: matrix.indptr[-1]], matrix.shape[not by_columns])
+
+
+def require_sound_where_stored(matrix: Any) -> None:
+    """The same of a sparse matrix in an open file, with its indices, before all of it is read by other code.
+
+    Examples
+    --------
+    >>> require_sound_where_stored(np.eye(2))
+    """
+    if isinstance(matrix, h5py.Group):
+        dataset = sparse_dataset(matrix)
+        require_sound(dataset)
+        indices: Any = matrix["indices"]
+        n_columns = dataset.shape[not isinstance(dataset, CSCDataset)]
+        for start in range(0, len(indices), _AT_ONCE):
+            require_indices(indices[start : start + _AT_ONCE], n_columns)
 
 
 def require_ends(indptr: np.ndarray, n_rows: int, n_values: int) -> None:

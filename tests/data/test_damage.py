@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import anndata as ad
 import h5py
@@ -83,6 +84,7 @@ class TestSparseCountsThatContradictThemselves:
         for read in (
             lambda: classify(state, path, return_table=True, silent=True),
             lambda: classify(state, path, backed=False, return_table=True, silent=True),
+            lambda: classify(state, ad.read_h5ad(path, backed="r")[::2], return_table=True, silent=True),
             lambda: GinsengDataset.create(tmp_path / "new.zarr", path, "cell_type", silent=True),
         ):
             with pytest.raises(ValueError, match=rf"cells.h5ad.*{message}"):
@@ -189,8 +191,61 @@ def test_a_file_of_dense_counts_that_has_gone_is_noticed(tmp_path):
     dataset = GinsengDataset.create(tmp_path / "dense.zarr", adata, "cell_type", chunk_size=8, silent=True)
     assert next(dataset.stream(40, "all", shuffle=False))[0].tolist() == adata.X.tolist()
     shutil.rmtree(next((tmp_path / "dense.zarr" / "X" / "c").iterdir()))
-    with pytest.raises(ValueError, match=r"dense.zarr is a damaged dataset: 4 of the 5 files of X are there"):
+    with pytest.raises(ValueError, match=r"dense.zarr is a damaged dataset: 1 of the 5 chunks of X have no file"):
         GinsengDataset(tmp_path / "dense.zarr")
+
+
+def test_a_file_of_dense_counts_that_goes_while_they_are_streamed_is_noticed(tmp_path):
+    adata = ad.AnnData(np.ones((40, 5), np.float32), {"cell_type": ["a", "b"] * 20})
+    dataset = GinsengDataset.create(tmp_path / "dense.zarr", adata, "cell_type", chunk_size=8, silent=True)
+    shutil.rmtree(next((tmp_path / "dense.zarr" / "X" / "c").iterdir()))
+    with pytest.raises(OSError, match=r"dense.zarr is damaged \(1 of the 5 chunks of X have no file\)"):
+        list(dataset.stream(40, "all"))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "layers/counts/data"])
+def test_files_of_an_anndata_store_that_have_gone_are_noticed(state, tmp_path, version, name):
+    adata = simulate()
+    adata.layers["counts"] = adata.X.copy()
+    with ad.settings.override(zarr_write_format=version):
+        adata.write_zarr(tmp_path / "cells.zarr")
+    classify(state, tmp_path / "cells.zarr", return_table=True, silent=True)
+    folder = tmp_path / "cells.zarr" / name
+    shutil.rmtree(folder / "c") if version == 3 else (folder / "0").unlink()
+    for read in (
+        lambda: classify(state, tmp_path / "cells.zarr", return_table=True, silent=True),
+        lambda: classify(state, tmp_path / "cells.zarr", silent=True),
+        lambda: GinsengDataset.create(tmp_path / "new.zarr", tmp_path / "cells.zarr", "cell_type", silent=True),
+    ):
+        with pytest.raises(ValueError, match=rf"cells.zarr.*: 1 of the 1 chunks of {name} have no file"):
+            read()
+
+
+def test_chunks_of_an_anndata_store_that_may_have_gone_draw_a_warning(state, tmp_path):
+    adata = simulate()
+    adata.X = adata.X.toarray()
+    adata.obs["n_doublets"] = 0  # a column of which zarr writes no file
+    adata.write_zarr(tmp_path / "cells.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        read_adata(tmp_path / "cells.zarr")
+    root = zarr.open_group(tmp_path / "cells.zarr")
+    root.create_array("X", data=adata.X, chunks=(60, 30), overwrite=True, attributes=dict(root["X"].attrs))
+    next(path for path in (tmp_path / "cells.zarr" / "X").rglob("0*") if path.is_file()).unlink()
+    with pytest.warns(UserWarning, match=r"1 of the 2 chunks of X have no file, and are read as zeros"):
+        classify(state, tmp_path / "cells.zarr", return_table=True)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "", "{}", '{"zarr_format": 3, "node_type": "group", "attributes": 5}'])
+@pytest.mark.parametrize("name", ["zarr.json", ".zgroup"])
+def test_a_store_whose_root_is_none_is_named(tmp_path, content, name):
+    (tmp_path / "cells.zarr").mkdir()
+    (tmp_path / "cells.zarr" / name).write_text(content)
+    with pytest.raises(ValueError, match=r"cells.zarr is not a ginseng dataset"):
+        GinsengDataset(tmp_path / "cells.zarr")
+    with pytest.raises(ValueError, match=r"cells.zarr is"):
+        read_adata(tmp_path / "cells.zarr")
 
 
 def test_flipped_bits_of_dense_counts_are_noticed(tmp_path):
