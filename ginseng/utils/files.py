@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ATTEMPTS, _MOMENT = 100, 0.05  # at removing a folder, and seconds between two of them
 
 
 @contextmanager
@@ -53,10 +56,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         else:
             fresh.replace(path)
     finally:
-        if fresh.is_dir():
-            shutil.rmtree(fresh)
-        else:
-            fresh.unlink(missing_ok=True)
+        _remove(fresh)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there, in which threads that were interrupted may still be writing."""
+    for _ in range(_ATTEMPTS):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(_MOMENT)
 
 
 @contextmanager

@@ -230,8 +230,7 @@ def test_chunks_of_an_anndata_store_that_may_have_gone_draw_a_warning(state, tmp
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         read_adata(tmp_path / "cells.zarr")
-    root = zarr.open_group(tmp_path / "cells.zarr")
-    root.create_array("X", data=adata.X, chunks=(60, 30), overwrite=True, attributes=dict(root["X"].attrs))
+    adata.write_zarr(tmp_path / "cells.zarr", chunks=(60, 30))
     next(path for path in (tmp_path / "cells.zarr" / "X").rglob("0*") if path.is_file()).unlink()
     with pytest.warns(UserWarning, match=r"1 of the 2 chunks of X have no file, and are read as zeros"):
         classify(state, tmp_path / "cells.zarr", return_table=True)

@@ -1,3 +1,6 @@
+import threading
+from contextlib import suppress
+
 import pytest
 
 from ginseng.utils.files import replacing
@@ -48,3 +51,26 @@ def test_a_folder_is_never_replaced_by_a_file(tmp_path):
         fresh.write_text("new")
     assert (tmp_path / "results" / "kept.txt").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
+    """As zarr's threads do once the main one has been interrupted."""
+    folders, stopped = [], threading.Event()
+
+    def write():
+        for number in range(100):
+            with suppress(FileNotFoundError):
+                (folders[0] / str(number)).mkdir(parents=number < 10)
+            if stopped.wait(0.002):
+                return
+
+    thread = threading.Thread(target=write)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "cells.zarr") as fresh:
+        folders.append(fresh)
+        thread.start()
+        while not fresh.exists():
+            pass
+        raise KeyboardInterrupt
+    stopped.set()
+    thread.join()
+    assert not list(tmp_path.iterdir())
