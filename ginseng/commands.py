@@ -215,6 +215,7 @@ def fit(
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
             made = _create(path, counts, label, layer, chosen, group, require_labels, quiet)
+            warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)

@@ -167,7 +167,7 @@ def _on_disk(matrix: Any) -> Any:
     """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
     if hasattr(matrix, "keys"):
         return ad.io.sparse_dataset(matrix)
-    return matrix if matrix is not None and matrix.ndim == 2 else None
+    return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix
 
 
 def write_adata(adata: AnnData, path: str | Path) -> None:

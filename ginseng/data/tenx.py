@@ -15,6 +15,7 @@ from scipy import sparse
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.soundness import require_sound
 
 
 def read_10x_mtx(
@@ -122,7 +123,7 @@ def read_10x_h5(
             warn(f"{path} has the genomes {shorten(genomes)}; reading {genomes[0]}.")
         group = file[genome or genomes[0]]
         var = pd.DataFrame({"gene_ids": _text(group["genes"]), "gene_symbols": _text(group["gene_names"])})
-        return _assemble(_read_csc(group, path), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
+        return _assemble(_read_csc(group), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
 
 
 def is_10x_h5(file: h5py.File) -> bool:
@@ -139,7 +140,7 @@ def _read_features_layout(
     for column, name in (("feature_types", "feature_type"), ("genome", "genome")):
         if name in features:
             var[column] = _text(features[name])
-    adata = _assemble(_read_csc(group, path), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
+    adata = _assemble(_read_csc(group), _text(group["barcodes"]), var, var_names, make_unique, gex_only)
     if genome is None:
         return adata
     genomes = sorted(set(adata.var["genome"])) if "genome" in adata.var else []
@@ -148,15 +149,12 @@ def _read_features_layout(
     return adata[:, adata.var["genome"] == genome].copy()
 
 
-def _read_csc(group: Any, path: Path) -> sparse.csr_matrix:
+def _read_csc(group: Any) -> sparse.csr_matrix:
     """Read features x cells in CSC, which is cells x features in CSR."""
     n_features, n_cells = group["shape"][()]
     arrays = tuple(group[name][()] for name in ("data", "indices", "indptr"))
-    try:
-        counts = sparse.csr_matrix(arrays, shape=(n_cells, n_features))
-        counts.check_format()
-    except ValueError as error:
-        raise ValueError(f"{path} is inconsistent: {error}.") from error
+    counts = sparse.csr_matrix(arrays, shape=(n_cells, n_features))
+    require_sound(counts)
     return counts
 
 

@@ -293,6 +293,7 @@ class Trainer:
             "patience": self._patience,
             "seed": self.sampling.seed,
             "precision": self.recipe.precision,
+            "devices": self._devices.n_devices,
             "learning rates": digest(rates),
             **self._feed.description(),
             "initial weights": digest(*jax.tree.leaves(eqx.filter(self.model, eqx.is_array))),

@@ -25,6 +25,7 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.step import Fixed, Slab, State, key_of
+from ginseng.utils.counts import warn_of_fractions
 from ginseng.utils.messages import warn
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
@@ -104,6 +105,8 @@ class GinsengClassifierTrainer:
         train, test = _split_of(self.dataset, self.settings)
         require_held_out(self.settings.patience, len(test))
         require_memory(len(self.genes), n_copies=5)
+        if self.settings.normalize and self.dataset.dtype.kind == "f":
+            warn_of_fractions(self.dataset.sample(_N_MEAN), str(self.dataset.path))
         classifier = _classifier(len(self.genes), len(self.label_names), self.settings, state)
         if self.settings.center and train.size:
             classifier.module = centered(classifier.module, _sample(self.dataset, train, self.settings))

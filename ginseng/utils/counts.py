@@ -12,7 +12,7 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from ginseng.utils.files import naming
-from ginseng.utils.messages import caller, shorten, unknown_name, warn
+from ginseng.utils.messages import Caller, caller, shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
@@ -77,6 +77,24 @@ def x_of(adata: AnnData) -> Any:
         return adata.X
     except KeyError:
         return None
+
+
+def warn_of_fractions(values: np.ndarray, name: str, at: Caller | None = None) -> bool:
+    """Warn of values that are no whole numbers, as raw counts are, and tell whether there are any.
+
+    Examples
+    --------
+    >>> warn_of_fractions(np.array([0.0, 7.0]), "adata.X")
+    False
+    """
+    fractions = values[values != np.rint(values)]
+    if len(fractions):
+        warn(
+            f"{name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised data would "
+            "be normalised once more (unless normalize=False). Is there a layer of raw counts?",
+            at,
+        )
+    return len(fractions) > 0
 
 
 class Counts:
@@ -149,17 +167,27 @@ class Counts:
         if self._matrix is None:
             layers = shorten(layer_names(adata)) or "none"
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
+        self.n_genes = len(self.var)
+        self._require_numbers()
         with naming(self._place, "is damaged"):
             require_sound(self._matrix)
             if isinstance(self._matrix, CSCDataset):
                 self._matrix = by_rows(self._matrix)
         if sparse.issparse(self._matrix):
             self._matrix = self._matrix.tocsr()
-        self.n_genes = len(self.var)
 
     @property
     def _place(self) -> str:
         return self._name if self._file is None else f"{self._name} of {self._file}"
+
+    def _require_numbers(self) -> None:
+        shape, dtype = self._matrix.shape, self._matrix.dtype
+        if shape != (self.n_cells, self.n_genes):
+            raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {(self.n_cells, self.n_genes)}.")
+        if dtype.kind not in "biuf":
+            raise ValueError(
+                f"{self._place} holds {dtype}, where numbers are expected; try {self._name}.astype('float32')."
+            )
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
@@ -167,6 +195,8 @@ class Counts:
             block: Any = self._matrix[start:stop]
             if hasattr(block, "compute"):
                 block = block.compute()
+            if block.dtype == np.float16:  # which SciPy does not have
+                block = block.astype(np.float32)
             block = sparse.csr_matrix(block)
             require_indices(block.indices, self.n_genes)
         if not block.has_canonical_format:
@@ -182,7 +212,7 @@ class Counts:
                 "holds the raw counts, or normalize=False",
             )
         if self._raw:
-            self._warn_of_fractions(block.data)
+            self._raw = not warn_of_fractions(block.data, self._name, self._caller)
         return block
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
@@ -192,16 +222,6 @@ class Counts:
         for start in range(0, self.n_cells, size):
             stop = min(start + size, self.n_cells)
             yield start, stop, self.rows(start, stop)
-
-    def _warn_of_fractions(self, values: np.ndarray) -> None:
-        fractions = values[values != np.rint(values)]
-        if len(fractions):
-            self._raw = False
-            warn(
-                f"{self._name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised "
-                "data would be normalised once more (unless normalize=False). Is there a layer of raw counts?",
-                self._caller,
-            )
 
     def _refuse(self, bad: np.ndarray, block: sparse.csr_matrix, start: int, rule: str) -> None:
         if not bad.any():

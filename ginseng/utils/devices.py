@@ -25,6 +25,8 @@ class Devices:
 
     Attributes
     ----------
+    n_devices : int
+        Of all processes.
     share : tuple of int
         Index of this process, and number of processes.
     replicated : NamedSharding
@@ -45,6 +47,7 @@ class Devices:
         chosen = seen if devices is None else list(devices)
         if not chosen:
             raise ValueError("`devices` is empty; leave it out to use all.")
+        self.n_devices = len(chosen)
         self._mesh = Mesh(np.asarray(chosen), (_AXIS,))
         self._n_local = sum(device.process_index == jax.process_index() for device in chosen)
         n_processes = len({device.process_index for device in chosen})

@@ -1,5 +1,6 @@
 """What paths name, and writing beside the target and renaming: a failed run leaves what was there before."""
 
+import errno
 import os
 import shutil
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _ATTEMPTS, _MOMENT = 100, 0.05  # at removing a folder, and seconds between two of them
 
 
@@ -15,7 +17,8 @@ _ATTEMPTS, _MOMENT = 100, 0.05  # at removing a folder, and seconds between two 
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a fresh path beside `path`; on success what was written there takes its place.
 
-    Works for a file and for a directory. If the block raises, whatever it wrote is removed and `path` is as it was.
+    Works for a file and for a directory. If the block raises, whatever it wrote is removed and `path` is as it was;
+    errors of a disk that is full or read-only name `path`.
 
     Parameters
     ----------
@@ -37,10 +40,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'gene,mean'
     """
     path = Path(path).resolve()  # what a link points to is replaced, not the link
-    path.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:8]
     fresh = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
         if path.is_dir() and not fresh.is_dir():
             raise IsADirectoryError(f"{path} is a folder, and is not replaced by a file; name a file.")
@@ -55,6 +58,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             fresh.replace(path)
+    except OSError as error:
+        if error.errno in _OF_DISKS or str(error.filename).startswith(str(fresh)):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         _remove(fresh)
 

@@ -42,13 +42,10 @@ def new_hdf5(path: str | Path) -> Iterator[h5py.File]:
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         yield file
-    try:
-        with replacing(path) as fresh, fresh.open("wb") as output:
-            output.write(image.getbuffer())
-            output.flush()
-            os.fsync(output.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with replacing(path) as fresh, fresh.open("wb") as output:
+        output.write(image.getbuffer())
+        output.flush()
+        os.fsync(output.fileno())
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def require_sound(matrix: Any) -> None:
         (n_values,), (n_indices,) = stored["data"].shape, stored["indices"].shape
         if n_values != n_indices:
             raise ValueError(f"it has {n_values:,} values, but {n_indices:,} indices")
+        require_indices(stored["indices"][:1], matrix.shape[not isinstance(matrix, CSCDataset)])
         require_ends(stored["indptr"][:], matrix.shape[isinstance(matrix, CSCDataset)], n_values)
     elif sparse.issparse(matrix) and matrix.format in ("csr", "csc"):
         by_columns = matrix.format == "csc"
@@ -66,6 +67,8 @@ def require_ends(indptr: np.ndarray, n_rows: int, n_values: int) -> None:
 
 def require_indices(indices: np.ndarray, n_columns: int) -> None:
     """Raise a ValueError unless the indices of a sparse matrix exist."""
+    if indices.dtype.kind not in "iu":
+        raise ValueError(f"its indices are {indices.dtype}, where whole numbers are expected")
     unsigned = indices.view(f"u{indices.itemsize}")  # in which negative ones are large: one pass
     if len(indices) and unsigned.max() >= n_columns:
         wrong = indices.max() if indices.max() >= n_columns else indices.min()

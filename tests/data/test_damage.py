@@ -1,7 +1,6 @@
 """Files that are damaged, cut short or of another kind: refused by name, or read as they were."""
 
 import gzip
-import json
 import random
 import re
 import shutil
@@ -311,6 +310,42 @@ def test_a_weight_changed_after_saving_is_noticed(state, tmp_path):
         load_model(tmp_path / "m.h5")
 
 
+class TestMatricesOfOtherKinds:
+    @pytest.mark.parametrize("dtype", [np.float16, bool, np.int8, np.uint64, np.longdouble])
+    def test_numbers_of_any_type_are_read(self, state, adata, dtype):
+        adata.X = np.minimum(adata.X.toarray(), 1)
+        expected = classify(state, adata, return_table=True, silent=True)
+        adata.X = adata.X.astype(dtype)
+        assert classify(state, adata, return_table=True, silent=True).equals(expected)
+
+    @pytest.mark.parametrize("dtype", [object, complex, "U3"])
+    def test_what_are_no_numbers_is_refused(self, state, adata, dtype):
+        adata.X = adata.X.toarray().astype(dtype)
+        with pytest.raises(ValueError, match=r"adata.X holds .*, where numbers are expected; try adata.X.astype"):
+            classify(state, adata, return_table=True, silent=True)
+
+    @pytest.mark.parametrize("backed", [True, False])
+    def test_indices_that_are_fractions_are_refused(self, state, adata, tmp_path, backed):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        with h5py.File(tmp_path / "x.h5ad", "r+") as file:
+            indices = file["X/indices"][:].astype(float)
+            del file["X/indices"]
+            file["X/indices"] = indices
+        with pytest.raises(ValueError, match=r"x.h5ad.*its indices are float64"):
+            classify(state, tmp_path / "x.h5ad", backed=backed, return_table=True, silent=True)
+
+    @pytest.mark.parametrize("values", [np.float32(3), np.zeros(120, np.float32), np.zeros((120, 30, 2), np.float32)])
+    @pytest.mark.parametrize("table", [True, False])
+    def test_other_dimensions_are_refused(self, state, adata, tmp_path, values, table):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        with h5py.File(tmp_path / "x.h5ad", "r+") as file:
+            del file["X"]
+            file["X"] = values
+            file["X"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        with pytest.raises(ValueError, match=r"x.h5ad"):
+            classify(state, tmp_path / "x.h5ad", return_table=table, silent=True)
+
+
 class TestOtherFiles:
     def test_loom(self, tmp_path):
         with h5py.File(tmp_path / "x.loom", "w") as file:
@@ -352,25 +387,55 @@ class TestOtherFiles:
 FULL_DISK = """
 import json, resource, sys
 import anndata, numpy as np
+from ginseng import GinsengDataset
+from ginseng.cli import main
 from ginseng.data.io import load_model, save_model, write_adata
+from ginseng.train.logger import GinsengLogger, LogFile
+
 kind, path, source = sys.argv[1:]
-what = load_model(source) if kind == "model" else anndata.AnnData(np.random.default_rng(0).random((200, 200)))
+counts = np.random.default_rng(0).poisson(3.0, (400, 200)).astype("float32")
+adata = anndata.AnnData(counts, {"cell_type": ["A", "B"] * 200})
+adata.var_names = [f"GENE{i}" for i in range(200)]
+adata.write_h5ad(source + "ad")
+model = load_model(source)
+logger = GinsengLogger()
+for epoch in range(200):
+    logger.update(epoch, 0.1, 0.2, 0.3)
+writers = {
+    "model": lambda: save_model(model, path),
+    "cells": lambda: write_adata(adata, path),
+    "dataset": lambda: GinsengDataset.create(path, adata, "cell_type", silent=True),
+    "log": lambda: [LogFile(path).append(logger, 1.0) for _ in range(200)],
+    "table": main,
+}
+sys.argv = ["ginseng", "annotate", source, source + "ad", "-o", path, "-q"]
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    (save_model if kind == "model" else write_adata)(what, path)
+    writers[kind]()
 except OSError as error:
     print(json.dumps(str(error)))
 """
 
 
-@pytest.mark.parametrize(("kind", "name"), [("model", "m.h5"), ("cells", "cells.h5ad")])
-def test_a_full_disk_is_an_error_and_leaves_the_old_file(state, tmp_path, kind, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("model", "m.h5"), ("cells", "cells.h5ad"), ("dataset", "cells.zarr"), ("log", "log.csv"), ("table", "t.csv")],
+)
+def test_a_full_disk_is_an_error_by_name_and_leaves_the_old_file(state, tmp_path, adata, kind, name):
     """HDF5 itself ends the interpreter."""
     save_model(state, tmp_path / "source.h5")
-    (tmp_path / name).write_text("old")
+    if kind == "dataset":
+        GinsengDataset.create(tmp_path / name, adata, "cell_type", silent=True)
+    else:
+        (tmp_path / name).write_text("old")
+    before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
     command = [sys.executable, "-c", FULL_DISK, kind, str(tmp_path / name), str(tmp_path / "source.h5")]
     run = subprocess.run(command, env=SUBPROCESS_ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert re.search(rf"File too large.*{name}", json.loads(run.stdout))
-    assert (tmp_path / name).read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source.h5"])
+    assert re.search(rf"File too large.*{name}", run.stdout + run.stderr), run.stderr
+    if kind == "dataset":
+        assert {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()} == before
+    elif kind == "log":
+        assert (tmp_path / name).read_text().startswith("old\n")
+    else:
+        assert (tmp_path / name).read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source.h5", "source.h5ad"])

@@ -250,7 +250,10 @@ class TestRefusals:
         describe(**{"model, optimizer and loss": "another"})
         with pytest.raises(ValueError, match=r"saved with jax 0.4.0.* This is jax .* install those versions to go on"):
             resume()
-        describe(seed=9)
+        describe(devices=2)
+        with pytest.raises(ValueError, match=r"holds another run \(devices was 2, now 1"):
+            resume()
+        describe(devices=1, seed=9)
         with pytest.raises(ValueError, match=r"holds another run \(seed was 9, now 1"):
             resume()
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import warnings
 
 import equinox as eqx
 import jax
@@ -444,6 +445,17 @@ class TestGinsengClassifierTrainer:
         with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
             GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, center=False)).fit(1, silent=True)
         GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, normalize=False)).fit(1, silent=True)
+
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_a_dataset_of_normalised_counts_draws_a_warning_where_it_is_normalised(self, adata, tmp_path, normalize):
+        adata.X = adata.X / 7
+        with pytest.warns(UserWarning, match="fractions"):
+            dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        settings = GinsengClassifierTrainerSettings(normalize=normalize)
+        with warnings.catch_warnings(record=True) as warned:
+            GinsengClassifierTrainer(dataset, settings)
+        found = [str(each.message) for each in warned if "c.zarr holds fractions such as" in str(each.message)]
+        assert len(found) == normalize
 
     def test_all_cells_held_out(self, dataset):
         dataset.train_idx, dataset.test_idx = np.array([], int), np.arange(120)
