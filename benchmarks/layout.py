@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from ginseng.data import shards, store
 from ginseng.data.dataset import GinsengDataset
@@ -36,12 +36,12 @@ def main() -> None:
         path = Path(folder) / "x.zarr"
         for chunk, codec, shuffle in LAYOUTS:
             store._CHUNK_VALUES = chunk
-            shards._COMPRESSOR = BloscCodec(cname=codec, shuffle=shuffle)
+            shards._COMPRESSORS = (BloscCodec(cname=codec, shuffle=shuffle), Crc32cCodec())
             start = time.perf_counter()
             dataset = GinsengDataset.create(path, arguments.data, arguments.label, silent=True)
             created = time.perf_counter() - start
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            stored = StoredCounts(dataset.root)
+            stored = StoredCounts(dataset.root, store.read_contents(dataset.root))
             starts = np.random.default_rng(0).permutation(dataset.n_cells // BLOCK) * BLOCK
             blocks = [np.arange(first, first + BLOCK) for first in starts]
             seconds = []

@@ -86,13 +86,24 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
     """
     if is_zarr_url(path) or (not is_url(path) and _is_zarr(Path(path))):
         yield _left_on_disk(path, _open_zarr(path))
-    elif Path(path).is_file() and h5py.is_hdf5(path):
+    elif _is_encoded_h5ad(Path(path)):
         with opened_hdf5(path) as file:
-            with naming(path):
-                is_anndata = kind_of(file) == "AnnData" and "encoding-type" in file.attrs
-            yield _left_on_disk(path, file) if is_anndata else read_adata(path)
+            yield _left_on_disk(path, file)
     else:
-        yield read_adata(path)
+        adata = read_adata(path)
+        try:
+            yield adata
+        finally:
+            if adata.isbacked:
+                adata.file.close()
+
+
+def _is_encoded_h5ad(path: Path) -> bool:
+    """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not."""
+    if not (path.is_file() and h5py.is_hdf5(path)):
+        return False
+    with naming(path), opened_hdf5(path) as file:
+        return kind_of(file) == "AnnData" and "encoding-type" in file.attrs
 
 
 def kind_of(file: h5py.File) -> str | None:
