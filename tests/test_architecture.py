@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY, SUBPROCESS_ENVIRONMENT
 PACKAGE = REPOSITORY / "ginseng"
 # Each module may import from those before it only.
 ORDER = [
+    "utils.values",
     "utils.messages",
     "utils.files",
     "utils.memory",

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.messages import UnknownName, shorten, unknown_name, warn
+from ginseng.utils.values import is_integer
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
@@ -31,7 +32,7 @@ def n_variable(genes: Genes) -> int | None:
     """
     if genes is None or isinstance(genes, str) or np.ndim(genes) > 0:
         return None
-    if not isinstance(genes, int | np.integer) or isinstance(genes, bool):
+    if not is_integer(genes):
         raise ValueError(f"`genes` must be a column of adata.var, names, a mask, a number or None, but got {genes!r}.")
     if genes < 1:
         raise ValueError(f"The number of highly variable `genes` must be at least 1, but got {genes}; None keeps all.")

@@ -21,6 +21,7 @@ from ginseng.data.sources import Source, Sources
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten, warn
+from ginseng.utils.values import require_integer
 
 _SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
@@ -162,8 +163,7 @@ class GinsengDataset:
         if is_url(path):
             raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
         path = Path(path)
-        if chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1, but got {chunk_size}.")
+        require_integer("chunk_size", chunk_size, 1)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
         if path.exists() and not store.is_store(path):

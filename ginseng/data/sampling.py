@@ -7,6 +7,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float, Integer
 
+from ginseng.utils.values import require_number
+
 Balance = Literal["none", "downsample", "resample"]
 
 
@@ -87,8 +89,7 @@ def draw_split(
     >>> draw_split(np.array([0, 0, 1, 1]), None, 0.5, 0, **options)[1].size
     2
     """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"`fraction` must lie in [0, 1), but got {fraction}.")
+    require_number("fraction", fraction, "[0, 1)")
     if stratify_group and stratify_label:
         raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
     rng = np.random.default_rng(seed)
@@ -219,12 +220,6 @@ def balanced_weights(
     return present, drawn.sum() / (len(present) * drawn)
 
 
-def require_share(alpha: float, name: str = "alpha") -> None:
-    """Raise a ValueError unless resampling balances from not at all to fully; it names what the caller typed."""
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1], but got {alpha}.")
-
-
 def resample(
     labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], alpha: float, rng: np.random.Generator
 ) -> Integer[np.ndarray, " n"]:
@@ -238,7 +233,7 @@ def resample(
     >>> drawn[3:]
     array([5, 5, 5])
     """
-    require_share(alpha)
+    require_number("alpha", alpha, "[0, 1]")
     of_cells = labels[cells]
     present, counts = np.unique(of_cells, return_counts=True)
     weights = counts.astype(float) ** (1.0 - alpha)

@@ -11,6 +11,7 @@ from ginseng.data import sampling
 from ginseng.data.reading import StoredCounts
 from ginseng.data.slabs import Rows
 from ginseng.utils.ahead import read_ahead
+from ginseng.utils.values import require_integer
 
 # In a store sorted by label a block is of one label: the fewer blocks are mixed, the more the labels of batches stray
 # from those of all cells. See benchmarks/shuffle.py.
@@ -65,8 +66,7 @@ def require_shares(batch_size: int, share: tuple[int, int]) -> None:
     >>> require_shares(128, (0, 2))
     """
     index, n_shares = share
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+    require_integer("batch_size", batch_size, 1)
     if not 0 <= index < n_shares or batch_size % n_shares:
         raise ValueError(f"Batches of {batch_size} cells have no share {index} of {n_shares} equal ones.")
 

@@ -11,6 +11,7 @@ import psutil
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from ginseng.model.nn import nn_xavier_uniform, normalize_cell
+from ginseng.utils.values import require_integer, require_number
 
 Params = dict[str, dict[str, Any]]
 
@@ -91,8 +92,10 @@ class AttentionClassifier(eqx.Module):
         key: PRNGKeyArray,
     ):
         for name, size in (("n_genes", n_genes), ("n_classes", n_classes), ("hidden_dim", hidden_dim)):
-            if size < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {size}.")
+            require_integer(name, size, 1)
+        require_number("dropout_rate", dropout_rate, "[0, 1)")
+        if target_sum is not None:
+            require_number("target_sum", target_sum, "(0, inf)")
         require_memory(n_genes)
         layers = _drawn_layers(key, int(n_genes), int(n_classes), int(hidden_dim))
         self.features1, self.features2, self.attn1, self.attn2, self.head = layers
@@ -103,13 +106,6 @@ class AttentionClassifier(eqx.Module):
         self.hidden_dim = hidden_dim
         self.normalize = normalize
         self.target_sum = _DEFAULT_TARGET_SUM if target_sum is None else float(target_sum)
-
-    def __check_init__(self):
-        if self.target_sum <= 0:
-            raise ValueError(f"`target_sum` must be positive, but got {self.target_sum}.")
-        rate = self.input_dropout.p
-        if isinstance(rate, float | int) and not 0.0 <= rate < 1.0:
-            raise ValueError(f"`dropout_rate` must lie in [0, 1), but got {rate}.")
 
     def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " classes"]:
         """Return the logits of one cell; `key` is needed where dropout is on."""

@@ -34,12 +34,13 @@ def require_shapes(module: Any, n_genes: int, n_labels: int) -> None:
     >>> require_shapes(eqx.nn.Linear(4, 3, key=jr.key(0)), 4, 3)
     """
     cells = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
+    expected = f"The model must map a cell, of shape {(n_genes,)}, to logits of shape {(n_labels,)}, one for each label"
     try:
         logits = eqx.filter_eval_shape(logits_of, eqx.nn.inference_mode(module), cells)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The model does not take a cell with {n_genes} genes: {error}") from error
+    except Exception as error:  # a module may raise anything
+        kind = type(error).__name__
+        raise ValueError(f"{expected}, but it does not take a cell with {n_genes} genes: {kind}: {error}") from error
+    if not isinstance(logits, jax.ShapeDtypeStruct):
+        raise ValueError(f"{expected}, but its output is a {type(logits).__name__}.")
     if logits.shape != (1, n_labels):
-        raise ValueError(
-            f"The model must map a cell to logits of shape {(n_labels,)}, one for each label, but its output has shape "
-            f"{logits.shape[1:]}."
-        )
+        raise ValueError(f"{expected}, but its output has shape {logits.shape[1:]}.")

@@ -30,6 +30,7 @@ from ginseng.utils.devices import Devices
 from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.precision import in_precision, require_precision
+from ginseng.utils.values import require_integer
 
 
 def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
@@ -137,8 +138,7 @@ def annotate_iter(
     >>> [(batch.shape, start, end) for batch, start, end in annotate_iter(adata, np.array(["C", "X"]), batch_size=2)]
     [((2, 2), 0, 2), ((1, 2), 2, 3)]
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+    require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
     gene_map = _gene_map(counts.var, gene_names, gene_key, 0.0)
     gene_map.warn_of_differences()
@@ -296,8 +296,7 @@ class _Forward:
     seed: int | None
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
+        require_integer("batch_size", self.batch_size, 1)
         require_precision(self.precision)
 
     def __call__(

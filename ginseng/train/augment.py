@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Num, PRNGKeyArray
 
+from ginseng.utils.values import is_integer, require_number
+
 
 def require_parts(
     rate: float | None = None,
@@ -27,10 +29,10 @@ def require_parts(
     --------
     >>> require_parts(rate=0.1, lower=0, upper=2)
     """
-    if rate is not None and not 0.0 <= rate <= 1.0:
-        raise ValueError(f"`rate` must lie in [0, 1], but got {rate}.")
-    if lam_max is not None and not 0.0 <= lam_max < math.inf:
-        raise ValueError(f"`lam_max` must be 0 or more, and finite, but got {lam_max}.")
+    if rate is not None:
+        require_number("rate", rate, "[0, 1]")
+    if lam_max is not None:
+        require_number("lam_max", lam_max, "[0, inf)")
     if lower is None and upper is None:
         return
     if lower is None or upper is None:
@@ -38,10 +40,12 @@ def require_parts(
             f"Genes to drop need `lower` and `upper`, or None for both to drop none, but got {lower} and {upper}."
         )
     most = math.inf if n_genes is None else n_genes + 1
-    if not (lower == upper == 0 or 0 <= lower < upper <= most):
+    are_integers = is_integer(lower) and is_integer(upper)
+    if not are_integers or not (lower == upper == 0 or 0 <= lower < upper <= most):
         within = "" if n_genes is None else f" <= {most}"
         raise ValueError(
-            f"Genes to drop need 0 <= `lower` < `upper`{within}, but got {lower} and {upper}; 0 and 0 drop none."
+            f"Genes to drop need integers 0 <= `lower` < `upper`{within}, but got {lower!r} and {upper!r}; 0 and 0 "
+            "drop none."
         )
 
 

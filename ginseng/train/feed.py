@@ -109,7 +109,10 @@ class Feed:
         for name in class_weights:
             if name not in self.labels:
                 raise unknown_name("label", name, "the model's outputs", self.labels)
-        return np.array([class_weights.get(name, 1.0) for name in self.labels], np.float32)
+        weights = np.array([class_weights.get(name, 1.0) for name in self.labels], np.float32)
+        if not weights.any():
+            raise ValueError("`class_weights` must not be 0 for every label: there would be nothing to learn.")
+        return weights
 
     def description(self) -> dict[str, Any]:
         """What tells one feed from another: how cells are drawn, and short names for the cells and the genes."""
@@ -148,6 +151,11 @@ class Feed:
         nonnegative : bool
             Refuse negative values.
         """
+        if len(rates) != self.n_steps:
+            raise ValueError(
+                f"`rates` must hold a learning rate for each of the {self.n_steps:,} steps of an epoch, but has "
+                f"{len(rates):,}."
+            )
         split = "all" if self._dataset.train_idx is None else "train"
         groups = self._dataset.rows(
             self._batch_size,

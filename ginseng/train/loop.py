@@ -27,6 +27,7 @@ from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
+from ginseng.utils.values import require_integer
 
 
 class Trainer:
@@ -99,8 +100,8 @@ class Trainer:
         genes: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
     ):
-        if patience is not None and patience < 1:
-            raise ValueError(f"`patience` must be at least 1, but got {patience}.")
+        if patience is not None:
+            require_integer("patience", patience, 1)
         self.dataset = dataset
         self.recipe = Recipe() if recipe is None else recipe
         self.sampling = Sampling() if sampling is None else sampling
@@ -108,10 +109,7 @@ class Trainer:
         self._devices = Devices(devices)
         self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels)
         self._feed.loss_weights(self.recipe.class_weights)
-        require_shapes(model, self._feed.n_genes, len(self._feed.labels))
-        params, self._frozen = _parted(model, trainable)
-        if not jax.tree.leaves(params):
-            raise ValueError("`trainable` selects no floating-point array of the model.")
+        params, self._frozen = self._parted(model)
         self.run = new_run(params, self.recipe.optimizer, self.sampling.seed)
 
     @property
@@ -121,7 +119,7 @@ class Trainer:
 
     @model.setter
     def model(self, model: eqx.Module) -> None:
-        params, self._frozen = _parted(model, self._trainable)
+        params, self._frozen = self._parted(model)
         self.run = with_weights(self.run, params, self.recipe.optimizer)
 
     @property
@@ -173,12 +171,11 @@ class Trainer:
         Raises
         ------
         ValueError
-            If `epochs` is negative, there is no cell to train on, `patience` was asked for and none is held out,
-            `checkpoint` holds another run, `log` has another suffix, or a loss is not finite; the model is then as it
-            was before the epoch.
+            If `epochs` is negative or no integer, there is no cell to train on, `patience` was asked for and none is
+            held out, `checkpoint` holds another run, `log` has another suffix, or a loss is not finite; the model is
+            then as it was before the epoch.
         """
-        if epochs < 0:
-            raise ValueError(f"`epochs` must not be negative, but got {epochs}.")
+        require_integer("epochs", epochs, 0)
         if not self._feed.n_train:
             raise ValueError("There is no cell to train on.")
         require_held_out(self._patience, self._feed.n_test)
@@ -274,6 +271,15 @@ class Trainer:
                 print(f"the holdout loss was lowest in epoch {best.epoch + 1}: back to its weights", flush=True)
         self.run = dataclasses.replace(run, best=None)
 
+    def _parted(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
+        """Split a module that fits the dataset into its trainable floating-point arrays and the rest."""
+        require_shapes(model, self._feed.n_genes, len(self._feed.labels))
+        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+        params, frozen = eqx.partition(arrays, self._trainable)
+        if not jax.tree.leaves(params):
+            raise ValueError("`trainable` selects no floating-point array of the model.")
+        return params, eqx.combine(frozen, rest)
+
     def _moving(self, state: State) -> State:
         """Put a state on all devices, for steps that consume it; its weights are copied, as the way back."""
         step, params, average = copied((state.step, state.params, state.average))
@@ -305,13 +311,6 @@ def require_held_out(patience: int | None, n_test: int) -> None:
     """Raise a ValueError if the holdout loss is to be watched and no cell is held out."""
     if patience is not None and not n_test:
         raise ValueError("`patience` needs held-out cells, and there are none: split off a larger fraction.")
-
-
-def _parted(model: eqx.Module, trainable: PyTree[bool | Callable]) -> tuple[PyTree, PyTree]:
-    """Split a module into its trainable floating-point arrays and the rest."""
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-    params, frozen = eqx.partition(arrays, trainable)
-    return params, eqx.combine(frozen, rest)
 
 
 def _normalizes(model: PyTree) -> bool:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from ginseng.utils.values import require_number
+
 
 class AdamState(NamedTuple):
     """State of Adam.
@@ -77,8 +79,8 @@ def adam_l2(
     >>> optax.apply_updates(params, updates)
     Array([0.999, 1.   , 1.001], dtype=float32)
     """
-    if not all(0.0 <= beta < 1.0 for beta in betas):
-        raise ValueError(f"`betas` must lie in [0, 1), but got {betas}.")
+    for beta in betas:
+        require_number("betas", beta, "[0, 1)")
     if not callable(learning_rate) and isinstance(learning_rate, float | int) and learning_rate < 0:
         raise ValueError(f"`learning_rate` must not be negative, but got {learning_rate}.")
     beta1, beta2 = betas

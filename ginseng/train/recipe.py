@@ -8,11 +8,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from ginseng.data.sampling import balance_of, require_share
+from ginseng.data.sampling import balance_of
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.precision import require_precision
+from ginseng.utils.values import require_integer, require_number
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
 ClassWeights = str | Mapping[str, float]
@@ -70,9 +71,16 @@ class Recipe:
     def __post_init__(self):
         require_schedule(self.schedule, self.warmup)
         require_precision(self.precision)
+        if not all(callable(getattr(self.optimizer, part, None)) for part in ("init", "update")):
+            raise ValueError(
+                f"`optimizer` must be an optax.GradientTransformation, such as optax.adam(1e-3), but got "
+                f"{self.optimizer!r}."
+            )
+        if self.augment is not None and not callable(self.augment):
+            raise ValueError(f"`augment` must be a function of a key and counts, or None, but got {self.augment!r}.")
         for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
-            if share is not None and not 0.0 <= share < 1.0:
-                raise ValueError(f"`{name}` must lie in [0, 1), but got {share}.")
+            if share is not None:
+                require_number(name, share, "[0, 1)")
         _require_weights(self.class_weights)
 
     def compiled(self) -> "Recipe":
@@ -123,14 +131,12 @@ class Sampling:
     seed: int | np.integer = 1
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
+        require_integer("batch_size", self.batch_size, 1)
         balance_of(self.balance)
-        require_share(self.alpha)
+        require_number("alpha", self.alpha, "[0, 1]")
         if self.memory is not None:
             bytes_of(self.memory)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` must lie in [0, 2**32), but got {self.seed}.")
+        require_integer("seed", self.seed, 0, below=2**32)
 
 
 def _require_weights(class_weights: ClassWeights | None) -> None:
@@ -139,5 +145,4 @@ def _require_weights(class_weights: ClassWeights | None) -> None:
     if not isinstance(class_weights, Mapping):
         raise ValueError(f"`class_weights` must be 'balanced' or a dict, but got {class_weights!r}.")
     for name, weight in class_weights.items():
-        if not 0 <= weight < np.inf:
-            raise ValueError(f"`class_weights` must be finite and not negative, but got {weight} for '{name}'.")
+        require_number(f"class_weights[{name!r}]", weight, "[0, inf)")

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ginseng.utils.values import require_number
+
 Schedule = str | optax.Schedule
 
 _NAMES = ("constant", "cosine")
@@ -14,8 +16,7 @@ def require_schedule(schedule: Schedule, warmup: float) -> None:
     """Raise a ValueError unless there is such a schedule."""
     if not callable(schedule) and schedule not in _NAMES:
         raise ValueError(f"`schedule` must be one of {', '.join(_NAMES)} or an optax schedule, but got {schedule!r}.")
-    if not 0.0 <= warmup < 1.0:
-        raise ValueError(f"`warmup` must lie in [0, 1), but got {warmup}.")
+    require_number("warmup", warmup, "[0, 1)")
 
 
 def learning_rates(schedule: Schedule, peak: float, warmup: float, n_steps: int) -> np.ndarray:

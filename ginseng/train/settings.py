@@ -2,17 +2,28 @@
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import optax
 
-from ginseng.data.sampling import require_share
 from ginseng.train.augment import augment, require_parts
 from ginseng.train.opt import adam_l2
 from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
 from ginseng.train.schedule import Schedule
+from ginseng.utils.values import require_integer, require_number
+
+_INTERVALS = {
+    "dropout_rate": "[0, 1)",
+    "holdout_fraction": "[0, 1)",
+    "balance_alpha": "[0, 1]",
+    "lr": "[0, inf)",
+    "eps": "[0, inf)",
+    "weight_decay": "[0, inf)",
+    "target_sum": "(0, inf)",
+    "clip": "(0, inf]",
+}
+_MAY_BE_NONE = ("target_sum", "clip")
 
 
 @dataclass
@@ -116,15 +127,15 @@ class GinsengClassifierTrainerSettings:
     def __post_init__(self):
         if self.group_mode != "fraction":
             raise ValueError(f"`group_mode` must be 'fraction', but got '{self.group_mode}'.")
-        if not 0.0 <= self.holdout_fraction < 1.0:
-            raise ValueError(f"`holdout_fraction` must lie in [0, 1), but got {self.holdout_fraction}.")
         require_parts(self.rate, self.lam_max, self.lower, self.upper)
-        for name in ("lr", "eps", "weight_decay"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be finite and not negative, but got {getattr(self, name)}.")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"`clip` must be positive, but got {self.clip}.")
-        require_share(self.balance_alpha, "balance_alpha")
+        require_integer("hidden_dim", self.hidden_dim, 1)
+        if self.patience is not None:
+            require_integer("patience", self.patience, 1)
+        for name, interval in _INTERVALS.items():
+            if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
+                require_number(name, value, interval)
+        for beta in self.betas:
+            require_number("betas", beta, "[0, 1)")
         self.recipe()
         self.sampling()
 

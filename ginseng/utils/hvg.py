@@ -8,6 +8,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
+from ginseng.utils.values import require_integer
 
 _TARGET_SUM = 1e4
 _MIN_MEAN, _MAX_MEAN = 0.025, 0.995
@@ -89,12 +90,10 @@ def select_hvgs(
     >>> int(adata.var["ginseng_genes"].sum())
     5
     """
-    if n_top_genes < 1:
-        raise ValueError(f"`n_top_genes` must be at least 1, but got {n_top_genes}.")
+    require_integer("n_top_genes", n_top_genes, 1)
     if not 0.0 <= min_mean < max_mean <= 1.0:
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
-    if n_bins < 1:
-        raise ValueError(f"`n_bins` must be at least 1, but got {n_bins}.")
+    require_integer("n_bins", n_bins, 1)
     if not copy:
         require_writable(adata)
     if adata.n_obs < 2:

@@ -444,7 +444,9 @@ class TestStream:
         with pytest.raises(ValueError, match="call make_split first"):
             dataset.stream(10)
         for batch_size in (0, -1):
-            with pytest.raises(ValueError, match=f"`batch_size` must be at least 1, but got {batch_size}"):
+            with pytest.raises(
+                ValueError, match=f"`batch_size` must be an integer of at least 1, but got {batch_size}"
+            ):
                 dataset.stream(batch_size, "all")
 
 

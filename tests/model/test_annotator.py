@@ -90,6 +90,25 @@ def test_names_that_do_not_fit(genes, labels, message):
         Annotator(MODULES["attention"], genes, labels)
 
 
+class Raising(eqx.Module):
+    """A module of no use, which may hold what looks like outputs."""
+
+    error: Exception | None
+
+    def __call__(self, x):
+        if self.error is not None:
+            raise self.error
+        return x[:3], x[3:]
+
+
+@pytest.mark.parametrize("error", [KeyError("gate"), AttributeError("gate"), ZeroDivisionError("gate"), None])
+def test_modules_that_cannot_be_used(error):
+    with pytest.raises(ValueError, match=r"must map a cell, of shape \(30,\), to logits of shape \(3,\)") as refused:
+        Annotator(Raising(error), GENES, LABELS)
+    if error is not None:
+        assert f"{type(error).__name__}: " in str(refused.value)
+
+
 def test_normalisation_is_a_setting_of_the_classifier_only():
     adata = simulate(n_cells=50)
     classifier = Annotator(MODULES["attention"], GENES, LABELS)

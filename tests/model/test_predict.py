@@ -241,7 +241,7 @@ class TestClassify:
 
     @pytest.mark.parametrize("batch_size", [0, -5])
     def test_bad_batch_size(self, state, adata, batch_size):
-        with pytest.raises(ValueError, match=f"`batch_size` must be at least 1, but got {batch_size}"):
+        with pytest.raises(ValueError, match=f"`batch_size` must be an integer of at least 1, but got {batch_size}"):
             classify(state, adata, batch_size=batch_size, silent=True)
 
     def test_missing_layer(self, state, adata):

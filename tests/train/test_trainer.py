@@ -165,16 +165,33 @@ class TestTrainer:
         assert "Epoch 1/1" in captured.err
 
     def test_bad_requests_are_refused(self, dataset):
-        with pytest.raises(ValueError, match="`batch_size` must be at least 1, but got 0"):
+        with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1, but got 0"):
             Sampling(batch_size=0)
         with pytest.raises(ValueError, match="selects no floating-point array"):
             Trainer(plain(), dataset, trainable=False)
-        with pytest.raises(ValueError, match="`epochs` must not be negative"):
+        with pytest.raises(ValueError, match="`epochs` must be an integer of at least 0, but got -1"):
             Trainer(plain(), dataset).fit(-1)
         with pytest.raises(ValueError, match=r"logits of shape \(3,\).*its output has shape \(2,\)"):
             Trainer(attention(2), dataset)
         with pytest.raises(ValueError, match="does not take a cell with 30 genes"):
             Trainer(Plain(jnp.zeros((3, 29))), dataset)
+        with pytest.raises(ValueError, match="`class_weights` must not be 0 for every label"):
+            Trainer(plain(), dataset, Recipe(class_weights=dict.fromkeys(dataset.label_names, 0.0)))
+
+    def test_a_model_that_is_assigned_must_fit(self, dataset):
+        trainer = Trainer(plain(), dataset)
+        with pytest.raises(ValueError, match=r"logits of shape \(3,\).*its output has shape \(2,\)"):
+            trainer.model = attention(2)
+        assert_same_weights(trainer.model, plain())
+        trainer.model = attention()
+        assert_same_weights(trainer.fit(1, silent=True), attention(), same=False)
+
+    @pytest.mark.parametrize("n_rates", [7, 9])
+    def test_an_epoch_has_a_learning_rate_for_each_step(self, dataset, n_rates):
+        trainer = Trainer(plain(), dataset, sampling=Sampling(batch_size=15))
+        with pytest.raises(ValueError, match=f"a learning rate for each of the 8 steps of an epoch, but has {n_rates}"):
+            trainer._run_epoch(np.ones(n_rates))
+        assert np.isfinite(trainer._run_epoch(np.ones(8)))
 
     def test_a_loss_that_is_not_finite_is_refused(self, dataset):
         with pytest.raises(ValueError, match="training loss is nan in epoch 1: the learning rate may be too large"):
@@ -221,15 +238,19 @@ class TestValues:
         ("make", "values", "message"),
         [
             (Recipe, {"warmup": 1.0}, r"`warmup` must lie in \[0, 1\), but got 1.0"),
-            (Sampling, {"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
+            (Sampling, {"batch_size": 0}, "`batch_size` must be an integer of at least 1, but got 0"),
             (Sampling, {"alpha": 1.5}, r"`alpha` must lie in \[0, 1\], but got 1.5"),
             (Sampling, {"balance": "up"}, "balanced by one of none, downsample, resample"),
             (Sampling, {"memory": "much"}, "An amount of memory must be like"),
-            (Sampling, {"seed": -1}, r"`seed` must lie in \[0, 2\*\*32\), but got -1"),
+            (Sampling, {"seed": -1}, r"`seed` must be an integer in \[0, 4294967296\), but got -1"),
             (GinsengClassifierTrainerSettings, {"balance_alpha": 1.5}, r"`balance_alpha` must lie in \[0, 1\]"),
-            (GinsengClassifierTrainerSettings, {"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
-            (GinsengClassifierTrainerSettings, {"lr": -1.0}, "`lr` must be finite and not negative, but got -1.0"),
-            (GinsengClassifierTrainerSettings, {"eps": np.nan}, "`eps` must be finite and not negative, but got nan"),
+            (
+                GinsengClassifierTrainerSettings,
+                {"batch_size": 0},
+                "`batch_size` must be an integer of at least 1, but got 0",
+            ),
+            (GinsengClassifierTrainerSettings, {"lr": -1.0}, r"`lr` must lie in \[0, inf\), but got -1.0"),
+            (GinsengClassifierTrainerSettings, {"eps": np.nan}, r"`eps` must lie in \[0, inf\), but got nan"),
             (GinsengClassifierTrainerSettings, {"ema": 1.0}, r"`ema` must lie in \[0, 1\), but got 1.0"),
             (GinsengClassifierTrainerSettings, {"precision": "float8"}, "`precision` must be one of float32"),
         ],
@@ -595,7 +616,7 @@ class TestPatience:
         settings = dataclasses.replace(QUICK, holdout_fraction=0.0, patience=2)
         with pytest.raises(ValueError, match="`patience` needs held-out cells"):
             GinsengClassifierTrainer(dataset, settings)
-        with pytest.raises(ValueError, match="`patience` must be at least 1, but got 0"):
+        with pytest.raises(ValueError, match="`patience` must be an integer of at least 1, but got 0"):
             GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, patience=0))
 
 
@@ -782,7 +803,7 @@ class TestRecipe:
             ("ema", 1.0, r"`ema` must lie in \[0, 1\), but got 1.0"),
             ("label_smoothing", -0.1, r"`label_smoothing` must lie in \[0, 1\), but got -0.1"),
             ("class_weights", "inverse", "`class_weights` must be 'balanced' or a dict, but got 'inverse'"),
-            ("class_weights", {"NK cell": -1.0}, "must be finite and not negative, but got -1.0 for 'NK cell'"),
+            ("class_weights", {"NK cell": -1.0}, r"`class_weights\['NK cell'\]` must lie in \[0, inf\), but got -1.0"),
             ("class_weights", {"NK": 2.0}, "label 'NK' is not in the model's outputs. It has: B cell, NK cell"),
             ("schedule", "linear", "`schedule` must be one of constant, cosine"),
         ],
@@ -793,7 +814,7 @@ class TestRecipe:
         if option in ("schedule", "class_weights", "precision"):
             with pytest.raises(ValueError, match=message):
                 GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, **{option: value}))
-        with pytest.raises(ValueError, match="`clip` must be positive, but got 0"):
+        with pytest.raises(ValueError, match=r"`clip` must lie in \(0, inf\], but got 0"):
             dataclasses.replace(QUICK, clip=0.0)
 
 

@@ -1,0 +1,52 @@
+"""Numbers that a caller gave, each kind held to one rule."""
+
+from typing import Any, TypeGuard
+
+import numpy as np
+
+
+def is_integer(value: Any) -> TypeGuard[int | np.integer]:
+    """Whether a value is an integer, Python's or NumPy's; True and False are none.
+
+    Examples
+    --------
+    >>> is_integer(np.int64(3)), is_integer(3.0), is_integer(True)
+    (True, False, False)
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def require_integer(name: str, value: Any, least: int, below: int | None = None) -> None:
+    """Raise a ValueError, which names what the caller typed, unless a value is an integer of at least `least`.
+
+    Examples
+    --------
+    >>> require_integer("batch_size", 2.5, 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: `batch_size` must be an integer of at least 1, but got 2.5.
+    """
+    if not is_integer(value) or value < least or (below is not None and value >= below):
+        rule = f"of at least {least}" if below is None else f"in [{least}, {below})"
+        raise ValueError(f"`{name}` must be an integer {rule}, but got {value!r}.")
+
+
+def require_number(name: str, value: Any, interval: str) -> None:
+    """Raise a ValueError, which names what the caller typed, unless a value lies in an interval, such as ``"[0, 1)"``.
+
+    Examples
+    --------
+    >>> require_number("target_sum", 0.0, "(0, inf)")
+    Traceback (most recent call last):
+        ...
+    ValueError: `target_sum` must lie in (0, inf), but got 0.0.
+    """
+    low, high = map(float, interval[1:-1].split(", "))
+    try:
+        is_above = low <= value if interval[0] == "[" else low < value
+        is_below = value <= high if interval[-1] == "]" else value < high
+        is_inside = not isinstance(value, bool | np.bool_) and bool(is_above and is_below)
+    except (TypeError, ValueError):  # it is no number
+        is_inside = False
+    if not is_inside:
+        raise ValueError(f"`{name}` must lie in {interval}, but got {value!r}.")

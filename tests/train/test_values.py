@@ -1,0 +1,86 @@
+"""What a caller typed is checked when it is made, in a process that does not check types besides."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ginseng import GinsengDataset
+from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
+
+BAD = {
+    "Recipe(optimizer='adam')": "`optimizer` must be an optax.GradientTransformation, such as optax.adam(1e-3), "
+    "but got 'adam'.",
+    "Recipe(augment=3)": "`augment` must be a function of a key and counts, or None, but got 3.",
+    "Recipe(ema='a')": "`ema` must lie in [0, 1), but got 'a'.",
+    "Recipe(warmup='a')": "`warmup` must lie in [0, 1), but got 'a'.",
+    "Recipe(class_weights={'B': 'a'})": "`class_weights['B']` must lie in [0, inf), but got 'a'.",
+    "Sampling(batch_size=2.5)": "`batch_size` must be an integer of at least 1, but got 2.5.",
+    "Sampling(batch_size=True)": "`batch_size` must be an integer of at least 1, but got True.",
+    "Sampling(alpha='a')": "`alpha` must lie in [0, 1], but got 'a'.",
+    "Sampling(seed=1.5)": "`seed` must be an integer in [0, 4294967296), but got 1.5.",
+    "Settings(batch_size=2.5)": "`batch_size` must be an integer of at least 1, but got 2.5.",
+    "Settings(seed=1.5)": "`seed` must be an integer in [0, 4294967296), but got 1.5.",
+    "Settings(patience=1.5)": "`patience` must be an integer of at least 1, but got 1.5.",
+    "Settings(patience=0)": "`patience` must be an integer of at least 1, but got 0.",
+    "Settings(hidden_dim=2.5)": "`hidden_dim` must be an integer of at least 1, but got 2.5.",
+    "Settings(hidden_dim=0)": "`hidden_dim` must be an integer of at least 1, but got 0.",
+    "Settings(dropout_rate=1)": "`dropout_rate` must lie in [0, 1), but got 1.",
+    "Settings(balance_alpha='a')": "`balance_alpha` must lie in [0, 1], but got 'a'.",
+    "Settings(betas=('a', 0.9))": "`betas` must lie in [0, 1), but got 'a'.",
+    "Settings(lower=0, upper=2.5)": "Genes to drop need integers 0 <= `lower` < `upper`, but got 0 and 2.5; "
+    "0 and 0 drop none.",
+    **{
+        f"Settings(target_sum={value})": f"`target_sum` must lie in (0, inf), but got {value}."
+        for value in ("-1", "0", "nan", "inf", "'a'")
+    },
+    "AttentionClassifier(4, 2.5, key=key)": "`n_classes` must be an integer of at least 1, but got 2.5.",
+    "AttentionClassifier(4, 2, dropout_rate='a', key=key)": "`dropout_rate` must lie in [0, 1), but got 'a'.",
+    "AttentionClassifier(4, 2, target_sum=nan, key=key)": "`target_sum` must lie in (0, inf), but got nan.",
+    "Trainer(model, dataset, patience=1.5)": "`patience` must be an integer of at least 1, but got 1.5.",
+    "Trainer(model, dataset).fit(1.5)": "`epochs` must be an integer of at least 0, but got 1.5.",
+}
+GOOD = [
+    "Sampling(batch_size=np.int64(16), seed=np.uint32(3))",
+    "Settings(hidden_dim=np.int32(8), patience=np.int64(2), dropout_rate=0, clip=inf, target_sum=np.float32(10))",
+    "Trainer(model, dataset).fit(np.int8(0), silent=True)",
+]
+TRY = """
+import json, sys
+import equinox as eqx
+import jax
+import numpy as np
+from numpy import inf, nan
+from ginseng import AttentionClassifier, GinsengDataset, Recipe, Sampling, Trainer
+from ginseng import GinsengClassifierTrainerSettings as Settings
+dataset, key = GinsengDataset(sys.argv[1]), jax.random.key(0)
+model, told = eqx.nn.Linear(30, 3, key=key), {}
+for code in json.loads(sys.argv[2]):
+    try:
+        eval(code)
+        told[code] = "accepted"
+    except Exception as error:
+        told[code] = f"{type(error).__name__}: {error}"
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    path = tmp_path_factory.mktemp("values") / "cells.zarr"
+    GinsengDataset.create(path, simulate(), "cell_type", silent=True)
+    command = [sys.executable, "-c", TRY, str(path), json.dumps([*BAD, *GOOD])]
+    done = subprocess.run(command, capture_output=True, text=True, env=SUBPROCESS_ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("code", "message"), BAD.items())
+def test_bad_ones_are_refused_by_name_and_rule(told, code, message):
+    assert told[code] == f"ValueError: {message}"
+
+
+@pytest.mark.parametrize("code", GOOD)
+def test_integers_of_numpy_are_integers(told, code):
+    assert told[code] == "accepted"
