@@ -206,7 +206,8 @@ def classify(
     precision : {"float32", "bfloat16"}
         "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
     devices : int or sequence of jax.Device, optional
-        Devices that share each batch: so many, or these; by default all that JAX sees.
+        Devices of this process that share each batch: so many, or these; by default all. Under `jax.distributed` each
+        process annotates the data that it is given, on its own.
 
     Returns
     -------
@@ -241,7 +242,9 @@ def classify(
         counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
         gene_map = _gene_map(counts.var, np.asarray(annotator.genes), gene_key, min_overlap)
         gene_map.warn_of_differences()
-        forward = _Forward(annotator.module, batch_size, precision, Devices(devices), seed if randomness else None)
+        forward = _Forward(
+            annotator.module, batch_size, precision, Devices(devices, alone=True), seed if randomness else None
+        )
         probabilities, is_empty = forward(counts, gene_map, len(annotator.labels), silent)
         _require_finite(probabilities, data.obs_names, annotator.takes_counts)
         if is_empty.any():

@@ -22,6 +22,8 @@ class Devices:
     ----------
     devices : int or sequence of jax.Device, optional
         Which to use: so many of those that JAX sees, or these. By default all.
+    alone : bool
+        Use devices of this process only: each process works for itself.
 
     Attributes
     ----------
@@ -35,11 +37,11 @@ class Devices:
     Raises
     ------
     ValueError
-        If there are not so many devices.
+        If there are not so many devices, or they are those of other processes than they should be.
     """
 
-    def __init__(self, devices: int | Sequence[Any] | None = None):
-        seen = jax.devices()
+    def __init__(self, devices: int | Sequence[Any] | None = None, *, alone: bool = False):
+        seen = jax.local_devices() if alone else jax.devices()
         if isinstance(devices, int | np.integer):
             if not 1 <= devices <= len(seen):
                 raise ValueError(f"`devices` must lie between 1 and the {len(seen)} that JAX sees, but got {devices}.")
@@ -50,10 +52,12 @@ class Devices:
         self.n_devices = len(chosen)
         self._mesh = Mesh(np.asarray(chosen), (_AXIS,))
         self._n_local = sum(device.process_index == jax.process_index() for device in chosen)
-        n_processes = len({device.process_index for device in chosen})
-        if n_processes != jax.process_count():
-            raise ValueError(f"`devices` are those of {n_processes} of the {jax.process_count()} processes.")
-        self.share = (jax.process_index(), n_processes)
+        processes = {device.process_index for device in chosen}
+        if alone and processes != {jax.process_index()}:
+            raise ValueError("`devices` must be those of this process, such as jax.local_devices().")
+        if not alone and len(processes) != jax.process_count():
+            raise ValueError(f"`devices` are those of {len(processes)} of the {jax.process_count()} processes.")
+        self.share = (0, 1) if alone else (jax.process_index(), jax.process_count())
         self.replicated = NamedSharding(self._mesh, PartitionSpec())
         self._batches = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
 

@@ -7,12 +7,39 @@ import sys
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
-from ginseng import GinsengClassifierTrainer, GinsengDataset
+from ginseng import (
+    GinsengClassifier,
+    GinsengClassifierState,
+    GinsengClassifierTrainer,
+    GinsengDataset,
+    classify,
+    save_model,
+)
 from ginseng.utils.devices import Devices
 from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
 from tests.train.models import QUICK
+
+ANNOTATE = """
+import sys
+import anndata, jax
+folder, port, index = sys.argv[1], *map(int, sys.argv[2:])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+import ginseng
+for devices in (None, 1, jax.local_devices()):
+    table = ginseng.classify(
+        f"{folder}/m.h5", f"{folder}/cells{index}.h5ad", return_table=True, silent=True, batch_size=7, devices=devices
+    )
+    table.to_pickle(f"{folder}/table{index}.pkl")
+try:
+    ginseng.classify(f"{folder}/m.h5", f"{folder}/cells{index}.h5ad", return_table=True, devices=jax.devices())
+except ValueError as error:
+    assert "must be those of this process" in str(error), error
+else:
+    raise AssertionError("devices of the other process were taken")
+"""
 
 FIT = """
 import json, sys
@@ -84,6 +111,28 @@ def test_two_processes_share_what_is_read_beyond_memory(start):
     (_, *one), (_, *first), (_, *second) = (wait() for wait in runs)
     np.testing.assert_allclose(first, one, rtol=0, atol=1e-5)
     assert first == second
+
+
+def test_each_of_two_processes_annotates_its_own_cells(tmp_path):
+    trained = GinsengClassifier(30, 3, hidden_dim=4, seed=0)
+    sizes = {"n_genes": 30, "n_classes": 3, "hidden_dim": 4}
+    adatas = simulate(n_cells=50), simulate(n_cells=23, seed=1)
+    genes, labels = adatas[0].var_names.to_numpy(), ["B", "NK", "T"]
+    state = GinsengClassifierState(trained.params, genes, labels, [0, 1, 2], **sizes, **trained.options)
+    save_model(state, tmp_path / "m.h5")
+    port, processes = free_port(), []
+    for index, adata in enumerate(adatas):
+        adata.write_h5ad(tmp_path / f"cells{index}.h5ad")
+        flags = f"--xla_force_host_platform_device_count={index + 2}"
+        arguments = [sys.executable, "-c", ANNOTATE, str(tmp_path), str(port), str(index)]
+        environment = {**SUBPROCESS_ENVIRONMENT, "XLA_FLAGS": flags}
+        processes.append(subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment))
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    for index, adata in enumerate(adatas):
+        found, expected = pd.read_pickle(tmp_path / f"table{index}.pkl"), classify(state, adata, return_table=True)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6)
 
 
 class TestDevices:
