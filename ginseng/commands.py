@@ -44,7 +44,6 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
-from ginseng.utils.genes import LEAST_OVERLAP
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten
 
@@ -239,8 +238,11 @@ def annotate(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
     min_overlap: Annotated[
-        float, typer.Option(help="Share of the model's genes that the data must have, in [0, 1].")
-    ] = LEAST_OVERLAP,
+        float | None,
+        typer.Option(
+            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes."
+        ),
+    ] = None,
     precision: Precision = _DEFAULTS.precision,
     quiet: Quiet = False,
 ) -> None:

@@ -20,7 +20,7 @@ from ginseng.data.annotation import (
 )
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
-from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.messages import UnknownName, warn
 
@@ -60,15 +60,17 @@ class Sources:
     Raises
     ------
     ValueError
-        If a column, layer or gene does not exist, there are fewer than two labels, or no gene is common.
+        If a column, layer or gene does not exist, there are fewer than two labels, or too few genes are common, see
+        `least_genes`.
 
     Examples
     --------
     >>> def of(label, genes):
-    ...     return AnnData(np.eye(2), pd.DataFrame({"type": label}, ["a", "b"]), pd.DataFrame(index=genes))
-    >>> sources = Sources([of("T", ["CD3D", "CD4"]), of("B", ["MS4A1", "CD4"])], "type")
+    ...     counts = np.ones((2, len(genes)))
+    ...     return AnnData(counts, pd.DataFrame({"type": label}, ["a", "b"]), pd.DataFrame(index=genes))
+    >>> sources = Sources([of("T", ["CD3D", "CD8A", "CD4"]), of("B", ["CD4", "CD3D"])], "type")
     >>> sources.gene_names, list(sources.labels), list(sources.cell_names)
-    (['CD4'], ['T', 'T', 'B', 'B'], ['a-0', 'b-0', 'a-1', 'b-1'])
+    (['CD3D', 'CD4'], ['T', 'T', 'B', 'B'], ['a-0', 'b-0', 'a-1', 'b-1'])
     """
 
     def __init__(
@@ -167,9 +169,11 @@ def _common(names: list[pd.Index]) -> list[str]:
     for others in names[1:]:
         common = common[common.isin(others)]
     fewest, most = min(map(len, names)), max(map(len, names))
-    if len(common) < max(LEAST_OVERLAP * fewest, 1):
+    if len(common) < (least := least_genes(fewest)):
         found = f"only {len(common):,} of {fewest:,} genes" if len(common) else "no gene"
-        raise ValueError(f"The inputs have {found} in common; are their genes named in the same way?")
+        raise ValueError(
+            f"The inputs have {found} in common, where {least:,} are needed; are their genes named in the same way?"
+        )
     if len(common) < most:
         warn(
             f"{len(common):,} genes are common to all {len(names)} inputs, which have {fewest:,} to {most:,}; the "

@@ -27,7 +27,7 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
-from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.precision import in_precision, require_precision
 from ginseng.utils.values import require_integer
@@ -41,21 +41,23 @@ def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
     return var[gene_key].to_numpy().astype(str)
 
 
-def _gene_map(var: Any, gene_names: np.ndarray, gene_key: str | None, min_overlap: float) -> GeneMap:
+def _gene_map(var: Any, gene_names: np.ndarray, gene_key: str | None, min_overlap: float | None) -> GeneMap:
     """Match the genes of `var` to those of a model."""
     names = _gene_names(var, gene_key)
     gene_map = GeneMap.matching(names, gene_names)
-    if gene_map.n_found < max(min_overlap * gene_map.n_inputs, 1):
+
+    def way_out() -> str:
         columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
         n_found = {column: GeneMap.matching(_gene_names(var, column), gene_names).n_found for column in columns}
         best = max(columns, key=lambda column: n_found[column])
-        way_out = (
-            f"gene_key={best!r} would match {n_found[best]:,} of them"
-            if n_found[best] > gene_map.n_found
-            else "other species, or symbols on one side and identifiers on the other? For a panel of few genes, lower "
-            "min_overlap"
+        if n_found[best] > gene_map.n_found:
+            return f"gene_key={best!r} would match {n_found[best]:,} of them"
+        return (
+            "other species, or symbols on one side and identifiers on the other? For a panel of few genes, pass a "
+            "lower min_overlap"
         )
-        gene_map.require(min_overlap, names, gene_names, way_out)
+
+    gene_map.require(least_genes(len(gene_names), min_overlap), names, gene_names, way_out)
     return gene_map
 
 
@@ -162,7 +164,7 @@ def classify(
     seed: int = 123,
     silent: bool = False,
     *,
-    min_overlap: float = LEAST_OVERLAP,
+    min_overlap: float | None = None,
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
 ) -> AnnData | pd.DataFrame | None:
@@ -201,8 +203,9 @@ def classify(
         Seed of the dropout masks where `randomness` is True.
     silent : bool
         No progress bar and no warnings.
-    min_overlap : float
-        Share of the model's genes, in [0, 1], that the data must have; with fewer they are refused.
+    min_overlap : float, optional
+        Share of the model's genes, in [0, 1], that the data must have; with fewer, or none, they are refused. By
+        default 1 %, but at least five genes, or all of a model that has fewer.
     precision : {"float32", "bfloat16"}
         "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
     devices : int or sequence of jax.Device, optional

@@ -15,7 +15,7 @@ from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
-from ginseng.utils.genes import LEAST_OVERLAP, GeneMap
+from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -220,6 +220,7 @@ def _gene_map(dataset_genes: list[str], genes: list[str]) -> GeneMap | None:
     if dataset_genes == genes:
         return None
     gene_map = GeneMap.matching(np.asarray(dataset_genes), np.asarray(genes))
-    gene_map.require(LEAST_OVERLAP, dataset_genes, genes, "make the dataset from data that have the model's genes")
+    way_out = "make the dataset from data that have the model's genes"
+    gene_map.require(least_genes(len(genes)), dataset_genes, genes, lambda: way_out)
     gene_map.warn_of_differences()
     return gene_map

@@ -1,6 +1,7 @@
 """Matching the genes of a data set to those of a model."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,10 +10,40 @@ import pandas as pd
 from scipy import sparse
 
 from ginseng.utils.messages import shorten, warn
+from ginseng.utils.values import require_number
 
-LEAST_OVERLAP = 0.01  # share of a model's genes; by chance, or between species, a few names are always equal
+_LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
 
 _VERSIONED_ENSEMBL_ID = r"^(ENS[A-Z]*\d{11})\.\d+$"
+
+
+def least_genes(n_genes: int, share: float | None = None) -> int:
+    """Give the number of `n_genes` that must be found, for what is found to be no chance.
+
+    Parameters
+    ----------
+    n_genes : int
+        How many there are.
+    share : float, optional
+        Share of them that is enough, in [0, 1], but at least one gene; by default 1 %, but at least five genes, or all
+        where there are fewer.
+
+    Raises
+    ------
+    ValueError
+        If `share` is no share.
+
+    Examples
+    --------
+    >>> least_genes(2000), least_genes(40), least_genes(3), least_genes(40, 0.1), least_genes(40, 0.0)
+    (20, 5, 3, 4, 1)
+    """
+    if share is None:
+        share, least = _LEAST_SHARE, min(_LEAST_GENES, n_genes)
+    else:
+        require_number("min_overlap", share, "[0, 1]")
+        least = 1
+    return max(math.ceil(round(share * n_genes, 6)), least)  # rounded, since 0.07 * 100 is a little above 7
 
 
 def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray) -> np.ndarray:
@@ -90,13 +121,13 @@ class GeneMap:
         """Inputs that the data set has."""
         return int((self._times_found > 0).sum())
 
-    def require(self, least: float, names: Iterable[str], model_genes: Iterable[str], way_out: str) -> None:
-        """Raise a ValueError, which tells a `way_out`, if the data set has less than this share of the inputs."""
-        if self.n_found < max(least * self.n_inputs, 1):
+    def require(self, least: int, names: Iterable[str], model_genes: Iterable[str], way_out: Callable[[], str]) -> None:
+        """Raise a ValueError, which tells the `way_out`, if the data set has fewer of the inputs than `least`."""
+        if self.n_found < least:
             found = f"Only {self.n_found:,} of {self.n_inputs:,} genes" if self.n_found else "No gene"
             raise ValueError(
-                f"{found} in common: the model knows {shorten(model_genes, 3)}; the data have {shorten(names, 3)}; "
-                f"{way_out}."
+                f"{found} in common, where {least:,} are needed: the model knows {shorten(model_genes, 3)}; the data "
+                f"have {shorten(names, 3)}; {way_out()}."
             )
 
     def warn_of_differences(self) -> None:

@@ -61,12 +61,12 @@ class TestSeveralInputs:
         np.testing.assert_array_equal(streamed(dataset), x)
 
     @pytest.mark.filterwarnings("ignore:.*genes are common")
-    def test_chosen_genes_are_those_chosen_in_all(self, inputs, tmp_path):
-        first, second = inputs
-        first.var["chosen"] = first.var_names.isin(["GENE0", "GENE7", "GENE9"])
-        second.var["chosen"] = second.var_names.isin(["GENE7", "GENE0", "GENE3"])
+    def test_chosen_genes_are_those_chosen_in_all(self, tmp_path):
+        inputs = first, second = simulate(40, seed=1), simulate(30, seed=2)
+        first.var["chosen"] = np.arange(30) < 7
+        second.var["chosen"] = np.arange(30) >= 2
         dataset = GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", genes="chosen", silent=True)
-        assert dataset.gene_names == ["GENE0", "GENE7"]
+        assert dataset.gene_names == [f"GENE{i}" for i in range(2, 7)]
 
     def test_repeated_cell_names_get_the_number_of_their_input(self, tmp_path):
         adata = simulate(20)
@@ -110,9 +110,14 @@ class TestSeveralInputs:
             GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True, **options)
         assert not list(tmp_path.iterdir())
 
-    def test_no_gene_in_common_and_no_input(self, inputs, tmp_path):
+    def test_too_few_genes_in_common_and_no_input(self, inputs, tmp_path):
         inputs[1].var_names = [f"ENSG{i}" for i in range(5)]
-        with pytest.raises(ValueError, match="no gene in common; are their genes named in the same way"):
+        with pytest.raises(
+            ValueError, match="no gene in common, where 5 are needed; are their genes named in the same"
+        ):
+            GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
+        inputs[1].var_names = [*(f"ENSG{i}" for i in range(4)), "GENE7"]
+        with pytest.raises(ValueError, match="only 1 of 5 genes in common, where 5 are needed"):
             GinsengDataset.create(tmp_path / "x.zarr", inputs, "cell_type", silent=True)
         with pytest.raises(ValueError, match="There is no input"):
             GinsengDataset.create(tmp_path / "x.zarr", [], "cell_type", silent=True)

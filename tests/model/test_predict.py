@@ -144,7 +144,14 @@ class TestClassify:
         few.var_names = ["GENE3"]
         with pytest.raises(ValueError, match=rf"Only 1 of {N_GENES} genes in common.*lower min_overlap"):
             table_of(state, few, min_overlap=0.1)
+        with pytest.raises(ValueError, match="Only 1 of 30 genes in common, where 5 are needed"):
+            table_of(state, few)
         assert len(table_of(state, few, min_overlap=0.0)) == adata.n_obs
+
+    @pytest.mark.parametrize("min_overlap", [7.0, np.nan, -1.0])
+    def test_a_share_of_genes_that_is_none_is_refused(self, state, adata, min_overlap):
+        with pytest.raises(ValueError, match=rf"`min_overlap` must lie in \[0, 1\], but got {min_overlap}"):
+            table_of(state, adata, min_overlap=min_overlap)
 
     def test_warnings_point_at_the_line_that_asked(self, state, adata):
         fractions = adata[:, :-2].copy()
@@ -182,7 +189,9 @@ class TestClassify:
     def test_no_gene_in_common(self, state, adata):
         adata.var_names = [f"mouse{i}" for i in range(N_GENES)]
         adata.var = adata.var.drop(columns="symbol")
-        with pytest.raises(ValueError, match="No gene in common: the model knows GENE.*; the data have mouse0"):
+        with pytest.raises(
+            ValueError, match="No gene in common, where 5 are needed: the model knows GENE.*; the data have mouse0"
+        ):
             classify(state, adata, silent=True)
 
     def test_overrides(self, state, adata):

@@ -576,7 +576,7 @@ class TestFineTuning:
 
     def test_no_gene_in_common(self, model_file, adata, tmp_path):
         adata.var_names = [f"mouse{i}" for i in range(30)]
-        with pytest.raises(ValueError, match="No gene in common: the model knows GENE0.*mouse0"):
+        with pytest.raises(ValueError, match="No gene in common, where 5 are needed: the model knows GENE0.*mouse0"):
             GinsengClassifierTrainer(self.create(tmp_path, adata), QUICK, start=model_file)
 
 

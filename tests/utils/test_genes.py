@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from ginseng.utils.genes import GeneMap, match_genes
+from ginseng.utils.genes import GeneMap, least_genes, match_genes
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12)
 
@@ -41,6 +41,24 @@ def test_sums_may_be_larger_than_the_type_of_the_counts():
 def test_too_few_genes_in_common_are_refused():
     model = np.array([f"G{i}" for i in range(40)])
     names = np.array(["G3", "G5", "X"])
-    GeneMap.matching(names, model).require(0.05, names, model, "way out")
-    with pytest.raises(ValueError, match="Only 1 of 40 genes in common: the model knows G0, .*; the data have G3"):
-        GeneMap.matching(names[:1], model).require(0.05, names[:1], model, "way out")
+    GeneMap.matching(names, model).require(2, names, model, lambda: "way out")
+    message = "Only 1 of 40 genes in common, where 2 are needed: the model knows G0, .*; the data have G3; way out"
+    with pytest.raises(ValueError, match=message):
+        GeneMap.matching(names[:1], model).require(2, names[:1], model, lambda: "way out")
+
+
+@pytest.mark.parametrize(
+    ("n_genes", "share", "least"),
+    [
+        (1, None, 1),
+        (3, None, 3),
+        (100, None, 5),
+        (501, None, 6),
+        (20_000, None, 200),
+        (100, 0.01, 1),
+        (100, 0.07, 7),
+        (100, 0.0, 1),
+    ],
+)
+def test_chance_names_few_genes_only(n_genes, share, least):
+    assert least_genes(n_genes, share) == least
