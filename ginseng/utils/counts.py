@@ -202,8 +202,10 @@ class Counts:
         if not block.has_canonical_format:
             block = block.copy()  # a block of all rows is the caller's own matrix
             block.sum_duplicates()
-        self._refuse(~np.isfinite(block.data), block, start, "counts must be finite")
-        if self._nonnegative:
+        is_whole = block.data.dtype.kind in "iub"
+        if not is_whole:
+            self._refuse(~np.isfinite(block.data), block, start, "counts must be finite")
+        if self._nonnegative and block.data.dtype.kind not in "ub":
             self._refuse(
                 block.data < 0,
                 block,
@@ -211,7 +213,7 @@ class Counts:
                 "counts to normalise must not be negative; scaled or centred data cannot be used: pass the layer that "
                 "holds the raw counts, or normalize=False",
             )
-        if self._raw:
+        if self._raw and not is_whole:
             self._raw = not warn_of_fractions(block.data, self._name, self._caller)
         return block
 

@@ -116,6 +116,22 @@ class GeneMap:
     def _times_found(self) -> np.ndarray:
         return np.bincount(self.positions[self.positions >= 0], minlength=self.n_inputs)
 
+    @cached_property
+    def _short_positions(self) -> np.ndarray:
+        return self.positions.astype(np.int32)
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        return np.array_equal(self.positions, np.arange(self.n_inputs))
+
+    @cached_property
+    def _repeats(self) -> bool:
+        return bool((self._times_found > 1).any())
+
+    @cached_property
+    def _rises(self) -> bool:
+        return bool((np.diff(self.positions[self.positions >= 0]) > 0).all())
+
     @property
     def n_found(self) -> int:
         """Inputs that the data set has."""
@@ -139,15 +155,19 @@ class GeneMap:
 
     def of(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Counts over the inputs, of counts over the genes of the data set."""
-        if np.array_equal(self.positions, np.arange(self.n_inputs)):
+        if self._is_identity:
             return counts
-        positions = self.positions[counts.indices]
-        kept = positions >= 0
-        row_ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
-        shape = (len(row_ends) - 1, self.n_inputs)
-        data = counts.data[kept]
-        if (self._times_found > 1).any():
+        positions = self._short_positions.take(counts.indices)
+        kept = np.flatnonzero(positions >= 0)
+        data = counts.data.take(kept)
+        if self._repeats:
             data = data.astype(np.result_type(data, np.float32))  # sums may not fit in a small integer
-        chosen = sparse.csr_matrix((data, positions[kept], row_ends), shape=shape)
-        chosen.sum_duplicates()
+        row_ends = np.searchsorted(kept, counts.indptr)
+        shape = (len(row_ends) - 1, self.n_inputs)
+        chosen = sparse.csr_matrix((data, positions.take(kept), row_ends), shape=shape)
+        if self._rises and counts.has_canonical_format:
+            chosen.has_canonical_format = True
+        else:
+            chosen = sparse.csr_matrix(chosen.tocsc())  # sorts in linear time: half that of `sort_indices`
+            chosen.sum_duplicates()
         return chosen

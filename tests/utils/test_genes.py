@@ -62,3 +62,17 @@ def test_too_few_genes_in_common_are_refused():
 )
 def test_chance_names_few_genes_only(n_genes, share, least):
     assert least_genes(n_genes, share) == least
+
+
+def test_aligned_counts_are_sorted_whatever_the_order():
+    x = sparse.random(50, 8, 0.5, format="csr", random_state=0)
+    for model in ("ABCDEFGH", "BDFH", "HGFEDCBA", "CAZ"):
+        aligned = GeneMap.matching(np.array([*"ABCDEFGH"]), np.array([*model])).of(x)
+        again = sparse.csr_matrix((aligned.data, aligned.indices, aligned.indptr), aligned.shape)
+        assert again.has_canonical_format
+        found = [x.toarray()[:, "ABCDEFGH".index(gene)] if gene != "Z" else np.zeros(50) for gene in model]
+        np.testing.assert_array_equal(aligned.toarray(), np.transpose(found))
+    backwards = sparse.csr_matrix((x.data[::-1], 7 - x.indices[::-1], np.arange(0, x.nnz + 1, x.nnz)), (1, 8))
+    rising = GeneMap.matching(np.array([*"ABCDEFGH"]), np.array([*"ACEGH"])).of(backwards)
+    assert rising.has_canonical_format
+    np.testing.assert_array_equal(rising.toarray(), backwards.toarray()[:, [0, 2, 4, 6, 7]])
