@@ -157,8 +157,9 @@ class Sources:
             for start, stop, block in counts.blocks(size):
                 here = labelled[start:stop]
                 chosen = gene_map.of(block if here.all() else sparse.csr_matrix(block[here]))
-                if not chosen.data.all():
+                if not chosen.data.astype(np.float32, copy=False).all():  # as what fractions are stored
                     chosen = chosen.copy()  # a block of all cells may be the caller's own matrix
+                    chosen.data[chosen.data.astype(np.float32) == 0] = 0
                     chosen.eliminate_zeros()
                 yield stop - start, chosen
 

@@ -274,6 +274,8 @@ def classify(
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
     if isinstance(given, Annotator):
         return given
+    if str(given).endswith(".eqx"):
+        raise ValueError(f"{given} is of save_annotator: pass what load_annotator({str(given)!r}, like=...) returns.")
     return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
 
 

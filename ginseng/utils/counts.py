@@ -16,6 +16,8 @@ from ginseng.utils.messages import Caller, caller, shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def layer_names(adata: AnnData) -> list[str]:
     """Names of the layers (from anndata 0.13 on, X is among ``adata.layers``, as None).
@@ -204,7 +206,7 @@ class Counts:
             block.sum_duplicates()
         is_whole = block.data.dtype.kind in "iub"
         if not is_whole:
-            self._refuse(~np.isfinite(block.data), block, start, "counts must be finite")
+            self._refuse(~(abs(block.data) <= _LARGEST), block, start, "counts must be finite, and fit in float32")
         if self._nonnegative and block.data.dtype.kind not in "ub":
             self._refuse(
                 block.data < 0,

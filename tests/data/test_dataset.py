@@ -231,6 +231,17 @@ class TestStorage:
         assert dataset.root["X/indices"].dtype == "uint8"
         np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x)
 
+    @pytest.mark.filterwarnings("ignore:.*fractions")
+    def test_values_beyond_float32(self, tmp_path):
+        x = np.eye(60, 50)
+        x[1, 3], x[2, 4] = 1e-60, -1e-50
+        dataset = self.create(x, tmp_path)
+        np.testing.assert_array_equal(streamed(dataset, 9, "all", shuffle=False)[0], x.astype(np.float32))
+        x[1, 3] = 1e39
+        with pytest.raises(ValueError, match=r"1e\+39 for gene '3' in cell 'c1': .* fit in float32"):
+            self.create(x, tmp_path)
+        assert GinsengDataset(dataset.path).n_cells == 60
+
     def test_the_type_may_widen_when_shards_are_written(self, tmp_path):
         x = np.random.default_rng(0).poisson(0.4, (800, 1000)).astype(np.float32)
         x[400, 5], x[600, 6], x[790, 7] = 300, 70_000, 2.0**24

@@ -165,6 +165,10 @@ class TestFile:
         with pytest.raises(ValueError, match=r"its names or weights have changed since they were written"):
             load_annotator(tmp_path / "a.eqx", MODULES["attention"])
 
+    def test_a_path_of_it_does_not_tell_the_module(self, tmp_path):
+        with pytest.raises(ValueError, match=r"a.eqx is of save_annotator: pass what load_annotator\("):
+            classify(tmp_path / "a.eqx", simulate(), return_table=True, silent=True)
+
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             load_annotator(tmp_path / "b.eqx", MODULES["attention"])
