@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ginseng.data.io import load_model, read_adata, save_model
     from ginseng.model.annotator import Annotator, load_annotator, save_annotator
     from ginseng.model.attention import AttentionClassifier
+    from ginseng.model.ensemble import Ensemble
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Annotator",
     "AttentionClassifier",
+    "Ensemble",
     "GinsengClassifier",
     "GinsengClassifierState",
     "GinsengClassifierTrainer",
@@ -56,6 +58,7 @@ _NAMES_OF = {
     "data.io": ["load_model", "read_adata", "save_model"],
     "model.annotator": ["Annotator", "load_annotator", "save_annotator"],
     "model.attention": ["AttentionClassifier"],
+    "model.ensemble": ["Ensemble"],
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],

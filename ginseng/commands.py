@@ -156,6 +156,10 @@ def fit(
     balance: Annotated[
         str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (rare ones more often).")
     ] = balance_of(_DEFAULTS.balance_train),
+    members: Annotated[
+        int | None,
+        typer.Option(help="Networks whose probabilities are averaged: more accurate, so many times the work.", min=1),
+    ] = None,
     precision: Precision = _DEFAULTS.precision,
     memory: Annotated[
         str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
@@ -177,6 +181,7 @@ def fit(
     if memory is not None:
         bytes_of(memory)
     of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
+    of_a_model |= {"--members": members}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
     of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
     if is_dataset:
@@ -195,6 +200,7 @@ def fit(
         group_level=hold_out_groups,
         patience=patience,
         precision=precision,
+        members=_DEFAULTS.members if members is None else members,
         seed=seed,
     )
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")

@@ -25,6 +25,8 @@ def describe_model(state: GinsengClassifierState) -> str:
         f"normalisation: {normalisation}",
         f"dropout rate: {state.dropout_rate:g}",
     ]
+    if state.members:
+        lines.append(f"networks: {1 + len(state.members)}, whose probabilities are averaged")
     history = state.metadata.get("history")
     if history and history["epoch"]:
         lines.append(

@@ -19,16 +19,17 @@ from ginseng.utils.messages import shorten, warn
 MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
-_MEMBERS = ("params", *_ARRAYS)
+_DOCUMENTED = ("params", *_ARRAYS)
+_FURTHER = "members"  # weights of further networks, which ginseng 0.2.1 ignores
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
 def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     """Save a model to one HDF5 file, in the layout of ginseng 0.2.1.
 
-    What that layout does not have (package versions, time, settings and history of the training) goes into a group
-    ``metadata``, which ginseng 0.2.1 ignores. The file is written beside `path` and renamed, so that a failure leaves
-    an existing file as it was.
+    What that layout does not have goes into groups which ginseng 0.2.1 ignores: package versions, time, settings and
+    history of the training into ``metadata``, and weights of further networks into ``members``. The file is written
+    beside `path` and renamed, so that a failure leaves an existing file as it was.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         for name in _ATTRIBUTES:
             file.attrs[name] = getattr(state, name)
         _save_pytree(file.create_group("params"), state.params)
+        for number, params in enumerate(state.members, start=1):
+            _save_pytree(file.create_group(f"{_FURTHER}/{number}"), params)
         metadata = file.create_group("metadata")
         metadata.attrs["format"] = MODEL_FORMAT
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -75,7 +78,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         for name, value in {**state.metadata, "versions": versions}.items():
             if name != "created":
                 metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
-        metadata.attrs["digest"] = contents_digest(file, _MEMBERS, _ATTRIBUTES)
+        metadata.attrs["digest"] = _digest_of(file)
 
 
 def _as_json(value: Any) -> Any:
@@ -122,15 +125,17 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         arrays: dict[str, Any] = {name: file[name][()] for name in _ARRAYS}
         attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
         params = _load_pytree(file["params"])
+        further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
+        members = [further[number] for number in sorted(further, key=int)]
         metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
         for name in ("genes", "label_keys"):
             arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
-        state = GinsengClassifierState(params=params, **arrays, **attributes, metadata=metadata)
-        for layer, leaves in params.items():
+        state = GinsengClassifierState(params=params, **arrays, **attributes, members=members, metadata=metadata)
+        for layer, leaves in [entry for tree in (params, *members) for entry in tree.items()]:
             if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
                 raise ValueError(f"it holds weights of layer '{layer}' that are not finite")
         kept = file["metadata"].attrs.get("digest") if "metadata" in file else None
-        require_digest(kept, contents_digest(file, _MEMBERS, _ATTRIBUTES), "weights, names or settings")
+        require_digest(kept, _digest_of(file), "weights, names or settings")
     return state
 
 
@@ -147,6 +152,11 @@ def is_model(path: str | Path) -> bool:
         return False
     with opened_hdf5(path) as file:
         return kind_of(file) == "model"
+
+
+def _digest_of(file: h5py.File) -> str:
+    further = [_FURTHER] if _FURTHER in file else []
+    return contents_digest(file, [*_DOCUMENTED, *further], _ATTRIBUTES)
 
 
 def _save_pytree(group: h5py.Group, pytree: dict[str, Any]) -> None:
@@ -167,7 +177,7 @@ def _require_model(file: h5py.File, path: Path) -> None:
     kind = kind_of(file)
     if kind in ("AnnData", "10x"):
         raise ValueError(f"{path} is a file of counts ({kind}), where a model is expected; were the two swapped?")
-    lacking = [name for name in _MEMBERS if name not in file]
+    lacking = [name for name in _DOCUMENTED if name not in file]
     lacking += [f"attribute {name}" for name in _ATTRIBUTES if name not in file.attrs]
     if lacking:
         raise ValueError(f"{path} is an HDF5 file, but not a ginseng model: it lacks {shorten(lacking)}.")

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import numpy as np
 
-from ginseng.model.attention import AttentionClassifier, Params, model_from_params
+from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
+from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 
 
@@ -34,6 +36,8 @@ class GinsengClassifierState:
         Dropout rate during training.
     training : bool
         False once training is over.
+    members : list of dict
+        Weights of further networks, in the same tree: probabilities are the mean over all.
     metadata : dict
         What else the file tells: ``settings`` and ``history`` of the training, and, after loading, ``versions`` and
         ``created``. Nothing depends on it.
@@ -55,6 +59,7 @@ class GinsengClassifierState:
     target_sum: float | None
     dropout_rate: float
     training: bool = False
+    members: list[Params] = field(default_factory=list, repr=False)
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -62,6 +67,9 @@ class GinsengClassifierState:
         self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
         self.label_values = np.asarray(self.label_values)
         model = eqx.filter_eval_shape(self._module_of, self.params)  # shapes are enough: the weights are not copied
+        for member in self.members:
+            if jax.tree.map(np.shape, member) != jax.tree.map(np.shape, self.params):
+                raise ValueError("`members` must have weights of the same shapes as `params`.")
         self.target_sum = model.target_sum
         sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
         for name, size in sizes.items():
@@ -88,9 +96,14 @@ class GinsengClassifierState:
         return np.asarray(self.label_keys)[np.argsort(self.label_values)]
 
     @property
-    def module(self) -> AttentionClassifier:
-        """The network, as an Equinox module."""
-        return self._module_of(self.params)
+    def networks(self) -> list[AttentionClassifier]:
+        """Its networks, one by one."""
+        return [self._module_of(params) for params in (self.params, *self.members)]
+
+    @property
+    def module(self) -> AttentionClassifier | Ensemble:
+        """The network, or all of them as one, as an Equinox module."""
+        return joined(self.networks)
 
     def _module_of(self, params: Params) -> AttentionClassifier:
         return model_from_params(
@@ -99,7 +112,7 @@ class GinsengClassifierState:
 
 
 def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
-    """Create a classifier from a loaded state.
+    """Create a classifier from a loaded state: from the first of its networks, if it has several.
 
     Parameters
     ----------
@@ -121,7 +134,7 @@ def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
     >>> classifier_from_state(state).n_classes
     2
     """
-    return GinsengClassifier.from_module(state.module)
+    return GinsengClassifier.from_module(state.networks[0])
 
 
 @runtime_checkable
@@ -131,6 +144,11 @@ class ClassifierTrainer(Protocol):
     genes: list[str]
     label_names: list[str]
     classifier: GinsengClassifier
+
+    @property
+    def model(self) -> Any:
+        """The network, or all of them, as trained so far."""
+        ...
 
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training."""
@@ -163,5 +181,6 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         target_sum=model.target_sum,
         dropout_rate=model.dropout_rate,
         training=False,
+        members=[params_of(network) for network in members_of(trainer.model)[1:]],
         metadata=trainer.metadata(),
     )

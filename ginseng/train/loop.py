@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ginseng.data.dataset import GinsengDataset
 from ginseng.metrics import Scores, scores_of
 from ginseng.model.attention import AttentionClassifier
+from ginseng.model.ensemble import Ensemble
 from ginseng.model.modules import require_shapes
 from ginseng.train.checkpoint import TRACED, Checkpoint
 from ginseng.train.feed import Feed
@@ -315,7 +316,8 @@ def require_held_out(patience: int | None, n_test: int) -> None:
 
 def _normalizes(model: PyTree) -> bool:
     """Whether a model takes the logarithm of counts, which must then not be negative."""
-    return isinstance(model, AttentionClassifier) and model.normalize
+    network = model.stacked if isinstance(model, Ensemble) else model
+    return isinstance(network, AttentionClassifier) and network.normalize
 
 
 def _not_finite(of: str, loss: float, epoch: int) -> ValueError:

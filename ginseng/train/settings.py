@@ -76,6 +76,9 @@ class GinsengClassifierTrainerSettings:
     center : bool
         Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
         normalised (of about 1,000 cells), to 0 rather than with biases of 0.
+    members : int
+        Networks to train, which differ in their initial weights and dropout: their probabilities are averaged, which
+        is more accurate and takes so many times the arithmetic. See `ginseng.Ensemble`.
     stratify_label : bool
         Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
         training needs more. Groups are held out whole.
@@ -123,6 +126,7 @@ class GinsengClassifierTrainerSettings:
     precision: str = dataclasses.field(default="float32", kw_only=True)
     center: bool = dataclasses.field(default=True, kw_only=True)
     stratify_label: bool = dataclasses.field(default=True, kw_only=True)
+    members: int = dataclasses.field(default=1, kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":

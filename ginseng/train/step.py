@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree, UInt32
 
+from ginseng.model.ensemble import member_logits_of, n_members_of
 from ginseng.model.modules import logits_of
 from ginseng.train.recipe import Recipe
 from ginseng.utils.digest import digest
@@ -109,10 +110,10 @@ def train_steps(
         x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
         x = x if recipe.augment is None else recipe.augment(augment_key, x)
 
-        def mean_loss(params):
-            logits = logits_of(eqx.combine(params, fixed.frozen), x, dropout_key)
-            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[1]), recipe.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets)
+        def mean_loss(params):  # summed over members, of which each learns from its own
+            logits = member_logits_of(eqx.combine(params, fixed.frozen), x, dropout_key)
+            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), recipe.label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets).sum(axis=0)
             if fixed.class_weights is not None:
                 losses = losses * fixed.class_weights[y]
             return jnp.sum(losses * mask) / jnp.sum(mask)
@@ -130,7 +131,8 @@ def train_steps(
         state = eqx.filter_shard(State(state.step + 1, params, opt_state, average), replicated)
         return state, total + loss * jnp.sum(mask)
 
-    return lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
+    state, total = lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
+    return state, total / n_members_of(fixed.frozen)
 
 
 def traced(given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding) -> str:

@@ -17,6 +17,7 @@ from ginseng.data.models import load_model
 from ginseng.data.sampling import draw_split
 from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
+from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
@@ -42,7 +43,7 @@ class GinsengClassifierTrainer:
     settings : GinsengClassifierTrainerSettings, optional
         How to train; by default as the settings' defaults say.
     start : GinsengClassifierState, str or Path, optional
-        A trained classifier (or its file) to go on from. Its genes, network, normalisation and dropout are kept: the
+        A trained classifier (or its file) to go on from. Its genes, networks, normalisation and dropout are kept: the
         dataset's genes are matched to them, and labels that it does not know are added to its head.
     trainable : PyTree of bool or callable, optional
         Filter spec over the network: which leaves to train; see `Trainer`. A spec made from the network of `start`
@@ -59,7 +60,7 @@ class GinsengClassifierTrainer:
     Attributes
     ----------
     classifier : GinsengClassifier
-        The classifier as trained so far.
+        The classifier as trained so far; of several `members`, the first.
     genes, label_names : list of str
         Names of its inputs and outputs.
     logger : GinsengLogger
@@ -104,16 +105,21 @@ class GinsengClassifierTrainer:
         )
         train, test = _split_of(self.dataset, self.settings)
         require_held_out(self.settings.patience, len(test))
-        require_memory(len(self.genes), n_copies=5)
+        require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             warn_of_fractions(self.dataset.sample(_N_MEAN), str(self.dataset.path))
-        classifier = _classifier(len(self.genes), len(self.label_names), self.settings, state)
+        classifiers = _classifiers(len(self.genes), len(self.label_names), self.settings, state)
         if self.settings.center and train.size:
-            classifier.module = centered(classifier.module, _sample(self.dataset, train, self.settings))
+            sample = _sample(self.dataset, train, self.settings)
+            for classifier in classifiers:
+                classifier.module = centered(classifier.module, sample)
         if state is not None and isinstance(trainable, AttentionClassifier):
-            trainable = _spec_for(classifier.module, trainable, state)
+            trainable = _spec_for(classifiers[0].module, trainable, state)
+        model = joined([classifier.module for classifier in classifiers])
+        if isinstance(model, Ensemble) and isinstance(trainable, AttentionClassifier):
+            trainable = eqx.tree_at(lambda ensemble: ensemble.stacked, model, trainable)
         self._trainer = Trainer(
-            classifier.module,
+            model,
             self.dataset,
             self.settings.recipe(optimizer),
             self.settings.sampling(memory),
@@ -123,7 +129,7 @@ class GinsengClassifierTrainer:
             genes=self.genes,
             labels=self.label_names,
         )
-        self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifier)
+        self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifiers[0])
         if self.dataset.train_idx is None:  # the last step: nothing is written by a trainer that is refused
             self.dataset.keep_split(train, test)
 
@@ -196,18 +202,18 @@ class GinsengClassifierTrainer:
 
 
 class _TrainedClassifier(GinsengClassifier):
-    """The classifier of a trainer, in whose run its weights are; copies of it have weights of their own."""
+    """The (first) classifier of a trainer, in whose run its weights are; copies of it have weights of their own."""
 
     def __init__(self, trainer: Trainer, drawn: GinsengClassifier):
         self._trainer, self.seed, self.key = trainer, drawn.seed, drawn.key
 
     @property
     def module(self) -> AttentionClassifier:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._trainer.model  # pyright: ignore[reportReturnType]
+        return members_of(self._trainer.model)[0]
 
     @module.setter
     def module(self, module: AttentionClassifier) -> None:
-        self._trainer.model = module
+        self._trainer.model = joined([module, *members_of(self._trainer.model)[1:]])
 
     def __reduce__(self):
         return GinsengClassifier.from_module, (self.module, self.seed), {"key": self.key}
@@ -218,8 +224,10 @@ def _with_those_of(
 ) -> GinsengClassifierTrainerSettings:
     """Settings, checked anew, with those of the network of a state."""
     names = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
-    kept = {} if state is None else {"center": False, **{name: getattr(state, name) for name in names}}
-    return dataclasses.replace(settings, **kept)
+    if state is None:
+        return dataclasses.replace(settings)
+    kept = {name: getattr(state, name) for name in names}
+    return dataclasses.replace(settings, center=False, members=1 + len(state.members), **kept)
 
 
 def _joined(labels: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -246,21 +254,17 @@ def _mixes_groups(dataset: GinsengDataset) -> bool:
     return bool(np.isin(dataset.groups[dataset.train_idx], dataset.groups[dataset.test_idx]).any())
 
 
-def _classifier(
+def _classifiers(
     n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings, state: GinsengClassifierState | None
-) -> GinsengClassifier:
-    """Draw a classifier, or take that of a state with as many outputs."""
+) -> list[GinsengClassifier]:
+    """Draw as many classifiers as are to be trained, or take those of a state with as many outputs."""
+    seeds = [(settings.seed + nth) % 2**32 for nth in range(settings.members)]
     if state is not None:
-        return _with_classes(classifier_from_state(state), n_classes, settings.seed)
-    return GinsengClassifier(
-        n_genes,
-        n_classes,
-        settings.hidden_dim,
-        settings.dropout_rate,
-        settings.normalize,
-        settings.target_sum,
-        settings.seed,
-    )
+        known = [GinsengClassifier.from_module(network) for network in state.networks]
+        return [_with_classes(classifier, n_classes, seed) for classifier, seed in zip(known, seeds, strict=True)]
+    sizes = n_genes, n_classes, settings.hidden_dim
+    options = settings.dropout_rate, settings.normalize, settings.target_sum
+    return [GinsengClassifier(*sizes, *options, seed) for seed in seeds]
 
 
 def _sample(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:

@@ -301,6 +301,7 @@ class TestSettings:
             "patience": None,
             "center": False,
             "stratify_label": False,
+            "members": 1,
         }
         preset = GinsengClassifierTrainerSettings.reference()
         assert dataclasses.asdict(preset) == {**expected, "balance_alpha": preset.balance_alpha}

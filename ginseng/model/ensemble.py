@@ -1,0 +1,113 @@
+"""Networks of one making but different weights, whose probabilities are averaged."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from ginseng.model.modules import logits_of
+
+
+class Ensemble(eqx.Module):
+    """Networks that differ in their weights only: its probabilities are the mean of theirs.
+
+    Trained by `ginseng.Trainer`, each learns from its own loss, and all of them in one compiled step.
+
+    Parameters
+    ----------
+    members : sequence of eqx.Module
+        Equal but for the values of their arrays; at least one.
+
+    Raises
+    ------
+    ValueError
+        If they are not of one making.
+
+    References
+    ----------
+    Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation using deep ensembles, NeurIPS 2017.
+
+    Examples
+    --------
+    >>> ensemble = Ensemble([eqx.nn.Linear(4, 3, key=jr.key(seed)) for seed in range(5)])
+    >>> float(jnp.exp(ensemble(jnp.ones(4))).sum().round(3))
+    1.0
+    """
+
+    stacked: Any
+    n_members: int = eqx.field(static=True)
+
+    def __init__(self, members: Sequence[eqx.Module]):
+        parts = [eqx.partition(member, eqx.is_array) for member in members]
+        try:
+            arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays for arrays, _ in parts))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The members of an ensemble must be of one making, and at least one: {error}") from error
+        self.stacked = eqx.combine(arrays, parts[0][1])
+        self.n_members = len(parts)
+
+    @property
+    def members(self) -> list[Any]:
+        """The networks, one by one."""
+        arrays, rest = eqx.partition(self.stacked, eqx.is_array)
+        each = [jax.tree.map(lambda leaf, nth=nth: leaf[nth], arrays) for nth in range(self.n_members)]
+        return [eqx.combine(of_member, rest) for of_member in each]
+
+    def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " classes"]:
+        """Return the logarithm of the mean probabilities for one cell; `key` is needed where dropout is on."""
+        of_members = jax.nn.log_softmax(member_logits_of(self, x[None], key)[:, 0])
+        return jax.nn.logsumexp(of_members, axis=0) - jnp.log(self.n_members)
+
+
+def member_logits_of(
+    module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None
+) -> Float[Array, "members batch classes"]:
+    """Logits of a batch by each member of an ensemble, or by the one that any other module is.
+
+    Examples
+    --------
+    >>> member_logits_of(eqx.nn.Linear(4, 3, key=jr.key(0)), jnp.ones((5, 4))).shape
+    (1, 5, 3)
+    """
+    if not isinstance(module, Ensemble):
+        return logits_of(module, x, key)[None]
+    keys = None if key is None else jr.split(key, module.n_members)
+    of_each = eqx.filter_vmap(logits_of, in_axes=(eqx.if_array(0), None, None if keys is None else 0))
+    return of_each(module.stacked, x, keys)
+
+
+def n_members_of(module: Any) -> int:
+    """How many networks a module is.
+
+    Examples
+    --------
+    >>> n_members_of(eqx.nn.Linear(4, 3, key=jr.key(0)))
+    1
+    """
+    return module.n_members if isinstance(module, Ensemble) else 1
+
+
+def members_of(module: Any) -> list[Any]:
+    """The networks that a module is: those of an ensemble, or itself.
+
+    Examples
+    --------
+    >>> len(members_of(Ensemble([eqx.nn.Linear(4, 3, key=jr.key(seed)) for seed in range(2)])))
+    2
+    """
+    return module.members if isinstance(module, Ensemble) else [module]
+
+
+def joined(members: Sequence[Any]) -> Any:
+    """An ensemble of several networks, or the one that there is.
+
+    Examples
+    --------
+    >>> type(joined([eqx.nn.Linear(4, 3, key=jr.key(0))])).__name__
+    'Linear'
+    """
+    return members[0] if len(members) == 1 else Ensemble(members)
