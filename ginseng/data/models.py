@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from ginseng.data.readers import kind_of
+from ginseng.model.background import Background
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming
@@ -20,7 +21,7 @@ MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
 _DOCUMENTED = ("params", *_ARRAYS)
-_FURTHER = "members"  # weights of further networks, which ginseng 0.2.1 ignores
+_FURTHER, _BACKGROUND = "members", "background"  # which ginseng 0.2.1 ignores
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
@@ -28,8 +29,9 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     """Save a model to one HDF5 file, in the layout of ginseng 0.2.1.
 
     What that layout does not have goes into groups which ginseng 0.2.1 ignores: package versions, time, settings and
-    history of the training into ``metadata``, and weights of further networks into ``members``. The file is written
-    beside `path` and renamed, so that a failure leaves an existing file as it was.
+    history of the training into ``metadata``, weights of further networks into ``members``, and means over training
+    cells into ``background``. The file is written beside `path` and renamed, so that a failure leaves an existing file
+    as it was.
 
     Parameters
     ----------
@@ -71,6 +73,8 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         _save_pytree(file.create_group("params"), state.params)
         for number, params in enumerate(state.members, start=1):
             _save_pytree(file.create_group(f"{_FURTHER}/{number}"), params)
+        if state.background is not None:
+            _save_pytree(file.create_group(_BACKGROUND), state.background._asdict())
         metadata = file.create_group("metadata")
         metadata.attrs["format"] = MODEL_FORMAT
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -127,10 +131,13 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         params = _load_pytree(file["params"])
         further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
         members = [further[number] for number in sorted(further, key=int)]
+        background = Background(**_load_pytree(file[_BACKGROUND])) if _BACKGROUND in file else None
         metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
         for name in ("genes", "label_keys"):
             arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
-        state = GinsengClassifierState(params=params, **arrays, **attributes, members=members, metadata=metadata)
+        state = GinsengClassifierState(
+            params=params, **arrays, **attributes, members=members, background=background, metadata=metadata
+        )
         for layer, leaves in [entry for tree in (params, *members) for entry in tree.items()]:
             if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
                 raise ValueError(f"it holds weights of layer '{layer}' that are not finite")
@@ -155,8 +162,8 @@ def is_model(path: str | Path) -> bool:
 
 
 def _digest_of(file: h5py.File) -> str:
-    further = [_FURTHER] if _FURTHER in file else []
-    return contents_digest(file, [*_DOCUMENTED, *further], _ATTRIBUTES)
+    ours = [name for name in (_FURTHER, _BACKGROUND) if name in file]
+    return contents_digest(file, [*_DOCUMENTED, *ours], _ATTRIBUTES)
 
 
 def _save_pytree(group: h5py.Group, pytree: dict[str, Any]) -> None:

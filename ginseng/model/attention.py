@@ -172,25 +172,18 @@ def _linear(weight: Float[Array, "out_dim in_dim"], bias: Float[Array, " out_dim
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), shell, (weight, bias))
 
 
-def centered(model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]) -> AttentionClassifier:
-    """Shift the biases of the first layer so that it takes the mean of some cells, normalised as the model does, to 0.
+def centered(model: AttentionClassifier, mean: Float[Array | np.ndarray, " genes"]) -> AttentionClassifier:
+    """Shift the biases of the first layer so that it takes a mean input to 0.
 
     Examples
     --------
-    >>> model = AttentionClassifier(n_genes=4, n_classes=3, hidden_dim=2, normalize=False, key=jr.key(0))
-    >>> x = jnp.array([[1.0, 2.0, 0.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
-    >>> bool(jnp.allclose(jax.vmap(centered(model, x).features1)(x).mean(axis=0), 0.0, atol=1e-6))
+    >>> model = AttentionClassifier(n_genes=4, n_classes=3, hidden_dim=2, key=jr.key(0))
+    >>> mean = jnp.array([1.0, 2.0, 0.0, 3.0])
+    >>> bool(jnp.allclose(centered(model, mean).features1(mean), 0.0, atol=1e-6))
     True
     """
-    of_mean = _first_layer_of_mean(model, x)
+    of_mean = model.features1(jnp.asarray(mean))
     return eqx.tree_at(lambda m: m.features1.bias, model, replace_fn=lambda bias: bias - of_mean)
-
-
-@eqx.filter_jit
-def _first_layer_of_mean(
-    model: AttentionClassifier, x: Num[Array | np.ndarray, "cells genes"]
-) -> Float[Array, " genes"]:
-    return model.features1(jax.vmap(model.normalized)(jnp.asarray(x, jnp.float32)).mean(axis=0))
 
 
 def require_memory(n_genes: int, n_copies: int = 1) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
+from ginseng.model.background import Background
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 
@@ -38,6 +39,8 @@ class GinsengClassifierState:
         False once training is over.
     members : list of dict
         Weights of further networks, in the same tree: probabilities are the mean over all.
+    background : Background, optional
+        Means over training cells, which stand in for genes that new data lack.
     metadata : dict
         What else the file tells: ``settings`` and ``history`` of the training, and, after loading, ``versions`` and
         ``created``. Nothing depends on it.
@@ -60,6 +63,7 @@ class GinsengClassifierState:
     dropout_rate: float
     training: bool = False
     members: list[Params] = field(default_factory=list, repr=False)
+    background: Background | None = field(default=None, repr=False)
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -70,6 +74,8 @@ class GinsengClassifierState:
         for member in self.members:
             if jax.tree.map(np.shape, member) != jax.tree.map(np.shape, self.params):
                 raise ValueError("`members` must have weights of the same shapes as `params`.")
+        if self.background is not None and any(means.shape != (self.n_genes,) for means in self.background):
+            raise ValueError(f"`background` must have a mean for each of the {self.n_genes} genes.")
         self.target_sum = model.target_sum
         sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
         for name, size in sizes.items():
@@ -145,6 +151,8 @@ class ClassifierTrainer(Protocol):
     label_names: list[str]
     classifier: GinsengClassifier
 
+    background: Background | None
+
     @property
     def model(self) -> Any:
         """The network, or all of them, as trained so far."""
@@ -182,5 +190,6 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         dropout_rate=model.dropout_rate,
         training=False,
         members=[params_of(network) for network in members_of(trainer.model)[1:]],
+        background=trainer.background,
         metadata=trainer.metadata(),
     )

@@ -17,6 +17,7 @@ from ginseng.data.models import load_model
 from ginseng.data.sampling import draw_split
 from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
+from ginseng.model.background import background_of
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
@@ -63,6 +64,8 @@ class GinsengClassifierTrainer:
         The classifier as trained so far; of several `members`, the first.
     genes, label_names : list of str
         Names of its inputs and outputs.
+    background : Background or None
+        Means over about 1,000 training cells, which stand in for genes that new data lack; those of `start`, if given.
     logger : GinsengLogger
         Metrics of each epoch.
     holdout_scores : Scores or None
@@ -109,10 +112,12 @@ class GinsengClassifierTrainer:
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             warn_of_fractions(self.dataset.sample(_N_MEAN), str(self.dataset.path))
         classifiers = _classifiers(len(self.genes), len(self.label_names), self.settings, state)
-        if self.settings.center and train.size:
+        self.background = None if state is None else state.background
+        if state is None and train.size:
             sample = _sample(self.dataset, train, self.settings)
-            for classifier in classifiers:
-                classifier.module = centered(classifier.module, sample)
+            self.background = background_of(classifiers[0].module, sample)
+            for classifier in classifiers if self.settings.center else []:
+                classifier.module = centered(classifier.module, self.background.expression)
         if state is not None and isinstance(trainable, AttentionClassifier):
             trainable = _spec_for(classifiers[0].module, trainable, state)
         model = joined([classifier.module for classifier in classifiers])
