@@ -12,6 +12,8 @@ import equinox as eqx
 import numpy as np
 
 from ginseng.model.attention import AttentionClassifier
+from ginseng.model.background import Background, lacking
+from ginseng.model.ensemble import joined, members_of
 from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.digest import digest, require_digest
@@ -36,6 +38,9 @@ class Annotator:
     takes_counts : bool
         Whether it takes raw counts (and normalises them itself): negative ones are then refused, and fractions draw a
         warning.
+    background : Background, optional
+        Of an `AttentionClassifier`, or an ensemble of these: means over training cells, which stand in for genes that
+        the data lack. Without it they count as zero.
 
     Raises
     ------
@@ -53,6 +58,7 @@ class Annotator:
     genes: Sequence[str]
     labels: Sequence[str]
     takes_counts: bool = True
+    background: Background | None = None
 
     def __post_init__(self):
         for name in ("genes", "labels"):
@@ -71,10 +77,11 @@ class Annotator:
         >>> Annotator.of(ginseng.load_model("model.h5")).labels  # doctest: +SKIP
         ['B', 'T']
         """
-        return cls(state.module, np.asarray(state.genes).tolist(), state.output_labels.tolist(), bool(state.normalize))
+        genes = np.asarray(state.genes).tolist()
+        return cls(state.module, genes, state.output_labels.tolist(), bool(state.normalize), state.background)
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
-        """The same with another normalisation, which an `AttentionClassifier` has.
+        """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.
 
         Raises
         ------
@@ -83,12 +90,19 @@ class Annotator:
         """
         if normalize is None and target_sum is None:
             return self
-        if not isinstance(self.module, AttentionClassifier):
+        networks = members_of(self.module)
+        if not isinstance(networks[0], AttentionClassifier):
             raise ValueError(
                 "`normalize` and `target_sum` are settings of an AttentionClassifier; this is another module."
             )
-        module = self.module.normalizing(normalize, target_sum)
-        return Annotator(module, self.genes, self.labels, module.normalize)
+        networks = [network.normalizing(normalize, target_sum) for network in networks]
+        return Annotator(joined(networks), self.genes, self.labels, networks[0].normalize)
+
+    def lacking(self, is_lacking: np.ndarray) -> "Annotator":
+        """The same for data that lack some genes, of which it knows the means over training cells."""
+        if self.background is None or not is_lacking.any():
+            return self
+        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking))
 
 
 def save_annotator(annotator: Annotator, path: str | Path) -> None:
@@ -120,6 +134,8 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     leaves = io.BytesIO()
     eqx.tree_serialise_leaves(leaves, annotator.module)
     header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
+    if annotator.background is not None:
+        header["background"] = {name: means.tolist() for name, means in annotator.background._asdict().items()}
     first = json.dumps({"format": _FORMAT, **header, "making": dict(_making(annotator.module))}).encode()
     with replacing(path) as fresh:
         fresh.write_bytes(b"\n".join([_digest_of(first, leaves.getvalue()).encode(), first, leaves.getvalue()]))
@@ -158,6 +174,9 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
         if header.pop("format") != _FORMAT:
             raise ValueError("its format is another")
         _require_equal(header.pop("making"), dict(_making(like)))
+        if "background" in header:
+            kept = {name: np.asarray(means, np.float32) for name, means in header["background"].items()}
+            header["background"] = Background(**kept)
         return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like), **header)
 
 

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Num
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import joined, members_of
 
+_LEAST_KEPT = 0.5  # of the target sum
+
 
 class Background(NamedTuple):
     """Means over training cells, for each gene of a network.
@@ -51,19 +53,20 @@ def _means(
 def lacking(module: Any, background: Background, is_lacking: Bool[np.ndarray, " genes"]) -> Any:
     """The network, or the ensemble, for cells of which some genes are not known.
 
-    Their inputs are 0. Their mean goes into the biases of the first layer, and the target sum is that of the genes
-    which are known, so that these are not scaled up in place of the others.
+    Their inputs are 0. Their mean goes into the biases of the first layer, and the target sum is reduced by their share
+    of the counts, so that the others are not scaled up in their place; by at most half, since a few genes are a poor
+    measure of a cell's counts (see ``benchmarks/recipes.md``).
 
     Examples
     --------
     >>> import jax.random as jr
     >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
     >>> background = Background(np.array([0.5, 2.0]), np.array([0.1, 0.9]))
-    >>> round(lacking(network, background, np.array([True, False])).target_sum)
-    9000
+    >>> [round(lacking(network, background, np.arange(2) == gene).target_sum) for gene in range(2)]
+    [9000, 5000]
     """
     filled = jnp.where(is_lacking, background.expression, 0.0)
-    kept = 1.0 - float(background.share[is_lacking].sum())
+    kept = max(1.0 - float(background.share[is_lacking].sum()), _LEAST_KEPT)
 
     def of_known(network: AttentionClassifier) -> AttentionClassifier:
         of_filled = network.features1.weight @ filled

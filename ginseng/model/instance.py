@@ -20,6 +20,7 @@ from ginseng.model.functional import (
     nn_annotate_loss,
     nn_normalize,
 )
+from ginseng.utils.values import require_integer
 
 __all__ = [
     "GinsengClassifier",
@@ -85,6 +86,7 @@ class GinsengClassifier:
         target_sum: float | None = 1e4,
         seed: int = 42,
     ):
+        require_integer("seed", seed, 0, below=2**32)
         self.seed = seed
         self.key, init_key = jr.split(jr.key(seed))
         self.module = AttentionClassifier(

@@ -22,7 +22,7 @@ from ginseng.data.models import load_model
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.slabs import SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
-from ginseng.model.modules import logits_of
+from ginseng.model.ensemble import member_logits_of, n_members_of
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
@@ -170,7 +170,8 @@ def classify(
 ) -> AnnData | pd.DataFrame | None:
     """Annotate cells with a trained classifier.
 
-    Cells without a count of the model's genes get no type, and a confidence of 0.
+    Cells without a count of the model's genes get no type, and a confidence of 0. Genes that the data lack take their
+    mean over the training cells if the model knows it, and count as zero if not, as in models of ginseng 0.2.1.
 
     Parameters
     ----------
@@ -218,7 +219,8 @@ def classify(
         With `return_table`, a table indexed by ``obs_names`` with the columns ``ginseng_cell_type``,
         ``ginseng_confidence`` (the probability of that type) and one column of probabilities per cell type. Else the
         annotated AnnData if `copy` is True or `adata` was a path, and None if `adata` was annotated in place. AnnData
-        gets ``obs["ginseng_cell_type"]`` and ``obs["ginseng_confidence"]``.
+        gets ``obs["ginseng_cell_type"]`` and ``obs["ginseng_confidence"]``. A classifier of several members adds
+        ``ginseng_spread``, the standard deviation of their probabilities of that type.
 
     Raises
     ------
@@ -244,11 +246,13 @@ def classify(
         file, is_raw = None if isinstance(adata, AnnData) else adata, annotator.takes_counts
         counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
         gene_map = _gene_map(counts.var, np.asarray(annotator.genes), gene_key, min_overlap)
-        gene_map.warn_of_differences()
+        zeros = annotator.background is None
+        gene_map.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
+        annotator = annotator.lacking(gene_map.is_lacking)
         forward = _Forward(
             annotator.module, batch_size, precision, Devices(devices, alone=True), seed if randomness else None
         )
-        probabilities, is_empty = forward(counts, gene_map, len(annotator.labels), silent)
+        probabilities, spread, is_empty = forward(counts, gene_map, len(annotator.labels), silent)
         _require_finite(probabilities, data.obs_names, annotator.takes_counts)
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
@@ -256,16 +260,18 @@ def classify(
     labels = annotator.labels
     cell_type = pd.Categorical.from_codes(np.where(is_empty, -1, probabilities.argmax(axis=1)), categories=labels)
     confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
+    columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
+    if n_members_of(annotator.module) > 1:
+        columns["ginseng_spread"] = spread
     if return_table:
-        columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
         table = pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names, copy=False)
         for place, (name, values) in enumerate(columns.items()):
             table.insert(place, name, values)
         return table
     data = copy_of(data) if copy else data
     with quiet_about_views():
-        data.obs["ginseng_cell_type"] = cell_type
-        data.obs["ginseng_confidence"] = confidence
+        for name, values in columns.items():
+            data.obs[name] = values
         if store_probs:
             data.obsm["ginseng_probs"] = probabilities
     return data if copy or not isinstance(adata, AnnData) else None
@@ -309,12 +315,13 @@ class _Forward:
 
     def __call__(
         self, counts: Counts, gene_map: GeneMap, n_classes: int, silent: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of each cell type, of shape (cells, classes), and which cells have no count."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Probability of each cell type, of shape (cells, classes), its spread, and which cells have no count."""
         shape = SlabShape.of(self.batch_size, self.devices.padded(self.batch_size), gene_map.n_inputs, np.float32)
         module = self.devices.replicate(eqx.nn.inference_mode(self.module, self.seed is None))
         key = None if self.seed is None else jr.key(self.seed)
         probabilities = np.empty((counts.n_cells, n_classes), np.float32)
+        spread = np.empty(counts.n_cells, np.float32)
         is_empty = np.zeros(counts.n_cells, bool)
 
         def groups() -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
@@ -331,10 +338,10 @@ class _Forward:
                 placed = self.devices.place_batches(x)
                 of_slab = None if key is None else jr.fold_in(key, cells[0])
                 found = _probabilities(module, placed, n_steps, n_classes, self.precision, of_slab)
-                found = np.asarray(found)[:, : self.batch_size].reshape(-1, n_classes)
-                probabilities[cells] = found[: len(cells)]
+                for target, values in zip((probabilities, spread), map(np.asarray, found), strict=True):
+                    target[cells] = values[:, : self.batch_size].reshape(-1, *target.shape[1:])[: len(cells)]
                 bar.update(len(cells))
-        return probabilities, is_empty
+        return probabilities, spread, is_empty
 
 
 @eqx.filter_jit
@@ -345,16 +352,21 @@ def _probabilities(
     n_classes: int,
     precision: str,
     key: PRNGKeyArray | None,
-) -> Float[Array, "steps width classes"]:
-    def step(nth: Array, probabilities: Array) -> Array:
-        def of_batch(batch: Array) -> Array:
+) -> tuple[Float[Array, "steps width classes"], Float[Array, "steps width"]]:
+    """Mean probabilities over the members of an ensemble, and the standard deviation of that of the likeliest class."""
+
+    def step(nth: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        def of_batch(batch: Array) -> tuple[Array, Array]:
             of_step = None if key is None else jr.fold_in(key, nth)
-            return jax.nn.softmax(logits_of(module, batch, of_step), axis=-1)
+            of_members = jax.nn.softmax(member_logits_of(module, batch, of_step), axis=-1)
+            mean = of_members.mean(axis=0)
+            likeliest = mean.argmax(axis=-1)[None, :, None]
+            return mean, jnp.take_along_axis(of_members, likeliest, axis=-1)[..., 0].std(axis=0)
 
-        found = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
-        return probabilities.at[nth].set(found)
+        of_step = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
+        return tuple(whole.at[nth].set(part) for whole, part in zip(found, of_step, strict=True))  # pyright: ignore
 
-    return jax.lax.fori_loop(0, n_steps, step, jnp.zeros((*x.shape[:2], n_classes)))
+    return jax.lax.fori_loop(0, n_steps, step, (jnp.zeros((*x.shape[:2], n_classes)), jnp.zeros(x.shape[:2])))
 
 
 def _require_finite(probabilities: np.ndarray, cell_names: pd.Index, takes_counts: bool) -> None:

@@ -1,5 +1,6 @@
 """Adam with L2 regularisation: one update rule, as an Optax transform and as the documented functions."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -79,8 +80,7 @@ def adam_l2(
     >>> optax.apply_updates(params, updates)
     Array([0.999, 1.   , 1.001], dtype=float32)
     """
-    for beta in betas:
-        require_number("betas", beta, "[0, 1)")
+    require_betas(betas)
     if not callable(learning_rate) and isinstance(learning_rate, float | int) and learning_rate < 0:
         raise ValueError(f"`learning_rate` must not be negative, but got {learning_rate}.")
     beta1, beta2 = betas
@@ -107,6 +107,14 @@ def adam_l2(
         return jax.tree.map(lambda d: -rate * d, direction), AdamState(step, m, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def require_betas(betas: Any) -> None:
+    """Raise a ValueError unless these are the decay rates of the two moments of Adam."""
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ValueError(f"`betas` must be two decay rates, such as (0.9, 0.999), but got {betas!r}.")
+    for beta in betas:
+        require_number("betas", beta, "[0, 1)")
 
 
 def opt_init_adam(params: Any) -> AdamState:

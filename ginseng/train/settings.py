@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from ginseng.train.augment import augment, require_parts
-from ginseng.train.opt import adam_l2
+from ginseng.train.opt import adam_l2, require_betas
 from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
 from ginseng.train.schedule import Schedule
 from ginseng.utils.values import require_integer, require_number
@@ -133,13 +133,13 @@ class GinsengClassifierTrainerSettings:
             raise ValueError(f"`group_mode` must be 'fraction', but got '{self.group_mode}'.")
         require_parts(self.rate, self.lam_max, self.lower, self.upper)
         require_integer("hidden_dim", self.hidden_dim, 1)
+        require_integer("members", self.members, 1)
         if self.patience is not None:
             require_integer("patience", self.patience, 1)
         for name, interval in _INTERVALS.items():
             if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
                 require_number(name, value, interval)
-        for beta in self.betas:
-            require_number("betas", beta, "[0, 1)")
+        require_betas(self.betas)
         self.recipe()
         self.sampling()
 

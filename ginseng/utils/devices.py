@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from ginseng.utils.values import require_integer
+
 _AXIS = "cells"
 
 
@@ -42,9 +44,10 @@ class Devices:
 
     def __init__(self, devices: int | Sequence[Any] | None = None, *, alone: bool = False):
         seen = jax.local_devices() if alone else jax.devices()
-        if isinstance(devices, int | np.integer):
-            if not 1 <= devices <= len(seen):
-                raise ValueError(f"`devices` must lie between 1 and the {len(seen)} that JAX sees, but got {devices}.")
+        if devices is not None and not isinstance(devices, Sequence):
+            require_integer("devices", devices, 1)
+            if devices > len(seen):
+                raise ValueError(f"`devices` may be at most {len(seen)}, as many as JAX sees, but got {devices}.")
             devices = seen[:devices]
         chosen = seen if devices is None else list(devices)
         if not chosen:

@@ -146,10 +146,15 @@ class GeneMap:
                 f"have {shorten(names, 3)}; {way_out()}."
             )
 
-    def warn_of_differences(self) -> None:
-        """Warn of inputs that the data set lacks, and of those that it has more than once."""
+    @property
+    def is_lacking(self) -> np.ndarray:
+        """Which inputs the data set lacks."""
+        return self._times_found == 0
+
+    def warn_of_differences(self, stand_in: str = "count as zero") -> None:
+        """Warn of inputs that the data set lacks, and what these do, and of those that it has more than once."""
         if n_missing := self.n_inputs - self.n_found:
-            warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and count as zero.")
+            warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and {stand_in}.")
         if n_repeated := int((self._times_found > 1).sum()):
             warn(f"{n_repeated:,} genes occur more than once in the data; their counts are summed.")
 

@@ -29,6 +29,9 @@ BAD = {
     "Settings(dropout_rate=1)": "`dropout_rate` must lie in [0, 1), but got 1.",
     "Settings(balance_alpha='a')": "`balance_alpha` must lie in [0, 1], but got 'a'.",
     "Settings(betas=('a', 0.9))": "`betas` must lie in [0, 1), but got 'a'.",
+    "Settings(betas=0.9)": "`betas` must be two decay rates, such as (0.9, 0.999), but got 0.9.",
+    "Settings(members=0)": "`members` must be an integer of at least 1, but got 0.",
+    "Trainer(model, dataset, devices=1.5)": "`devices` must be an integer of at least 1, but got 1.5.",
     "Settings(lower=0, upper=2.5)": "Genes to drop need integers 0 <= `lower` < `upper`, but got 0 and 2.5; "
     "0 and 0 drop none.",
     **{
