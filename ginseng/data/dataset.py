@@ -115,6 +115,7 @@ class GinsengDataset:
         overwrite: bool = True,
         *,
         missing_labels: Literal["drop", "error"] = "drop",
+        other_genes: bool = False,
         silent: bool = False,
     ) -> "GinsengDataset":
         """Create a dataset from labelled counts.
@@ -145,6 +146,9 @@ class GinsengDataset:
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
             Leave cells without a label out, with a warning that counts them, or refuse them.
+        other_genes : bool
+            Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept:
+            a network then normalises by all counts of a cell. Annotation adds up what such a model does not know.
         silent : bool
             Show no progress bar.
 
@@ -170,6 +174,8 @@ class GinsengDataset:
             raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
         with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
             sources.keep_variable(chunk_size, silent=silent)
+            if other_genes:
+                sources.add_others()
             obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
             if group_key is not None and sources.groups is not None:
                 obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes

@@ -20,7 +20,7 @@ from ginseng.data.annotation import (
 )
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
-from ginseng.utils.genes import GeneMap, least_genes
+from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.messages import UnknownName, warn
 
@@ -132,6 +132,12 @@ class Sources:
         self._gene_maps = [
             _gene_map(counts, columns, gene_names) for counts, columns in zip(self._counts, self._columns, strict=True)
         ]
+
+    def add_others(self) -> None:
+        """Add, as a last gene, the sum of the counts of all genes that are not kept; the last step."""
+        rest = len(self.gene_names)
+        self.gene_names = [*self.gene_names, OTHER_GENES]
+        self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
 
     def keep_variable(self, size: int, *, silent: bool = False) -> None:
         """Choose the genes that vary most over the labelled cells of all inputs, if a number of them is asked for.

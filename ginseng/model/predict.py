@@ -327,7 +327,7 @@ class _Forward:
         def groups() -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
             for start, stop, block in counts.blocks(shape.n_cells):
                 aligned = gene_map.of(block)
-                is_empty[start:stop] = abs(aligned).sum(axis=1).A1 == 0
+                is_empty[start:stop] = ~gene_map.has_counts(aligned)
                 yield aligned, np.arange(start, stop)
 
         slabs = read_ahead(dense_slabs(groups(), shape))

@@ -13,6 +13,7 @@ from ginseng.utils.messages import shorten, warn
 from ginseng.utils.values import require_number
 
 _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
+OTHER_GENES = "(other genes)"  # input of a model that is the sum of the counts of all genes which are no input
 
 _VERSIONED_ENSEMBL_ID = r"^(ENS[A-Z]*\d{11})\.\d+$"
 
@@ -96,6 +97,8 @@ class GeneMap:
         For each gene of the data set its position among the inputs, or -1.
     n_inputs : int
         Genes of the model.
+    rest : int, optional
+        The input, if there is one, that is the sum of all genes which are no input: see `OTHER_GENES`.
 
     Examples
     --------
@@ -106,11 +109,13 @@ class GeneMap:
 
     positions: np.ndarray
     n_inputs: int
+    rest: int | None = None
 
     @classmethod
     def matching(cls, names: np.ndarray | pd.Index, model_genes: np.ndarray) -> "GeneMap":
         """Match by name, see `match_genes`."""
-        return cls(match_genes(names, model_genes), len(model_genes))
+        others = np.flatnonzero(np.asarray(model_genes) == OTHER_GENES)
+        return cls(match_genes(names, model_genes), len(model_genes), int(others[0]) if len(others) else None)
 
     @cached_property
     def _times_found(self) -> np.ndarray:
@@ -149,11 +154,14 @@ class GeneMap:
     @property
     def is_lacking(self) -> np.ndarray:
         """Which inputs the data set lacks."""
-        return self._times_found == 0
+        lacks = self._times_found == 0
+        if self.rest is not None:
+            lacks[self.rest] = False
+        return lacks
 
     def warn_of_differences(self, stand_in: str = "count as zero") -> None:
         """Warn of inputs that the data set lacks, and what these do, and of those that it has more than once."""
-        if n_missing := self.n_inputs - self.n_found:
+        if n_missing := int(self.is_lacking.sum()):
             warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and {stand_in}.")
         if n_repeated := int((self._times_found > 1).sum()):
             warn(f"{n_repeated:,} genes occur more than once in the data; their counts are summed.")
@@ -175,4 +183,17 @@ class GeneMap:
         else:
             chosen = sparse.csr_matrix(chosen.tocsc())  # sorts in linear time: half that of `sort_indices`
             chosen.sum_duplicates()
-        return chosen
+        return chosen if self.rest is None else chosen + self._rest_of(counts)
+
+    def has_counts(self, aligned: sparse.csr_matrix) -> np.ndarray:
+        """Which cells have a count of any input but the sum of the genes that are none."""
+        counts = aligned.data != 0
+        if self.rest is not None:
+            counts &= aligned.indices != self.rest
+        n_before = np.concatenate([[0], np.cumsum(counts)])[aligned.indptr]
+        return n_before[1:] > n_before[:-1]
+
+    def _rest_of(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        sums = counts @ (self.positions < 0).astype(np.float64)
+        n_cells = len(sums)
+        return sparse.csr_matrix((sums, np.full(n_cells, self.rest), np.arange(n_cells + 1)), (n_cells, self.n_inputs))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from ginseng.utils.genes import GeneMap, least_genes, match_genes
+from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes, match_genes
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12)
 
@@ -15,6 +15,22 @@ def test_alignment_sums_by_name(names, model, seed):
     aligned = GeneMap.matching(np.array(names), np.array(model)).of(sparse.csr_matrix(x))
     expected = [x[:, [i for i, name in enumerate(names) if name == gene]].sum(axis=1) for gene in model]
     np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
+
+
+@given(names=NAMES, n_known=st.integers(1, 8), seed=st.integers(0, 99))
+def test_genes_that_are_no_input_may_be_summed(names, n_known, seed):
+    model = [*"HGFEDCBA"[:n_known], OTHER_GENES]
+    x = np.random.default_rng(seed).integers(0, 200, (3, len(names))).astype(np.uint8)
+    x[1, [name in model for name in names]] = 0
+    gene_map = GeneMap.matching(np.array(names), np.array(model))
+    aligned = gene_map.of(sparse.csr_matrix(x))
+    wide = x.astype(int)
+    expected = [wide[:, [i for i, name in enumerate(names) if name == gene]].sum(axis=1) for gene in model[:-1]]
+    expected.append(wide.sum(axis=1) - np.sum(expected, axis=0))
+    np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
+    np.testing.assert_array_equal(gene_map.has_counts(aligned), np.any(expected[:-1], axis=0))
+    assert gene_map.n_found == len(set(names) & set(model))
+    assert gene_map.is_lacking.sum() == n_known - gene_map.n_found
 
 
 def test_versions_of_identifiers_are_ignored_but_suffixes_of_symbols_are_not():
