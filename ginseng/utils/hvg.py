@@ -1,6 +1,6 @@
 """Highly variable genes, from moments streamed over blocks of cells."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from anndata import AnnData
@@ -25,6 +25,48 @@ def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_mat
     totals = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-8)
     scaled = block.data * np.repeat(target_sum / totals, np.diff(block.indptr))
     return sparse.csr_matrix((np.log1p(scaled), block.indices, block.indptr), shape=block.shape)
+
+
+def log_normalized(
+    blocks: Iterable[tuple[int, sparse.csr_matrix]], n_read: int, target_sum: float | None, silent: bool = False
+) -> Iterator[sparse.csr_matrix]:
+    """Yield each block in double precision, log-normalised unless `target_sum` is None, with a progress bar.
+
+    Parameters
+    ----------
+    blocks : iterable of (int, scipy.sparse.csr_matrix)
+        Counts, with the number of cells that were read for them.
+    n_read : int
+        Number of cells that are read in all.
+    target_sum : float or None
+        See `log_normalize`.
+    silent : bool
+        Show no progress bar.
+
+    Examples
+    --------
+    >>> [x.toarray().round(3).tolist() for x in log_normalized([(1, sparse.csr_matrix([[1.0, 3.0]]))], 1, 4.0, True)]
+    [[[0.693, 1.386]]]
+    """
+    with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
+        for n_read_here, block in blocks:
+            yield block.astype(np.float64) if target_sum is None else log_normalize(block, target_sum)
+            bar.update(n_read_here)
+
+
+def require_markable(adata: AnnData, n_top_genes: int, layer: str | None, copy: bool) -> None:
+    """Raise a ValueError unless so many genes can be marked in ``adata.var``, by the counts of the layer.
+
+    Examples
+    --------
+    >>> require_markable(AnnData(np.eye(2)), 1, None, copy=False)
+    """
+    if n_top_genes < 1:
+        raise ValueError(f"`n_top_genes` must be at least 1, but got {n_top_genes}.")
+    if not copy:
+        require_writable(adata)
+    if layer == "raw" and "raw" not in adata.layers:
+        raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
 
 
 def select_hvgs(
@@ -89,18 +131,13 @@ def select_hvgs(
     >>> int(adata.var["ginseng_genes"].sum())
     5
     """
-    if n_top_genes < 1:
-        raise ValueError(f"`n_top_genes` must be at least 1, but got {n_top_genes}.")
+    require_markable(adata, n_top_genes, layer, copy)
     if not 0.0 <= min_mean < max_mean <= 1.0:
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
     if n_bins < 1:
         raise ValueError(f"`n_bins` must be at least 1, but got {n_bins}.")
-    if not copy:
-        require_writable(adata)
     if adata.n_obs < 2:
         raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
-    if layer == "raw" and "raw" not in adata.layers:
-        raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
 
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
     chosen = np.zeros(adata.n_vars, dtype=bool)
@@ -159,13 +196,10 @@ def _moments(
     """Mean and unbiased variance of every gene over the cells of all blocks."""
     n_read, n_genes = shape
     n, total, total_of_squares = 0, np.zeros(n_genes), np.zeros(n_genes)
-    with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
-        for n_read_here, block in blocks:
-            values = block.data.astype(np.float64) if target_sum is None else log_normalize(block, target_sum).data
-            n += len(block.indptr) - 1
-            total += np.bincount(block.indices, weights=values, minlength=n_genes)
-            total_of_squares += np.bincount(block.indices, weights=values**2, minlength=n_genes)
-            bar.update(n_read_here)
+    for x in log_normalized(blocks, n_read, target_sum, silent):
+        n += len(x.indptr) - 1
+        total += np.bincount(x.indices, weights=x.data, minlength=n_genes)
+        total_of_squares += np.bincount(x.indices, weights=x.data**2, minlength=n_genes)
     mean = total / n
     return mean, np.maximum(total_of_squares - n * mean**2, 0.0) / (n - 1)
 
