@@ -1,20 +1,19 @@
-"""Which genes tell types apart in other donors and studies? Scores, numbers and shares of variable genes, one beside the other.
+"""Which genes tell types apart in other donors and studies? Scores, numbers, and shares of variable genes.
 
     python benchmarks/markers.py --folder DATA --choices variable:2000 mean:1000 second:1000 mean:1000:0.2
 
 A choice is a score of this file, a number of genes, and the share of them that are variable genes (0 if left out).
-Genes are chosen on the training part of each case of `accuracy.py`, and of some more: Baron's other donors, one donor to
-train on, and a query that lacks a third of the genes. Then our network trains at its defaults for ten epochs; with
+Genes are chosen on the training part of each case of `accuracy.py`, and of some more: Baron's other donors, one donor
+to train on, and queries that lack a third of the genes. Then our network trains at its defaults for ten epochs; with
 `--methods logistic` scikit-learn's logistic regression sees the same genes, log-normalised over these ("selected") or
-over all genes ("all"), once where seeds change nothing.
-Prints one JSON line for each case, choice, method and seed, and a table.
+over all genes ("all"); with `--methods unknown` each type in turn is left out of training, and low confidence shall
+tell its cells (AUROC). Prints one JSON line for each case, choice, method and seed, and a table.
 """
 
 import argparse
 import json
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ import pandas as pd
 from accuracy import parts
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from ginseng import (
     GinsengClassifierTrainer,
@@ -34,8 +34,8 @@ from ginseng import (
     state_from_classifier_trainer,
 )
 from ginseng.metrics import score
-from ginseng.utils.hvg import log_normalize, most_variable
-from ginseng.utils.markers import Moments, moments_of, take_turns
+from ginseng.utils.hvg import most_variable
+from ginseng.utils.markers import Moments, effects_of, moments_of, take_turns
 
 
 class Seen(NamedTuple):
@@ -43,6 +43,11 @@ class Seen(NamedTuple):
 
     expression: Moments
     fraction: Moments
+
+
+def over_all_cells(moments: Moments) -> Moments:
+    """The same without groups."""
+    return Moments(moments.n_cells.sum(0)[None], moments.sums.sum(0)[None], moments.squares)
 
 
 def means(moments: Moments) -> np.ndarray:
@@ -68,8 +73,12 @@ def others(of_types: np.ndarray, rank: int) -> np.ndarray:
 
 def mean(seen: Seen) -> np.ndarray:
     """Above the mean of all cells."""
-    m = seen.expression
-    return (means(m) - m.sums.sum((0, 1)) / m.n_cells.sum()) / deviation(m)
+    return effects_of(over_all_cells(seen.expression))
+
+
+def median(seen: Seen) -> np.ndarray:
+    """Above the mean of all cells of a group: the median over groups."""
+    return effects_of(seen.expression)
 
 
 def balanced(seen: Seen) -> np.ndarray:
@@ -134,27 +143,13 @@ def fewer_turns(seen: Seen) -> np.ndarray:
     return np.repeat(mean(seen), np.ceil(8 * few).astype(int), axis=0)
 
 
-def by_group(seen: Seen, summary: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A summary of `mean` over the groups that have ten cells of the type."""
+def least(seen: Seen) -> np.ndarray:
+    """Above the mean of all cells of a group: the smallest over groups that have ten cells of the type."""
     m = seen.expression
     n = m.n_cells[..., None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        effects = (m.sums / n - m.sums.sum(1, keepdims=True) / n.sum(1, keepdims=True)) / deviation(m)
-    effects[np.broadcast_to(n < 10, effects.shape)] = np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = summary(effects)
-    return np.where(np.isnan(found), mean(seen), found)
-
-
-def least(seen: Seen) -> np.ndarray:
-    """The smallest effect over groups."""
-    return by_group(seen, lambda effects: np.nanmin(effects, axis=0))
-
-
-def median(seen: Seen) -> np.ndarray:
-    """The median effect over groups."""
-    return by_group(seen, lambda effects: np.nanmedian(effects, axis=0))
+    above = m.sums / np.maximum(n, 1) - m.sums.sum(1, keepdims=True) / n.sum(1, keepdims=True)
+    smallest = np.where(n < 10, np.inf, above).min(0) / deviation(m)
+    return np.where(np.isinf(smallest), mean(seen), smallest)
 
 
 def expressed(seen: Seen) -> np.ndarray:
@@ -240,18 +235,18 @@ def queries(case: str, test: ad.AnnData, seed: int) -> Iterator[tuple[str, ad.An
     yield case, test
     if case in ("PBMC 3k, a third", "Baron, donor 4", "PBMC 3k to Kang"):
         for draw in range(3):
-            yield f"{case}, two thirds of the genes", test[:, np.random.default_rng([seed, draw]).random(test.n_vars) > 1 / 3]
+            kept = np.random.default_rng([seed, draw]).random(test.n_vars) > 1 / 3
+            yield f"{case}, two thirds of the genes", test[:, kept]
 
 
-def network(train: ad.AnnData, tests: list[ad.AnnData], seed: int) -> list[np.ndarray]:
-    """Types of the cells of each query by our network at its defaults."""
+def network(train: ad.AnnData, tests: Iterable[ad.AnnData], seed: int) -> list[pd.DataFrame]:
+    """Types and confidence of the cells of each query by our network at its defaults."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = GinsengDataset.create(f"{folder}/cells.zarr", train, "cell_type", silent=True)
         trainer = GinsengClassifierTrainer(dataset, GinsengClassifierTrainerSettings(seed=seed))
         trainer.fit(epochs=10, silent=True)
         save_model(state_from_classifier_trainer(trainer), f"{folder}/model.h5")
-        tables = [classify(f"{folder}/model.h5", test, return_table=True, silent=True) for test in tests]
-    return [table["ginseng_cell_type"].astype(str).to_numpy() for table in tables]
+        return [classify(f"{folder}/model.h5", test, return_table=True, silent=True) for test in tests]
 
 
 def logistic(train: ad.AnnData, test: ad.AnnData, totals: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
@@ -265,19 +260,34 @@ def logistic(train: ad.AnnData, test: ad.AnnData, totals: tuple[np.ndarray, np.n
     return LogisticRegression(max_iter=1000).fit(x, train.obs["cell_type"].astype(str)).predict(y)
 
 
+def unknown(train: ad.AnnData, test: ad.AnnData, choice: str, seed: int) -> Iterator[tuple[str, float]]:
+    """How well low confidence tells the cells of a type that was left out of training, for each of 20 cells or more."""
+    of_train, of_test = (part.obs["cell_type"].astype(str).to_numpy() for part in (train, test))
+    for name, n in zip(*np.unique(of_test, return_counts=True), strict=True):
+        if n >= 20:
+            known = train[of_train != name]
+            selected = known[:, chosen(choice, seen_in(known), sparse.csr_matrix(known.X))].copy()
+            (table,) = network(selected, [test], seed)
+            yield name, roc_auc_score(of_test == name, 1 - table["ginseng_confidence"])
+
+
+def scores_of(test: ad.AnnData, predicted: pd.Series | np.ndarray) -> dict[str, float]:
+    found = score(test.obs["cell_type"].astype(str).to_numpy(), np.asarray(predicted).astype(str))
+    return {"accuracy": found.accuracy, "macro-F1": found.macro_f1}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--choices", nargs="+", required=True, help="score:number, or score:number:share of variable")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=("network", "logistic"), default=["network"])
+    parser.add_argument("--methods", nargs="+", choices=("network", "logistic", "unknown"), default=["network"])
     parser.add_argument("--cases", nargs="*", help="beginnings of the names of the cases; by default all")
     arguments = parser.parse_args()
     found = []
 
-    def report(case: str, method: str, seed: int, test: ad.AnnData, predicted: np.ndarray) -> None:
-        scores = score(test.obs["cell_type"].astype(str).to_numpy(), predicted)
-        found.append({"case": case, "method": method, "accuracy": scores.accuracy, "macro-F1": scores.macro_f1})
+    def report(case: str, method: str, seed: int, scores: dict[str, float]) -> None:
+        found.append({"case": case, "method": method, **scores})
         print(json.dumps({**found[-1], "seed": seed}), flush=True)
 
     for seed in arguments.seeds:
@@ -290,12 +300,15 @@ def main() -> None:
                 selected = train[:, chosen(choice, seen, x)].copy()
                 if "network" in arguments.methods:
                     names, tests = zip(*queries(case, test, seed), strict=True)
-                    for name, query, predicted in zip(names, tests, network(selected, tests, seed), strict=True):
-                        report(name, choice, seed, query, predicted)
+                    for name, query, table in zip(names, tests, network(selected, tests, seed), strict=True):
+                        report(name, choice, seed, scores_of(query, table["ginseng_cell_type"]))
+                if "unknown" in arguments.methods:
+                    for name, auroc in unknown(train, test, choice, seed):
+                        report(f"{case}, {name} unknown", choice, seed, {"AUROC": auroc})
                 if "logistic" in arguments.methods:
-                    report(case, f"{choice}, logistic, selected", seed, test, logistic(selected, test))
-                    report(case, f"{choice}, logistic, all", seed, test, logistic(selected, test, totals))
-    table = pd.DataFrame(found).pivot_table(index="method", columns="case", values=["accuracy", "macro-F1"])
+                    report(case, f"{choice}, logistic, selected", seed, scores_of(test, logistic(selected, test)))
+                    report(case, f"{choice}, logistic, all", seed, scores_of(test, logistic(selected, test, totals)))
+    table = pd.DataFrame(found).pivot_table(index="method", columns="case")
     print(table.round(3).T.to_string())
 
 

@@ -6,7 +6,7 @@ from anndata import AnnData
 
 from ginseng.data.annotation import groups_of, labels_of
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views
-from ginseng.utils.hvg import require_markable
+from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import Markers, markers
 
 
@@ -16,7 +16,7 @@ def select_markers(
     n_top_genes: int = 1000,
     group_key: str | None = None,
     layer: str | None = None,
-    target_sum: float | None = 1e4,
+    target_sum: float | None = TARGET_SUM,
     chunk_size: int = 5000,
     silent: bool = False,
     copy: bool = False,

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 
-_TARGET_SUM = 1e4
+TARGET_SUM = 1e4  # counts of a cell before the logarithm
 _MIN_MEAN, _MAX_MEAN = 0.025, 0.995
 _N_BINS = 20
 
@@ -50,7 +50,7 @@ def log_normalized(
     """
     with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
         for n_read_here, block in blocks:
-            yield block.astype(np.float64) if target_sum is None else log_normalize(block, target_sum)
+            yield sparse.csr_matrix(block, dtype=np.float64) if target_sum is None else log_normalize(block, target_sum)
             bar.update(n_read_here)
 
 
@@ -73,7 +73,7 @@ def select_hvgs(
     adata: AnnData,
     n_top_genes: int = 5000,
     layer: str | None = None,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     min_mean: float = _MIN_MEAN,
     max_mean: float = _MAX_MEAN,
     n_bins: int = _N_BINS,
@@ -163,7 +163,7 @@ def most_variable(
     shape: tuple[int, int],
     n_top_genes: int,
     *,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     quantiles: tuple[float, float] = (_MIN_MEAN, _MAX_MEAN),
     n_bins: int = _N_BINS,
     silent: bool = False,

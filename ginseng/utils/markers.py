@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ginseng.utils.hvg import log_normalized
+from ginseng.utils.hvg import TARGET_SUM, log_normalized
 
-_TARGET_SUM = 1e4
 _LEAST_VARIANCE = 0.01  # of log-expression: keeps genes that hardly any cell expresses from large effects
 _DECIMALS = 9  # of an effect: sums in another order do not make another choice, and equal means have no effect
 _LEAST_CELLS = 10  # of a type, and of the others, in a group whose effect counts
@@ -64,7 +63,7 @@ def markers(
     types: np.ndarray,
     groups: np.ndarray | None = None,
     *,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     silent: bool = False,
 ) -> Markers:
     """Choose genes as `ginseng.select_markers` does, over cells that come in blocks.
@@ -105,7 +104,7 @@ def moments_of(
     types: np.ndarray,
     groups: np.ndarray | None = None,
     *,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     silent: bool = False,
 ) -> Moments:
     """Add up the cells of each group and type: 8 bytes for each group, type and gene, however many cells there are.
@@ -129,12 +128,10 @@ def moments_of(
     kinds = groups.astype(np.int64) * n_types + types
     sums, squares, start = np.zeros(n_groups * n_types * n_genes), np.zeros(n_genes), 0
     for x in log_normalized(blocks, n_read, target_sum, silent):
-        n_here, _ = x.shape
+        n_here = len(x.indptr) - 1
         here = kinds[start : start + n_here]
-        members = sparse.csr_matrix(
-            (np.ones(n_here), (here, np.arange(n_here))), shape=(n_groups * n_types, n_here)
-        )
-        of_kinds = (members @ x).tocoo()
+        members = sparse.csr_matrix((np.ones(n_here), (here, np.arange(n_here))), shape=(n_groups * n_types, n_here))
+        of_kinds = sparse.coo_matrix(members @ x)
         sums[of_kinds.row.astype(np.int64) * n_genes + of_kinds.col] += of_kinds.data
         squares += np.bincount(x.indices, weights=x.data**2, minlength=n_genes)
         start += n_here

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from ginseng import read_adata, select_markers
-from ginseng.utils.markers import effects_of, moments_of, take_turns
+from ginseng.data.sources import Sources
+from ginseng.utils.markers import effects_of, markers, moments_of, take_turns
 from tests.conftest import simulate
 
 
@@ -132,10 +133,26 @@ def test_cells_without_a_label_are_left_out(adata):
     labelled = adata[~unlabelled].copy()
     adata.obs.loc[unlabelled, "cell_type"] = np.nan
     adata.X[unlabelled] *= 50
-    with pytest.warns(UserWarning, match="40 of 120 cells have no label in adata.obs\\['cell_type'\\] and are left out"):
+    with pytest.warns(
+        UserWarning, match="40 of 120 cells have no label in adata.obs\\['cell_type'\\] and are left out"
+    ):
         select_markers(adata, "cell_type", 9, "donor", chunk_size=7, silent=True)
     select_markers(labelled, "cell_type", 9, "donor", silent=True)
     pd.testing.assert_frame_equal(adata.uns["ginseng_markers"], labelled.uns["ginseng_markers"])
+
+
+def test_inputs_of_a_dataset_give_the_genes_of_their_union(adata):
+    whole = select_markers(adata, "cell_type", 9, "donor", silent=True, copy=True)
+    with Sources([adata[:50].copy(), adata[50:].copy()], "cell_type", "donor") as sources:
+        found = markers(
+            sources.blocks(20),
+            (sources.n_read, len(sources.gene_names)),
+            9,
+            sources.labels.codes,
+            sources.groups.codes,
+            silent=True,
+        )
+    assert [sources.gene_names[gene] for gene in sorted(found.genes)] == chosen(whole)
 
 
 def test_layer_is_used_and_a_view_is_marked(adata):
