@@ -157,9 +157,9 @@ def effects_of(moments: Moments) -> np.ndarray:
 
     Examples
     --------
-    >>> moments = Moments(np.array([[2, 2]]), np.array([[[4.0, 1.0], [0.0, 1.0]]]), np.array([8.0, 0.5]))
-    >>> effects_of(moments)
-    array([[10.,  0.], [-10.,  0.]])
+    >>> moments = Moments(np.array([[2, 2]]), np.array([[[4.0, 1.0], [0.0, 1.0]]]), np.array([8.0, 1.0]))
+    >>> effects_of(moments).tolist()
+    [[10.0, 0.0], [-10.0, 0.0]]
     """
     n_cells, sums = moments.n_cells.sum(0), moments.sums.sum(0)
     n_types, n = len(n_cells), n_cells.sum()
