@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ginseng import utils as utils
     from ginseng.data.dataset import GinsengDataset
     from ginseng.data.io import load_model, read_adata, save_model
+    from ginseng.data.selection import select_markers
     from ginseng.model.annotator import Annotator, load_annotator, save_annotator
     from ginseng.model.attention import AttentionClassifier
     from ginseng.model.ensemble import Ensemble
@@ -49,6 +50,7 @@ __all__ = [
     "save_annotator",
     "save_model",
     "select_hvgs",
+    "select_markers",
     "state_from_classifier_trainer",
 ]
 
@@ -56,6 +58,7 @@ _MODULES = ("data", "demo", "metrics", "model", "plot", "train", "utils")
 _NAMES_OF = {
     "data.dataset": ["GinsengDataset"],
     "data.io": ["load_model", "read_adata", "save_model"],
+    "data.selection": ["select_markers"],
     "model.annotator": ["Annotator", "load_annotator", "save_annotator"],
     "model.attention": ["AttentionClassifier"],
     "model.ensemble": ["Ensemble"],

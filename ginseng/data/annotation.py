@@ -17,8 +17,8 @@ def require_column(obs: Any, kind: str, key: str | None) -> None:
         raise unknown_name(f"{kind} column", key, "adata.obs", obs.columns)
 
 
-def n_variable(genes: Genes) -> int | None:
-    """How many highly variable genes are asked for; None where genes are chosen in another way, or all are kept.
+def n_chosen(genes: Genes) -> int | None:
+    """How many genes are to be chosen by their counts; None where they are chosen in another way, or all are kept.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def n_variable(genes: Genes) -> int | None:
 
     Examples
     --------
-    >>> n_variable(2000), n_variable(["CD3D", "CD4"])
+    >>> n_chosen(2000), n_chosen(["CD3D", "CD4"])
     (2000, None)
     """
     if genes is None or isinstance(genes, str) or np.ndim(genes) > 0:
@@ -35,12 +35,12 @@ def n_variable(genes: Genes) -> int | None:
     if not is_integer(genes):
         raise ValueError(f"`genes` must be a column of adata.var, names, a mask, a number or None, but got {genes!r}.")
     if genes < 1:
-        raise ValueError(f"The number of highly variable `genes` must be at least 1, but got {genes}; None keeps all.")
+        raise ValueError(f"The number of `genes` must be at least 1, but got {genes}; None keeps all.")
     return int(genes)
 
 
 def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
-    """Indices of the chosen genes, in the chosen order; all, where a number of variable ones is to be chosen."""
+    """Indices of the chosen genes, in the chosen order; all, where a number is to be chosen by their counts."""
     if genes is None or isinstance(genes, int | np.integer):
         columns = np.arange(len(var))
     elif isinstance(genes, str):

@@ -1,27 +1,24 @@
 """Labelled counts on disk, split and streamed for training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import zarr
 from jaxtyping import Int32, Num
 from numpy.typing import DTypeLike
-from scipy import sparse
-from tqdm.auto import tqdm
 
 from ginseng.data import sampling, splits, store, streaming
 from ginseng.data.annotation import Genes
+from ginseng.data.creation import create_dataset
 from ginseng.data.reading import StoredCounts
 from ginseng.data.slabs import Rows
-from ginseng.data.sources import Source, Sources
-from ginseng.utils.files import is_url, replacing
+from ginseng.data.sources import Select, Source
+from ginseng.utils.files import is_url
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten, warn
-from ginseng.utils.values import require_integer
 
 _SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
@@ -66,6 +63,7 @@ class GinsengDataset:
     Examples
     --------
     >>> import tempfile
+    >>> import pandas as pd
     >>> from anndata import AnnData
     >>> adata = AnnData(np.eye(6, 4, dtype="float32"), obs=pd.DataFrame({"cell_type": list("ABABAB")}, list("uvwxyz")))
     >>> dataset = GinsengDataset.create(tempfile.mkdtemp() + "/cells.zarr", adata, "cell_type", silent=True)
@@ -115,6 +113,8 @@ class GinsengDataset:
         overwrite: bool = True,
         *,
         missing_labels: Literal["drop", "error"] = "drop",
+        select: Select = "markers",
+        split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
         silent: bool = False,
     ) -> "GinsengDataset":
@@ -136,8 +136,8 @@ class GinsengDataset:
             Key in ``adata.layers``, or ``"raw"``; None for ``adata.X``.
         genes : str, int, list of str or numpy.ndarray, optional
             A boolean column of ``adata.var`` (such as ``"ginseng_genes"``), a boolean mask, or the names of the genes
-            to keep, in the order to keep them; None for all. With several inputs no mask. A number chooses so many
-            highly variable genes, as `select_hvgs` does, over the labelled cells of all inputs together.
+            to keep, in the order to keep them; None for all. With several inputs no mask. A number chooses so many, by
+            `select`, over the labelled cells of all inputs together (with a `split`, over those to train on).
         group_key : str, optional
             Column of ``adata.obs`` with the donor or batch of each cell.
         chunk_size : int
@@ -146,6 +146,12 @@ class GinsengDataset:
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
             Leave cells without a label out, with a warning that counts them, or refuse them.
+        select : {"markers", "variance"}
+            How a number of genes is chosen: those that tell the types apart, as `select_markers` does, in all groups if
+            there are any, or those that vary most, as `select_hvgs` does.
+        split : dict, optional
+            Arguments of `make_split`, such as ``{"fraction": 0.1}``: the split is made first, so that genes are chosen
+            without the cells that are held out.
         other_genes : bool
             Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept:
             a network then normalises by all counts of a cell. Annotation adds up what such a model does not know.
@@ -164,41 +170,9 @@ class GinsengDataset:
         ValueError
             If a column, layer or gene does not exist, a value is not finite, or there are fewer than two labels.
         """
-        if is_url(path):
-            raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
-        path = Path(path)
-        require_integer("chunk_size", chunk_size, 1)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
-        if path.exists() and not store.is_store(path):
-            raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
-        with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
-            sources.keep_variable(chunk_size, silent=silent)
-            if other_genes:
-                sources.add_others()
-            obs, arrays = {label_key: sources.labels}, {"labels": sources.labels.codes}
-            if group_key is not None and sources.groups is not None:
-                obs[group_key], arrays["groups"] = sources.groups, sources.groups.codes
-            attributes = {
-                "label_names": list(sources.labels.categories),
-                "group_names": None if sources.groups is None else list(sources.groups.categories),
-                "gene_names": sources.gene_names,
-                "n_cells": len(sources.labels),
-                "n_genes": len(sources.gene_names),
-                "layer_used": layer or "X",
-            }
-            with (
-                replacing(path) as fresh,
-                tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
-            ):
-
-                def blocks() -> Iterator[sparse.csr_matrix]:
-                    for n_read, block in sources.blocks(chunk_size):
-                        yield block
-                        bar.update(n_read)
-
-                table = pd.DataFrame(obs, index=sources.cell_names.astype(object))
-                store.write_store(fresh, blocks(), table, sources.gene_names, attributes, arrays, chunk_size)
+        options: dict[str, Any] = {"missing_labels": missing_labels, "select": select, "split": split}
+        options |= {"other_genes": other_genes, "silent": silent}
+        create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 
     def make_split(
@@ -236,6 +210,11 @@ class GinsengDataset:
 
     def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
         """Store a training and a test part with the dataset."""
+        if test.size and self.root.attrs.get("genes_chosen_by") == "markers":
+            warn(
+                f"The genes of {self.path} were chosen by the labels of other cells than those now trained on: the "
+                "held-out figures will flatter. Split first: GinsengDataset.create(..., split={'fraction': 0.1})."
+            )
         if store.is_writable(self.root):
             splits.write_split(self.root, train, test)
         else:

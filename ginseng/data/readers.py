@@ -11,15 +11,14 @@ import pooch
 import zarr
 from anndata import AnnData
 
+from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
-from ginseng.data.typed import folder_of, n_missing_chunks
+from ginseng.data.typed import folder_of
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, naming
 from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import shorten
 from ginseng.utils.soundness import require_sound
-
-_USED = ("X", "layers", "raw", "obs", "var")  # of AnnData
 
 
 def read_adata(path: str | Path, backed: bool = True) -> AnnData:
@@ -132,25 +131,9 @@ def _open_zarr(path: str | Path) -> zarr.Group:
         root = zarr.open_group(path, mode="r")
         if "obs" not in root or "var" not in root:
             raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
-        for name, item in [] if folder_of(root) is None else root.members(max_depth=None):
-            if name.partition("/")[0] in _USED:
-                _require_files(name, item, path)
+        if folder_of(root) is not None:
+            require_files(root, path)
     return root
-
-
-def _require_files(name: str, item: Any, path: str | Path) -> None:
-    """Refuse parts of sparse matrices that have gone, and warn of dense ones and columns of which this may be so.
-
-    zarr reads a file that has gone as zeros, and leaves out those that would hold only zeros: there are none of these
-    among the parts of sparse matrices, but among dense ones, and all of a column may be zero.
-    """
-    if not isinstance(item, zarr.Array) or not (n_missing := n_missing_chunks(item)):
-        return
-    found = f"{n_missing:,} of the {item.nchunks:,} chunks of {name} have no file"
-    if name.endswith(("/data", "/indices", "/indptr")):
-        raise ValueError(found)
-    if item.ndim == 2 or n_missing < item.nchunks:
-        warn(f"{path}: {found}, and are read as zeros, which is right only if they have been zeros before.")
 
 
 def _sound(adata: AnnData) -> AnnData:

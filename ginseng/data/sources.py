@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from ginseng.data.annotation import (
     gene_columns,
     groups_of,
     labels_of,
-    n_variable,
+    n_chosen,
     positions_of,
     require_column,
 )
@@ -22,9 +23,11 @@ from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.hvg import most_variable
+from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
 
 Source = str | Path | AnnData
+Select = Literal["markers", "variance"]
 
 
 class Sources:
@@ -41,8 +44,8 @@ class Sources:
     layer : str or None
         Key in ``layers``, or ``"raw"``; None for ``X``.
     genes : str, int, list of str, numpy.ndarray or None
-        Which genes, see `gene_columns`; of several inputs those that are chosen in all. Of a number of variable ones,
-        all until `keep_variable` chooses them.
+        Which genes, see `gene_columns`; of several inputs those that are chosen in all. Of a number to be chosen,
+        all until `keep_best` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
 
@@ -86,7 +89,7 @@ class Sources:
         self._files = ExitStack()
         if not given:
             raise ValueError("There is no input: pass an AnnData, a path, or a list of these.")
-        self._n_variable = n_variable(genes)
+        self._n_chosen = n_chosen(genes)
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
             raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
         data, self._counts, self._columns = [], [], []
@@ -96,7 +99,7 @@ class Sources:
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                counts = Counts(adata, layer, nonnegative=self._n_variable is not None, raw=True, file=file)
+                counts = Counts(adata, layer, nonnegative=self._n_chosen is not None, raw=True, file=file)
                 self._columns.append(gene_columns(counts.var, genes))
             except ValueError as error:
                 if len(given) == 1:
@@ -114,9 +117,8 @@ class Sources:
         labelled, self.labels = labels_of(obs, label_key, missing_labels)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
         self.cell_names = _unique([adata.obs_names for adata in data])[labelled]
-        ends = np.cumsum([counts.n_cells for counts in self._counts])
-        self._labelled = np.split(labelled, ends[:-1])
-        self.n_read = int(ends[-1])
+        self._labelled = labelled
+        self.n_read = len(labelled)
 
     def __enter__(self) -> "Sources":
         return self
@@ -139,29 +141,55 @@ class Sources:
         self.gene_names = [*self.gene_names, OTHER_GENES]
         self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
 
-    def keep_variable(self, size: int, *, silent: bool = False) -> None:
-        """Choose the genes that vary most over the labelled cells of all inputs, if a number of them is asked for.
+    def keep_best(self, select: Select, size: int, cells: np.ndarray | None = None, *, silent: bool = False) -> bool:
+        """Choose genes over the labelled cells of all inputs, or some of these, if a number of them is asked for.
 
         The counts are read once, in blocks of `size` cells. If there are no more genes than asked for, all are kept.
+        Returns whether genes were chosen.
+
+        Parameters
+        ----------
+        select : {"markers", "variance"}
+            Genes that tell the types apart, consistently over groups, or that vary most.
+        size : int
+            Cells to read at once.
+        cells : numpy.ndarray, optional
+            Which of the labelled cells to choose by.
+        silent : bool
+            Show no progress bar.
 
         Raises
         ------
         ValueError
-            If no gene is expressed, or a count is NaN, infinite or negative.
+            If there is no gene to choose, or a count is NaN, infinite or negative.
         """
-        if self._n_variable is None or self._n_variable >= len(self.gene_names):
-            return
-        shape = self.n_read, len(self.gene_names)
-        chosen = np.sort(most_variable(self.blocks(size), shape, self._n_variable, silent=silent))
+        if self._n_chosen is None or self._n_chosen >= len(self.gene_names):
+            return False
+        among = np.ones(len(self.labels), bool)
+        if cells is not None:
+            among[:] = False
+            among[cells] = True
+        blocks, shape = self.blocks(size, among), (self.n_read, len(self.gene_names))
+        if select == "markers":
+            _, types = np.unique(self.labels.codes[among], return_inverse=True)
+            groups = None if self.groups is None else np.unique(self.groups.codes[among], return_inverse=True)[1]
+            chosen = markers(blocks, shape, self._n_chosen, types, groups, silent=silent).genes
+        else:
+            chosen = most_variable(blocks, shape, self._n_chosen, silent=silent)
         if len(chosen) == 0:
             raise ValueError("No gene is expressed in any cell that has a label.")
-        self._keep([self.gene_names[gene] for gene in chosen])
+        self._keep([self.gene_names[gene] for gene in np.sort(chosen)])
+        return True
 
-    def blocks(self, size: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Yield the number of cells read, `size` at a time, with the counts of the labelled ones."""
-        for counts, gene_map, labelled in zip(self._counts, self._gene_maps, self._labelled, strict=True):
+    def blocks(self, size: int, among: np.ndarray | None = None) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield the number of cells read, `size` at a time, with the counts of the labelled ones, or some of them."""
+        wanted = self._labelled.copy()
+        if among is not None:
+            wanted[wanted] = among
+        ends = np.cumsum([counts.n_cells for counts in self._counts])
+        for counts, gene_map, of_input in zip(self._counts, self._gene_maps, np.split(wanted, ends[:-1]), strict=True):
             for start, stop, block in counts.blocks(size):
-                here = labelled[start:stop]
+                here = of_input[start:stop]
                 chosen = gene_map.of(block if here.all() else sparse.csr_matrix(block[here]))
                 if not chosen.data.astype(np.float32, copy=False).all():  # as what fractions are stored
                     chosen = chosen.copy()  # a block of all cells may be the caller's own matrix

@@ -165,6 +165,12 @@ class GinsengClassifierTrainerSettings:
         }
         return cls(**{**recipe, **changes})
 
+    def split(self) -> dict[str, Any]:
+        """How a dataset is split, as `GinsengDataset.create` and `make_split` take it."""
+        by_label = self.stratify_label and not self.group_level
+        ways = {"stratify_group": self.group_level, "stratify_label": by_label, "keep_rare": by_label}
+        return {"fraction": self.holdout_fraction, "seed": int(self.seed), **ways}
+
     def recipe(self, optimizer: optax.GradientTransformation | None = None) -> Recipe:
         """How a step learns; with an optimiser in place of that of the settings, its updates are taken as they are."""
         return Recipe(

@@ -242,9 +242,7 @@ def _joined(labels: Sequence[str], known: Sequence[str]) -> list[str]:
 def _split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> tuple[np.ndarray, np.ndarray]:
     """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
     if dataset.train_idx is None or dataset.test_idx is None:
-        by_label = settings.stratify_label and not settings.group_level
-        options = {"stratify_group": settings.group_level, "stratify_label": by_label, "keep_rare": by_label}
-        return draw_split(dataset.labels, dataset.groups, settings.holdout_fraction, settings.seed, **options)
+        return draw_split(dataset.labels, dataset.groups, **settings.split())
     if settings.group_level and _mixes_groups(dataset):
         warn(
             f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "

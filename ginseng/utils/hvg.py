@@ -1,6 +1,6 @@
 """Highly variable genes, from moments streamed over blocks of cells."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from anndata import AnnData
@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.values import require_integer
 
-_TARGET_SUM = 1e4
+TARGET_SUM = 1e4  # counts of a cell before the logarithm
 _MIN_MEAN, _MAX_MEAN = 0.025, 0.995
 _N_BINS = 20
 
@@ -28,11 +28,52 @@ def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_mat
     return sparse.csr_matrix((np.log1p(scaled), block.indices, block.indptr), shape=block.shape)
 
 
+def log_normalized(
+    blocks: Iterable[tuple[int, sparse.csr_matrix]], n_read: int, target_sum: float | None, silent: bool = False
+) -> Iterator[sparse.csr_matrix]:
+    """Yield each block in double precision, log-normalised unless `target_sum` is None, with a progress bar.
+
+    Parameters
+    ----------
+    blocks : iterable of (int, scipy.sparse.csr_matrix)
+        Counts, with the number of cells that were read for them.
+    n_read : int
+        Number of cells that are read in all.
+    target_sum : float or None
+        See `log_normalize`.
+    silent : bool
+        Show no progress bar.
+
+    Examples
+    --------
+    >>> [x.toarray().round(3).tolist() for x in log_normalized([(1, sparse.csr_matrix([[1.0, 3.0]]))], 1, 4.0, True)]
+    [[[0.693, 1.386]]]
+    """
+    with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
+        for n_read_here, block in blocks:
+            yield sparse.csr_matrix(block, dtype=np.float64) if target_sum is None else log_normalize(block, target_sum)
+            bar.update(n_read_here)
+
+
+def require_markable(adata: AnnData, n_top_genes: int, layer: str | None, copy: bool) -> None:
+    """Raise a ValueError unless so many genes can be marked in ``adata.var``, by the counts of the layer.
+
+    Examples
+    --------
+    >>> require_markable(AnnData(np.eye(2)), 1, None, copy=False)
+    """
+    require_integer("n_top_genes", n_top_genes, 1)
+    if not copy:
+        require_writable(adata)
+    if layer == "raw" and "raw" not in adata.layers:
+        raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
+
+
 def select_hvgs(
     adata: AnnData,
     n_top_genes: int = 5000,
     layer: str | None = None,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     min_mean: float = _MIN_MEAN,
     max_mean: float = _MAX_MEAN,
     n_bins: int = _N_BINS,
@@ -90,16 +131,12 @@ def select_hvgs(
     >>> int(adata.var["ginseng_genes"].sum())
     5
     """
-    require_integer("n_top_genes", n_top_genes, 1)
+    require_markable(adata, n_top_genes, layer, copy)
     if not 0.0 <= min_mean < max_mean <= 1.0:
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
     require_integer("n_bins", n_bins, 1)
-    if not copy:
-        require_writable(adata)
     if adata.n_obs < 2:
         raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
-    if layer == "raw" and "raw" not in adata.layers:
-        raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
 
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
     chosen = np.zeros(adata.n_vars, dtype=bool)
@@ -125,7 +162,7 @@ def most_variable(
     shape: tuple[int, int],
     n_top_genes: int,
     *,
-    target_sum: float | None = _TARGET_SUM,
+    target_sum: float | None = TARGET_SUM,
     quantiles: tuple[float, float] = (_MIN_MEAN, _MAX_MEAN),
     n_bins: int = _N_BINS,
     silent: bool = False,
@@ -158,13 +195,10 @@ def _moments(
     """Mean and unbiased variance of every gene over the cells of all blocks."""
     n_read, n_genes = shape
     n, total, total_of_squares = 0, np.zeros(n_genes), np.zeros(n_genes)
-    with tqdm(total=n_read, desc="Genes", unit="cells", unit_scale=True, disable=silent) as bar:
-        for n_read_here, block in blocks:
-            values = block.data.astype(np.float64) if target_sum is None else log_normalize(block, target_sum).data
-            n += len(block.indptr) - 1
-            total += np.bincount(block.indices, weights=values, minlength=n_genes)
-            total_of_squares += np.bincount(block.indices, weights=values**2, minlength=n_genes)
-            bar.update(n_read_here)
+    for x in log_normalized(blocks, n_read, target_sum, silent):
+        n += len(x.indptr) - 1
+        total += np.bincount(x.indices, weights=x.data, minlength=n_genes)
+        total_of_squares += np.bincount(x.indices, weights=x.data**2, minlength=n_genes)
     mean = total / n
     return mean, np.maximum(total_of_squares - n * mean**2, 0.0) / (n - 1)
 

@@ -203,7 +203,7 @@ def test_a_file_of_dense_counts_that_goes_while_they_are_streamed_is_noticed(tmp
 
 
 @pytest.mark.parametrize("version", [2, 3])
-@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "layers/counts/data"])
+@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "layers/counts/indices"])
 def test_files_of_an_anndata_store_that_have_gone_are_noticed(state, tmp_path, version, name):
     adata = simulate()
     adata.layers["counts"] = adata.X.copy()
@@ -219,6 +219,48 @@ def test_files_of_an_anndata_store_that_have_gone_are_noticed(state, tmp_path, v
     ):
         with pytest.raises(ValueError, match=rf"cells.zarr.*: 1 of the 1 chunks of {name} have no file"):
             read()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+class TestColumnsOfAnAnndataStore:
+    @pytest.fixture
+    def store(self, tmp_path, version):
+        with ad.settings.override(zarr_write_format=version):
+            simulate().write_zarr(tmp_path / "cells.zarr")
+        return tmp_path / "cells.zarr"
+
+    def lose(self, store, name, version):
+        shutil.rmtree(store / name / "c") if version == 3 else (store / name / "0").unlink()
+
+    @pytest.mark.parametrize("name", ["obs/_index", "var/_index", "obs/cell_type/categories"])
+    def test_names_that_have_gone_are_noticed(self, store, version, name):
+        self.lose(store, name, version)
+        with pytest.raises(ValueError, match=rf"cells.zarr.*: 1 of the 1 chunks of {name} have no file"):
+            read_adata(store)
+
+    def test_labels_that_may_have_gone_draw_a_warning(self, store, version, tmp_path):
+        self.lose(store, "obs/cell_type/codes", version)
+        other = simulate(seed=1)
+        with pytest.warns(UserWarning, match=r"1 of the 1 chunks of obs/cell_type/codes have no file, and are read as"):
+            GinsengDataset.create(tmp_path / "x.zarr", [store, other], "cell_type", silent=True)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_sound_anndata_stores_draw_no_alarm(tmp_path, version):
+    """zarr writes no file of what is all zero, or all of the first category."""
+    adata = simulate(n_cells=20)
+    first = np.zeros((20, 30), np.float32)
+    first[::2, 0] = 7
+    adata.layers.update({"none": sparse.csr_matrix((20, 30)), "first": sparse.csr_matrix(first)})
+    adata.layers["of the first cell"] = sparse.csc_matrix(np.vstack([np.ones((1, 30)), np.zeros((19, 30))]))
+    adata.raw = ad.AnnData(sparse.csr_matrix((20, 30)), var=adata.var)
+    adata.obs["same"] = ["a"] * 20
+    adata.obs["zero"], adata.obs["false"] = 0, False
+    with ad.settings.override(zarr_write_format=version):
+        adata.write_zarr(tmp_path / "cells.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert read_adata(tmp_path / "cells.zarr").shape == (20, 30)
 
 
 def test_chunks_of_an_anndata_store_that_may_have_gone_draw_a_warning(state, tmp_path):

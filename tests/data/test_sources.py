@@ -1,4 +1,5 @@
 import functools
+import warnings
 
 import anndata as ad
 import dask.array
@@ -7,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from ginseng import GinsengDataset, select_hvgs
+from ginseng import GinsengDataset, select_hvgs, select_markers
+from ginseng.utils.genes import OTHER_GENES
 from ginseng.utils.transpose import by_rows
 from tests.conftest import simulate
 
@@ -123,23 +125,27 @@ class TestSeveralInputs:
             GinsengDataset.create(tmp_path / "x.zarr", [], "cell_type", silent=True)
 
 
-class TestANumberOfVariableGenes:
-    @staticmethod
-    def variable(adata, n):
+def chosen_by(select, adata, n):
+    if select == "variance":
         marked = select_hvgs(adata, n, silent=True, copy=True)
-        return list(marked.var_names[marked.var["ginseng_genes"]])
+    else:
+        marked = select_markers(adata, "cell_type", n, silent=True, copy=True)
+    return list(marked.var_names[marked.var["ginseng_genes"]])
 
+
+@pytest.mark.parametrize("select", ["variance", "markers"])
+class TestANumberOfGenes:
     @pytest.mark.parametrize("n", [1, np.int64(10)])
-    def test_they_are_those_of_select_hvgs(self, adata, tmp_path, n):
-        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, silent=True)
-        assert dataset.gene_names == self.variable(adata, int(n))
+    def test_they_are_those_of_the_function(self, adata, tmp_path, n, select):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, select=select, silent=True)
+        assert dataset.gene_names == chosen_by(select, adata, int(n))
         assert dataset.n_genes == n
         np.testing.assert_array_equal(streamed(dataset), adata[:, dataset.gene_names].X.toarray())
         assert "ginseng_genes" not in adata.var
 
     @pytest.mark.filterwarnings("ignore:.*genes are common", "ignore:.*have no label")
     @pytest.mark.parametrize("chunk_size", [7, 4096])
-    def test_of_several_inputs_they_vary_most_over_the_labelled_cells_of_all(self, tmp_path, chunk_size):
+    def test_of_several_inputs_by_the_labelled_cells_of_all(self, tmp_path, chunk_size, select):
         first, second = simulate(60, seed=1), simulate(50, n_types=2, seed=2)
         second = second[:, second.var_names[::-1][:25]].copy()
         second.X = second.X * 3
@@ -149,23 +155,91 @@ class TestANumberOfVariableGenes:
         first.write_h5ad(tmp_path / "first.h5ad")
         second.write_zarr(tmp_path / "second.zarr")
         sources = [tmp_path / "first.h5ad", tmp_path / "second.zarr"]
-        dataset = GinsengDataset.create(
-            tmp_path / "x.zarr", sources, "cell_type", genes=9, chunk_size=chunk_size, silent=True
-        )
-        chosen = self.variable(together, 9)
+        options = {"genes": 9, "select": select, "chunk_size": chunk_size, "silent": True}
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", sources, "cell_type", **options)
+        chosen = chosen_by(select, together, 9)
         assert dataset.gene_names == chosen
-        assert chosen != self.variable(first[:, together.var_names], 9)
+        assert chosen != chosen_by(select, first[:, together.var_names], 9)
         np.testing.assert_array_equal(streamed(dataset), together[:, chosen].X.toarray())
 
-    def test_of_raw(self, adata, tmp_path):
-        expected = self.variable(adata, 8)
+    def test_of_raw(self, adata, tmp_path, select):
+        expected = chosen_by(select, adata, 8)
         adata.raw = adata.copy()
         adata = adata[:, :3].copy()
-        dataset = GinsengDataset.create(
-            tmp_path / "x.zarr", adata, "cell_type", layer="raw", genes=8, overwrite=False, silent=True
-        )
+        options = {"layer": "raw", "genes": 8, "select": select, "overwrite": False, "silent": True}
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", **options)
         assert dataset.gene_names == expected
 
+    @pytest.mark.parametrize("split", [{"fraction": 0.4}, {"fraction": 0.5, "stratify_group": True, "seed": 7}])
+    def test_the_held_out_cells_have_no_say(self, adata, tmp_path, select, split):
+        options = {"group_key": "donor", "genes": 6, "select": select, "silent": True}
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", split=split, **options)
+        whole = GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", group_key="donor", silent=True)
+        whole.make_split(**split)
+        np.testing.assert_array_equal(dataset.test_idx, whole.test_idx)
+        changed = adata.copy()
+        changed.X = changed.X.toarray()
+        changed.X[dataset.test_idx] = np.random.default_rng(0).poisson(50, (len(dataset.test_idx), 30))
+        again = GinsengDataset.create(tmp_path / "z.zarr", changed, "cell_type", split=split, **options)
+        assert again.gene_names == dataset.gene_names
+        on_all = GinsengDataset.create(tmp_path / "z.zarr", changed, "cell_type", **options)
+        assert on_all.gene_names != dataset.gene_names
+
+    def test_the_sum_of_the_others_is_a_gene(self, adata, tmp_path, select):
+        options = {"genes": 6, "select": select, "silent": True}
+        plain = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", **options)
+        dataset = GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", other_genes=True, **options)
+        assert dataset.gene_names == [*plain.gene_names, OTHER_GENES]
+        np.testing.assert_array_equal(streamed(dataset)[:, :6], streamed(plain))
+        np.testing.assert_array_equal(streamed(dataset).sum(axis=1), adata.X.sum(axis=1).A1)
+
+
+def test_a_split_after_the_markers_were_chosen_draws_a_warning(adata, tmp_path):
+    options = {"genes": 6, "silent": True}
+    dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", split={"fraction": 0.2}, **options)
+    with pytest.warns(UserWarning, match=r"genes of .*x.zarr were chosen .* held-out figures .* Split first"):
+        dataset.make_split(0.3)
+    others = [{"genes": 6, "select": "variance"}, {"genes": None}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in others:
+            GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", silent=True, **options).make_split(0.3)
+        dataset.make_split(0.0)
+
+
+def test_a_type_that_is_held_out_whole_has_no_markers(adata, tmp_path):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.add_categories("rare")
+    adata.obs.loc[adata.obs["donor"] == "d1", "cell_type"] = "rare"
+    split = {"fraction": 0.25, "stratify_group": True}
+    for seed in range(8):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            dataset = GinsengDataset.create(
+                tmp_path / "x.zarr",
+                adata,
+                "cell_type",
+                group_key="donor",
+                genes=6,
+                split={**split, "seed": seed},
+                silent=True,
+            )
+        assert dataset.n_genes == 6
+
+
+def test_what_is_no_split_or_selection_leaves_the_old_dataset(adata, tmp_path):
+    options = {"genes": 6, "silent": True}
+    old = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+    for bad, message in (
+        ({"split": {"fractoin": 0.1}}, "option 'fractoin' is not in those of a split; did you mean 'fraction'"),
+        ({"split": {"fraction": 1.5}}, r"`fraction` must lie in \[0, 1\)"),
+        ({"split": {"stratify_group": True}}, "needs groups"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", **options, **bad)
+    assert GinsengDataset(tmp_path / "x.zarr").n_genes == old.n_genes == 30
+
+
+class TestNumbersOfGenes:
     @pytest.mark.parametrize("n", [30, 31])
     def test_all_are_kept_where_there_are_no_more(self, adata, tmp_path, n):
         adata.X[:, 4] = 0
@@ -175,7 +249,7 @@ class TestANumberOfVariableGenes:
     @pytest.mark.parametrize(
         ("genes", "message"),
         [
-            (0, "number of highly variable `genes` must be at least 1, but got 0; None keeps all"),
+            (0, "number of `genes` must be at least 1, but got 0; None keeps all"),
             (np.int32(-3), "at least 1, but got -3"),
             (True, "must be a column of adata.var, names, a mask, a number or None, but got True"),
         ],
@@ -190,7 +264,7 @@ class TestANumberOfVariableGenes:
         with pytest.raises(ValueError, match="counts to normalise must not be negative"):
             GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=5, silent=True)
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
-        with pytest.raises(ValueError, match="No gene is expressed in any cell that has a label"):
+        with pytest.raises(ValueError, match="No gene differs between the types"):
             GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=5, silent=True)
 
 

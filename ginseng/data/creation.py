@@ -1,0 +1,101 @@
+"""Making a dataset of labelled counts: which cells are held out, then which genes are kept, then the counts."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import zarr
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from ginseng.data import store
+from ginseng.data.annotation import Genes
+from ginseng.data.sampling import draw_split
+from ginseng.data.sources import Select, Source, Sources
+from ginseng.data.splits import write_split
+from ginseng.utils.files import is_url, replacing
+from ginseng.utils.messages import unknown_name
+from ginseng.utils.values import require_integer
+
+_WAYS_TO_SPLIT: dict[str, Any] = {  # the defaults of `make_split`
+    "fraction": 0.1,
+    "seed": 123,
+    "stratify_group": False,
+    "stratify_label": False,
+    "keep_rare": False,
+}
+
+
+def create_dataset(
+    path: str | Path,
+    adata: Source | Iterable[Source],
+    label_key: str,
+    layer: str | None,
+    genes: Genes,
+    group_key: str | None,
+    chunk_size: int,
+    overwrite: bool,
+    *,
+    missing_labels: str,
+    select: Select,
+    split: Mapping[str, Any] | None,
+    other_genes: bool,
+    silent: bool,
+) -> None:
+    """Write a dataset at `path`, see `GinsengDataset.create`."""
+    path = _free_place(path, overwrite)
+    require_integer("chunk_size", chunk_size, 1)
+    if select not in get_args(Select):
+        raise ValueError(f"`select` must be one of {', '.join(get_args(Select))}, but got {select!r}.")
+    with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
+        codes = {"labels": sources.labels.codes}
+        obs = {label_key: sources.labels}
+        if group_key is not None and sources.groups is not None:
+            obs[group_key], codes["groups"] = sources.groups, sources.groups.codes
+        parts = None if split is None else draw_split(codes["labels"], codes.get("groups"), **_options(split))
+        is_chosen = sources.keep_best(select, chunk_size, None if parts is None else parts[0], silent=silent)
+        if other_genes:
+            sources.add_others()
+        attributes = {
+            "label_names": list(sources.labels.categories),
+            "group_names": None if sources.groups is None else list(sources.groups.categories),
+            "gene_names": sources.gene_names,
+            "n_cells": len(sources.labels),
+            "n_genes": len(sources.gene_names),
+            "layer_used": layer or "X",
+            **({"genes_chosen_by": select} if is_chosen else {}),
+        }
+        with (
+            replacing(path) as fresh,
+            tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
+        ):
+
+            def blocks() -> Iterator[sparse.csr_matrix]:
+                for n_read, block in sources.blocks(chunk_size):
+                    yield block
+                    bar.update(n_read)
+
+            table = pd.DataFrame(obs, index=sources.cell_names.astype(object))
+            store.write_store(fresh, blocks(), table, sources.gene_names, attributes, codes, chunk_size)
+            if parts is not None:
+                write_split(zarr.open_group(fresh, mode="r+", use_consolidated=False), *parts)
+
+
+def _free_place(path: str | Path, overwrite: bool) -> Path:
+    """Where a dataset may be written: nothing else is ever replaced."""
+    if is_url(path):
+        raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
+    if path.exists() and not store.is_store(path):
+        raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
+    return path
+
+
+def _options(split: Mapping[str, Any]) -> dict[str, Any]:
+    for name in split:
+        if name not in _WAYS_TO_SPLIT:
+            raise unknown_name("option", name, "those of a split", _WAYS_TO_SPLIT)
+    return {**_WAYS_TO_SPLIT, **split}

@@ -1,0 +1,91 @@
+"""Files of AnnData .zarr stores that have gone.
+
+zarr reads a file that has gone as zeros or empty names, and leaves out files that would hold nothing else. Which of the
+two it is follows, mostly, from what else is stored.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ginseng.data.typed import array_of, n_missing_chunks, values_of
+from ginseng.utils.messages import warn
+
+
+def require_files(root: zarr.Group, path: str | Path) -> None:
+    """Refuse a store on this machine of which files have gone, and warn where that may be so.
+
+    Looks at what is used: X, layers, raw, and the annotation of cells and genes.
+
+    Raises
+    ------
+    ValueError
+        If names have gone, or parts of a sparse matrix that could not be zero.
+
+    Examples
+    --------
+    >>> require_files(zarr.group(), "cells.zarr")
+    """
+    for name, item in _matrices(root):
+        doubtful = _of_sparse(name, item) if isinstance(item, zarr.Group) else _lacks(name, item)
+        _warn_of(doubtful, path)
+    for table in [root[name] for name in ("obs", "var", "raw/var") if name in root]:
+        if isinstance(table, zarr.Group):
+            _require_columns(table, path)
+
+
+def _matrices(root: zarr.Group) -> list[tuple[str, Any]]:
+    layers = root.get("layers")
+    names = ["X", "raw/X", *(f"layers/{name}" for name in (layers if isinstance(layers, zarr.Group) else ()))]
+    return [(name, root[name]) for name in names if name in root]
+
+
+def _lacks(name: str, array: Any) -> str | None:
+    """What an array lacks, in words; None if nothing."""
+    n_missing = n_missing_chunks(array) if array.ndim else 0
+    return f"{n_missing:,} of the {array.nchunks:,} chunks of {name} have no file" if n_missing else None
+
+
+def _of_sparse(name: str, matrix: zarr.Group) -> str | None:
+    """Refuse parts that could not be zero; tell of those that could."""
+    data, indices, indptr = (array_of(matrix, part) for part in ("data", "indices", "indptr"))
+    if (lacks := _lacks(f"{name}/indptr", indptr)) and data.shape[0] and not values_of(matrix, "indptr")[-1]:
+        raise ValueError(lacks)
+    if (lacks := _lacks(f"{name}/indices", indices)) and _repeats_the_first(matrix, indices):
+        raise ValueError(lacks)
+    lacks = _lacks(f"{name}/data", data)
+    if lacks and name == "X":
+        raise ValueError(lacks)
+    return lacks
+
+
+def _repeats_the_first(matrix: zarr.Group, indices: Any) -> bool:
+    """Whether a row (or column) would have the first index twice, if all that is read as 0 were that."""
+    indptr = values_of(matrix, "indptr")
+    of_entries = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    with_first = of_entries[values_of(matrix, "indices")[: len(of_entries)] == 0]
+    return len(np.unique(with_first)) < len(with_first)
+
+
+def _require_columns(table: zarr.Group, path: str | Path) -> None:
+    name_of_index = table.attrs.get("_index")
+    for name, item in table.members():
+        where = f"{table.path}/{name}"
+        if isinstance(item, zarr.Group) and {"codes", "categories"} <= set(item):
+            codes, categories = array_of(item, "codes"), array_of(item, "categories")
+            lacks = _lacks(f"{where}/codes", codes) if categories.shape[0] > 1 else None
+            if named := _lacks(f"{where}/categories", categories):
+                raise ValueError(named)
+            _warn_of(lacks, path)
+        elif isinstance(item, zarr.Array) and (lacks := _lacks(where, item)):
+            if name == name_of_index:
+                raise ValueError(lacks)
+            if n_missing_chunks(item) < item.nchunks:
+                _warn_of(lacks, path)
+
+
+def _warn_of(lacks: str | None, path: str | Path) -> None:
+    if lacks is not None:
+        warn(f"{path}: {lacks}, and are read as zeros, which is right only if they have been zeros before.")
