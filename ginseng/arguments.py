@@ -9,11 +9,11 @@ from anndata import AnnData
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.readers import opened_counts
-from ginseng.data.sampling import is_split_of
+from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
 from ginseng.utils.messages import shorten, unknown_name
 
-N_GENES = 2000
+N_GENES = 1000
 
 Data = Annotated[
     str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
@@ -26,8 +26,15 @@ Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw
 Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
 Genes = Annotated[
     int | None,
-    typer.Option(help=f"How many highly variable genes to train on; 0 for all; default {N_GENES}.", min=0),
+    typer.Option(help=f"How many genes to train on, chosen by --select; 0 for all; default {N_GENES}.", min=0),
 ]
+ChosenBy = Annotated[
+    str, typer.Option("--select", help="Genes to choose: markers (they tell the types apart) or variance.")
+]
+OtherGenes = Annotated[
+    bool, typer.Option("--other-genes", help="Add the sum of the counts of all other genes as one more input.")
+]
+HoldOutGroups = Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")]
 GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
 RequireLabels = Annotated[
     bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
@@ -59,16 +66,32 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     return column or (N_GENES if number is None else number) or None
 
 
-def require_split(dataset: GinsengDataset, holdout: float | None) -> None:
-    """Refuse a share to hold out that is not that of the split there is."""
-    if holdout is None or dataset.test_idx is None:
+def how_to_create(
+    select: str, other_genes: bool, require_labels: bool, split: dict[str, Any] | None, quiet: bool
+) -> dict[str, Any]:
+    """What `GinsengDataset.create` takes, of the options that `create` and `fit` share."""
+    missing_labels = "error" if require_labels else "drop"
+    return {
+        "missing_labels": missing_labels,
+        "select": select,
+        "split": split,
+        "other_genes": other_genes,
+        "silent": quiet,
+    }
+
+
+def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: bool) -> None:
+    """Refuse a share, or groups, to hold out that are not those of the split there is."""
+    if dataset.train_idx is None or dataset.test_idx is None:
         return
-    if not is_split_of(holdout, dataset.test_idx, dataset.labels, dataset.groups):
-        raise ValueError(
-            f"{dataset.path} has been split before, with {len(dataset.test_idx):,} of {dataset.n_cells:,} cells held "
-            f"out, which --holdout {holdout:g} does not change: leave it out, make the dataset anew, or in Python call "
-            f"GinsengDataset('{dataset.path}').make_split({holdout:g})."
-        )
+    found = (
+        f"{dataset.path} has been split before, with {len(dataset.test_idx):,} of {dataset.n_cells:,} cells held out"
+    )
+    way_out = f"make the dataset anew, or in Python call GinsengDataset('{dataset.path}').make_split"
+    if holdout is not None and not is_split_of(holdout, dataset.test_idx, dataset.labels, dataset.groups):
+        raise ValueError(f"{found}, which --holdout {holdout:g} does not change: leave it out, {way_out}({holdout:g}).")
+    if whole_groups and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
+        raise ValueError(f"{found}, and no whole groups: {way_out}(0.1, stratify_group=True).")
 
 
 def truth_column(counts: str | AnnData, column: str) -> Any:

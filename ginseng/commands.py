@@ -14,21 +14,24 @@ import jax
 import pandas as pd
 import pooch
 import typer
-from anndata import AnnData
 
 import ginseng
 from ginseng.arguments import (
     Cells,
+    ChosenBy,
     Data,
     GeneColumn,
     Genes,
     Group,
+    HoldOutGroups,
     Layer,
+    OtherGenes,
     Precision,
     Quiet,
     RequireLabels,
     cells_of,
     chosen_genes,
+    how_to_create,
     refuse,
     require_split,
     truth_column,
@@ -94,7 +97,18 @@ def create(
     layer: Layer = None,
     group: Group = None,
     genes: Genes = None,
+    select: ChosenBy = "markers",
     gene_column: GeneColumn = None,
+    other_genes: OtherGenes = False,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the cells to hold out, by which no gene is chosen, in [0, 1); "
+            f"default {_DEFAULTS.holdout_fraction} where markers are chosen, else as `ginseng fit` says."
+        ),
+    ] = None,
+    hold_out_groups: HoldOutGroups = False,
+    seed: Annotated[int, typer.Option(help="Seed of what is held out.")] = _DEFAULTS.seed,
     require_labels: RequireLabels = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
     quiet: Quiet = False,
@@ -105,8 +119,17 @@ def create(
     """
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
+    chosen = chosen_genes(genes, gene_column)
+    splits = holdout is not None or hold_out_groups or (isinstance(chosen, int) and select == "markers")
+    settings = GinsengClassifierTrainerSettings(
+        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
+        group_level=hold_out_groups,
+        seed=seed,
+    )
+    split = settings.split() if splits else None
     with _warnings(quiet):
-        dataset = _create(output, data, label, layer, chosen_genes(genes, gene_column), group, require_labels, quiet)
+        how = how_to_create(select, other_genes, require_labels, split, quiet)
+        dataset = GinsengDataset.create(output, data, label, layer, chosen, group, **how)
     _say(quiet, f"{dataset}: saved {output}")
 
 
@@ -127,7 +150,11 @@ def fit(
     layer: Layer = None,
     group: Group = None,
     genes: Genes = None,
+    select: Annotated[
+        str | None, typer.Option(help="Genes to choose: markers (they tell the types apart; default) or variance.")
+    ] = None,
     gene_column: GeneColumn = None,
+    other_genes: OtherGenes = False,
     require_labels: RequireLabels = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
@@ -140,7 +167,7 @@ def fit(
             f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
         ),
     ] = None,
-    hold_out_groups: Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")] = False,
+    hold_out_groups: HoldOutGroups = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
@@ -181,9 +208,15 @@ def fit(
     if memory is not None:
         bytes_of(memory)
     of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
-    of_a_model |= {"--members": members}
+    of_a_model |= {"--members": members, "--select": select, "--other-genes": other_genes or None}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
-    of_counts |= {"--gene-column": gene_column, "--require-labels": require_labels or None, "--dataset": dataset}
+    of_counts |= {
+        "--select": select,
+        "--other-genes": other_genes or None,
+        "--gene-column": gene_column,
+        "--require-labels": require_labels or None,
+        "--dataset": dataset,
+    }
     if is_dataset:
         refuse(of_counts, f"for a dataset: {data} has been made with its own")
     elif hold_out_groups and group is None:
@@ -203,6 +236,7 @@ def fit(
         members=_DEFAULTS.members if members is None else members,
         seed=seed,
     )
+    require_writable_path(output)
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
     require_writable_path(output)
     state = None if start is None else load_model(start)
@@ -210,7 +244,7 @@ def fit(
         if is_dataset:
             made = GinsengDataset(data)
             if made.test_idx is not None:
-                require_split(made, holdout)
+                require_split(made, holdout, hold_out_groups)
                 _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
             if label is None:
@@ -219,7 +253,8 @@ def fit(
             counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
-            made = _create(path, counts, label, layer, chosen, group, require_labels, quiet)
+            how = how_to_create(select or "markers", other_genes, require_labels, settings.split(), quiet)
+            made = GinsengDataset.create(path, counts, label, layer, chosen, group, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
@@ -332,21 +367,6 @@ def demo(
         )
     _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
     typer.echo(scores.report("held-out cells"))
-
-
-def _create(
-    path: Path,
-    data: AnnData | str | list[str],
-    label: str,
-    layer: str | None,
-    genes: str | int | None,
-    group: str | None,
-    require_labels: bool,
-    quiet: bool,
-) -> GinsengDataset:
-    """Make a dataset as the options of `create` and `fit` say."""
-    missing_labels = "error" if require_labels else "drop"
-    return GinsengDataset.create(path, data, label, layer, genes, group, missing_labels=missing_labels, silent=quiet)
 
 
 def _say(quiet: bool, text: str) -> None:

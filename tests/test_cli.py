@@ -8,8 +8,9 @@ import pytest
 from scipy import sparse
 from typer.testing import CliRunner
 
-from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs
+from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs, select_markers
 from ginseng.cli import app
+from ginseng.utils.genes import OTHER_GENES
 from tests.conftest import simulate
 
 NEW_OR_TUNED = ["--epochs", "6", "--batch-size", "32", "--lr", "0.005"]
@@ -45,7 +46,7 @@ class TestCreate:
             simulate(60, seed=seed).write_h5ad(tmp_path / f"{seed}.h5ad")
         output = ginseng(
             *("create", tmp_path / "1.h5ad", tmp_path / "2.h5ad", "--label", "cell_type"),
-            *("--group", "donor", "-o", tmp_path / "cells.zarr"),
+            *("--group", "donor", "-o", tmp_path / "cells.zarr", "--genes", 0),
         )
         assert "GinsengDataset: 120 cells x 30 genes, 3 labels" in output
         output = ginseng(
@@ -63,7 +64,7 @@ class TestCreate:
             adata.write_h5ad(tmp_path / f"{name}.h5ad")
         create = ["create", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--label", "cell_type", "-q", "--overwrite"]
         store = tmp_path / "cells.zarr"
-        ginseng(*create, "-o", store, "--genes", 10)
+        ginseng(*create, "-o", store, "--genes", 10, "--select", "variance")
         together = select_hvgs(ad.concat(inputs, index_unique="-"), 10, silent=True, copy=True)
         assert GinsengDataset(store).gene_names == list(together.var_names[together.var["ginseng_genes"]])
         ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
@@ -74,10 +75,33 @@ class TestCreate:
         both = ginseng(*create, "-o", store, "--genes", 10, "--gene-column", "mine", fails=True)
         assert "error: Genes are chosen by --genes or by --gene-column, not by both" in both
 
-    def test_by_default_2000_genes_are_kept(self, tmp_path):
-        simulate(40, n_genes=2100).write_h5ad(tmp_path / "a.h5ad")
+    def test_by_default_1000_markers_are_kept_and_the_split_is_made_first(self, tmp_path):
+        adata = simulate(60, n_genes=1100)
+        adata.write_h5ad(tmp_path / "a.h5ad")
         output = ginseng("create", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "x.zarr")
-        assert "40 cells x 2,000 genes" in output
+        assert "60 cells x 1,000 genes" in output
+        dataset = GinsengDataset(tmp_path / "x.zarr")
+        trained_on = adata[dataset.train_idx].copy()
+        select_markers(trained_on, "cell_type", 1000, silent=True)
+        assert dataset.gene_names == list(adata.var_names[trained_on.var["ginseng_genes"]])
+        fit = ("fit", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--epochs", 0, "-q")
+        ginseng(*fit, "--dataset", tmp_path / "y.zarr")
+        again = GinsengDataset(tmp_path / "y.zarr")
+        assert again.gene_names == dataset.gene_names
+        np.testing.assert_array_equal(again.test_idx, dataset.test_idx)
+
+    def test_whole_groups_may_be_held_out_and_others_summed(self, counts, tmp_path):
+        create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--overwrite"]
+        ginseng(*create, "--group", "donor", "--genes", 9, "--holdout", 0.3, "--hold-out-groups", "--other-genes")
+        dataset = GinsengDataset(tmp_path / "cells.zarr")
+        assert dataset.gene_names[-1] == OTHER_GENES
+        assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
+        fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5", "-q", "--hold-out-groups", *QUICK]
+        ginseng(*fit)
+        ginseng("annotate", tmp_path / "m.h5", counts, "-o", tmp_path / "t.csv", "-q")
+        ginseng(*create, "--group", "donor", "--genes", 9)
+        assert "and no whole groups: make the dataset anew" in ginseng(*fit, fails=True)
+        assert "`select` must be one of markers, variance" in ginseng(*create, "--select", "best", fails=True)
 
     def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
         command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
@@ -86,7 +110,7 @@ class TestCreate:
         ginseng(*command, "--overwrite")
 
     def test_what_a_dataset_does_not_take(self, counts, tmp_path):
-        ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q")
+        ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--genes", 0)
         fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5"]
         output = ginseng(*fit, "--label", "cell_type", "--genes", 10, fails=True)
         assert "--label and --genes cannot be chosen for a dataset" in output
@@ -98,7 +122,7 @@ class TestCreate:
 
     def test_a_share_to_hold_out_that_would_be_ignored_is_refused(self, counts, tmp_path):
         store = tmp_path / "cells.zarr"
-        ginseng("create", counts, "--label", "cell_type", "--group", "donor", "-o", store, "-q")
+        ginseng("create", counts, "--label", "cell_type", "--group", "donor", "-o", store, "-q", "--genes", 0)
         fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
         for _ in range(2):  # as after a kill, when the same call comes again
             ginseng(*fit, "--holdout", 0.25)
@@ -115,7 +139,7 @@ class TestCreate:
     @pytest.mark.parametrize("options", [{}, {"stratify_label": True}, {"stratify_label": True, "keep_rare": True}])
     def test_each_share_that_another_split_was_made_with_is_refused(self, counts, tmp_path, options):
         store = tmp_path / "cells.zarr"
-        ginseng("create", counts, "--label", "cell_type", "-o", store, "-q")
+        ginseng("create", counts, "--label", "cell_type", "-o", store, "-q", "--genes", 0)
         fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
         GinsengDataset(store).make_split(0.1, **options)
         ginseng(*fit, "--holdout", 0.1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import zarr
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ginseng.data import store
 from ginseng.data.annotation import Genes
 from ginseng.data.sampling import draw_split
-from ginseng.data.sources import Select, Source, Sources
+from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.messages import unknown_name
@@ -38,7 +38,7 @@ def create_dataset(
     overwrite: bool,
     *,
     missing_labels: str,
-    select: Select,
+    select: str,
     split: Mapping[str, Any] | None,
     other_genes: bool,
     silent: bool,
@@ -46,8 +46,8 @@ def create_dataset(
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
-    if select not in get_args(Select):
-        raise ValueError(f"`select` must be one of {', '.join(get_args(Select))}, but got {select!r}.")
+    if select not in WAYS_TO_CHOOSE:
+        raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
     with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
         codes = {"labels": sources.labels.codes}
         obs = {label_key: sources.labels}

@@ -15,7 +15,7 @@ from ginseng.data.annotation import Genes
 from ginseng.data.creation import create_dataset
 from ginseng.data.reading import StoredCounts
 from ginseng.data.slabs import Rows
-from ginseng.data.sources import Select, Source
+from ginseng.data.sources import Source
 from ginseng.utils.files import is_url
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten, warn
@@ -113,7 +113,7 @@ class GinsengDataset:
         overwrite: bool = True,
         *,
         missing_labels: Literal["drop", "error"] = "drop",
-        select: Select = "markers",
+        select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
         silent: bool = False,

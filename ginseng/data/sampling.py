@@ -130,6 +130,21 @@ def is_split_of(
     return bool(n_of_these == len(test)) and len(held_out) == _n_test(len(np.unique(groups)), fraction)
 
 
+def mixes_groups(
+    groups: Integer[np.ndarray, " cells"] | None,
+    train: Integer[np.ndarray, " train"],
+    test: Integer[np.ndarray, " test"],
+) -> bool:
+    """Whether a split has cells of a group on both sides, as far as is known.
+
+    Examples
+    --------
+    >>> mixes_groups(np.array([0, 0, 1]), np.array([0, 1]), np.array([2]))
+    False
+    """
+    return groups is None or bool(np.isin(groups[train], groups[test]).any())
+
+
 def downsample(
     labels: Integer[np.ndarray, " cells"], cells: Integer[np.ndarray, " n"], rng: np.random.Generator
 ) -> Integer[np.ndarray, " kept"]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
 
 Source = str | Path | AnnData
-Select = Literal["markers", "variance"]
+WAYS_TO_CHOOSE = ("markers", "variance")
 
 
 class Sources:
@@ -141,7 +140,7 @@ class Sources:
         self.gene_names = [*self.gene_names, OTHER_GENES]
         self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
 
-    def keep_best(self, select: Select, size: int, cells: np.ndarray | None = None, *, silent: bool = False) -> bool:
+    def keep_best(self, select: str, size: int, cells: np.ndarray | None = None, *, silent: bool = False) -> bool:
         """Choose genes over the labelled cells of all inputs, or some of these, if a number of them is asked for.
 
         The counts are read once, in blocks of `size` cells. If there are no more genes than asked for, all are kept.

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
-from ginseng.data.sampling import draw_split
+from ginseng.data.sampling import draw_split, mixes_groups
 from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
 from ginseng.model.background import background_of
@@ -243,18 +243,12 @@ def _split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSetting
     """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
     if dataset.train_idx is None or dataset.test_idx is None:
         return draw_split(dataset.labels, dataset.groups, **settings.split())
-    if settings.group_level and _mixes_groups(dataset):
+    if settings.group_level and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
         warn(
             f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
             "dataset.make_split(fraction, stratify_group=True)."
         )
     return dataset.train_idx, dataset.test_idx
-
-
-def _mixes_groups(dataset: GinsengDataset) -> bool:
-    if dataset.groups is None:
-        return True
-    return bool(np.isin(dataset.groups[dataset.train_idx], dataset.groups[dataset.test_idx]).any())
 
 
 def _classifiers(
