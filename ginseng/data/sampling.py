@@ -177,8 +177,8 @@ def balance_of(balance: bool | str) -> Balance:
     >>> balance_of(True), balance_of("resample")
     ('downsample', 'resample')
     """
-    name = balance if isinstance(balance, str) else ("downsample" if balance else "none")
-    if name not in get_args(Balance):
+    name = {True: "downsample", False: "none"}[bool(balance)] if isinstance(balance, bool | np.bool_) else balance
+    if not isinstance(name, str) or name not in get_args(Balance):
         raise ValueError(
             f"Labels are balanced by one of {', '.join(get_args(Balance))} (or True or False), but got {balance!r}."
         )

@@ -1,14 +1,17 @@
 """What annotates cells: any module of one cell, with the names of its inputs and outputs."""
 
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from ginseng.model.attention import AttentionClassifier
@@ -131,6 +134,8 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     >>> load_annotator(path, eqx.nn.Linear(2, 2, key=jr.key(1))).labels
     ['T', 'B']
     """
+    if not isinstance(annotator, Annotator):
+        raise ValueError(f"`annotator` must be an Annotator, but got a {type(annotator).__name__}: see Annotator.of.")
     leaves = io.BytesIO()
     eqx.tree_serialise_leaves(leaves, annotator.module)
     header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
@@ -149,7 +154,8 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     path : str or Path
         The file.
     like : eqx.Module
-        A module of the same structure, shapes and types; its weights do not matter.
+        A module of the same structure, shapes, types and settings; its weights do not matter. Functions in it are
+        compared by their names.
 
     Returns
     -------
@@ -167,6 +173,8 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     --------
     See `save_annotator`.
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder, where a file of save_annotator is expected.")
     with naming(path, "is no annotator, is damaged, or belongs to a module of another making"):
         kept, first, leaves = Path(path).read_bytes().split(b"\n", 2)
         require_digest(kept.decode(), _digest_of(first, leaves), "its names or weights")
@@ -184,20 +192,35 @@ def _digest_of(*parts: bytes) -> str:
     return digest(*(np.frombuffer(part, np.uint8) for part in parts))
 
 
-def _making(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Types, shapes and static settings of a module by their place in it: all but the values of its leaves."""
-    if eqx.is_array(part):
+def _making(part: Any, path: str = "", is_static: bool = False) -> Iterator[tuple[str, str]]:
+    """What a module is made of, by its place in it: all but the arrays and numbers that Equinox saves."""
+    is_number = isinstance(part, bool | int | float | complex | np.generic)
+    if isinstance(part, jax.Array | np.ndarray):
         yield path, f"{part.dtype} of shape {part.shape}"
-        return
-    yield path, getattr(part, "__qualname__", type(part).__qualname__)
+    elif is_number and not is_static:
+        yield path, type(part).__name__
+    elif inner := _inner(part, is_static):
+        yield path, type(part).__qualname__
+        for name, value, inner_is_static in inner:
+            yield from _making(value, f"{path}{name}", inner_is_static)
+    elif isinstance(part, set | frozenset):
+        yield path, str(sorted(map(repr, part)))
+    elif is_number or isinstance(part, str | bytes | Enum | None):
+        yield path, repr(part)
+    else:
+        yield path, f"{part.__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
+
+
+def _inner(part: Any, is_static: bool) -> list[tuple[str, Any, bool]]:
+    """Names and values of what a part consists of, and whether these are static."""
+    if isinstance(part, functools.partial):
+        return [(f".{name}", getattr(part, name), True) for name in ("func", "args", "keywords")]
     if dataclasses.is_dataclass(part):
-        for field in dataclasses.fields(part):
-            value, where = getattr(part, field.name), f"{path}.{field.name}"
-            is_plain = isinstance(value, bool | int | float | str | tuple | None)
-            yield from [(where, repr(value))] if field.metadata.get("static") and is_plain else _making(value, where)
-    elif isinstance(part, dict | list | tuple):
-        for name, value in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from _making(value, f"{path}[{name!r}]")
+        is_static |= jax.tree_util.all_leaves([part])  # one that JAX does not look into
+        fields = dataclasses.fields(part)
+        return [(f".{f.name}", getattr(part, f.name), is_static or f.metadata.get("static", False)) for f in fields]
+    entries = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    return [(f"[{name!r}]", value, is_static) for name, value in entries]
 
 
 def _require_equal(saved: dict[str, str], given: dict[str, str]) -> None:

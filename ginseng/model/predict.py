@@ -237,6 +237,8 @@ def classify(
         if silent:
             warnings.simplefilter("ignore")
         annotator = _annotator(model_state).normalizing(normalize, target_sum)
+        if not isinstance(adata, AnnData | str | Path):
+            raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read
@@ -280,6 +282,11 @@ def classify(
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
     if isinstance(given, Annotator):
         return given
+    if not isinstance(given, GinsengClassifierState | str | Path):
+        raise ValueError(
+            f"`model_state` must be a state, an Annotator or a path, but got a {type(given).__name__}: a module is "
+            "named by Annotator(module, genes, labels)."
+        )
     if str(given).endswith(".eqx"):
         raise ValueError(f"{given} is of save_annotator: pass what load_annotator({str(given)!r}, like=...) returns.")
     return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
@@ -311,6 +318,8 @@ class _Forward:
 
     def __post_init__(self):
         require_integer("batch_size", self.batch_size, 1)
+        if self.seed is not None:
+            require_integer("seed", self.seed, 0, below=2**32)
         require_precision(self.precision)
 
     def __call__(

@@ -28,7 +28,7 @@ from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_integer, require_kind
 
 
 class Trainer:
@@ -106,6 +106,8 @@ class Trainer:
         self.dataset = dataset
         self.recipe = Recipe() if recipe is None else recipe
         self.sampling = Sampling() if sampling is None else sampling
+        require_kind("recipe", self.recipe, Recipe)
+        require_kind("sampling", self.sampling, Sampling)
         self._compiled, self._patience, self._trainable = self.recipe.compiled(), patience, trainable
         self._devices = Devices(devices)
         self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels)

@@ -11,7 +11,7 @@ from ginseng.train.augment import augment, require_parts
 from ginseng.train.opt import adam_l2, require_betas
 from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
 from ginseng.train.schedule import Schedule
-from ginseng.utils.values import require_integer, require_number
+from ginseng.utils.values import require_flag, require_integer, require_number
 
 _INTERVALS = {
     "dropout_rate": "[0, 1)",
@@ -136,6 +136,8 @@ class GinsengClassifierTrainerSettings:
         require_integer("members", self.members, 1)
         if self.patience is not None:
             require_integer("patience", self.patience, 1)
+        for name in ("normalize", "group_level", "decoupled", "center", "stratify_label"):
+            require_flag(name, getattr(self, name))
         for name, interval in _INTERVALS.items():
             if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
                 require_number(name, value, interval)

@@ -197,8 +197,8 @@ class Counts:
             block: Any = self._matrix[start:stop]
             if hasattr(block, "compute"):
                 block = block.compute()
-            if block.dtype == np.float16:  # which SciPy does not have
-                block = block.astype(np.float32)
+            if block.dtype == np.float16 or not block.dtype.isnative:  # which SciPy does not have
+                block = block.astype(np.result_type(block.dtype, np.int8, np.float32))
             block = sparse.csr_matrix(block)
             require_indices(block.indices, self.n_genes)
         if not block.has_canonical_format:

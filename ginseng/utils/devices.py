@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_integer, require_kind
 
 _AXIS = "cells"
 
@@ -50,6 +50,8 @@ class Devices:
                 raise ValueError(f"`devices` may be at most {len(seen)}, as many as JAX sees, but got {devices}.")
             devices = seen[:devices]
         chosen = seen if devices is None else list(devices)
+        for device in chosen:
+            require_kind("devices", device, jax.Device)
         if not chosen:
             raise ValueError("`devices` is empty; leave it out to use all.")
         self.n_devices = len(chosen)

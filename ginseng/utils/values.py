@@ -43,10 +43,39 @@ def require_number(name: str, value: Any, interval: str) -> None:
     """
     low, high = map(float, interval[1:-1].split(", "))
     try:
+        float(value)
         is_above = low <= value if interval[0] == "[" else low < value
         is_below = value <= high if interval[-1] == "]" else value < high
         is_inside = not isinstance(value, bool | np.bool_) and bool(is_above and is_below)
-    except (TypeError, ValueError):  # it is no number
+    except (TypeError, ValueError, OverflowError):  # it is no number, or none of the machine
         is_inside = False
     if not is_inside:
         raise ValueError(f"`{name}` must lie in {interval}, but got {value!r}.")
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raise a ValueError, which names what the caller typed, unless a value is True or False.
+
+    Examples
+    --------
+    >>> require_flag("normalize", "no")
+    Traceback (most recent call last):
+        ...
+    ValueError: `normalize` must be True or False, but got 'no'.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, but got {value!r}.")
+
+
+def require_kind(name: str, value: Any, kind: type) -> None:
+    """Raise a ValueError, which names what the caller typed, unless a value is of a kind.
+
+    Examples
+    --------
+    >>> require_kind("devices", 3, str)
+    Traceback (most recent call last):
+        ...
+    ValueError: `devices` must be a str, but got 3.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be a {kind.__name__}, but got {value!r}.")

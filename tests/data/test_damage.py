@@ -353,11 +353,12 @@ def test_a_weight_changed_after_saving_is_noticed(state, tmp_path):
 
 
 class TestMatricesOfOtherKinds:
-    @pytest.mark.parametrize("dtype", [np.float16, bool, np.int8, np.uint64, np.longdouble])
+    @pytest.mark.parametrize("dtype", [np.float16, bool, np.int8, np.uint64, np.longdouble, ">f4", ">i2"])
     def test_numbers_of_any_type_are_read(self, state, adata, dtype):
         adata.X = np.minimum(adata.X.toarray(), 1)
         expected = classify(state, adata, return_table=True, silent=True)
         adata.X = adata.X.astype(dtype)
+        assert adata.X.dtype == dtype
         assert classify(state, adata, return_table=True, silent=True).equals(expected)
 
     @pytest.mark.parametrize("dtype", [object, complex, "U3"])

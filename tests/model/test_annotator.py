@@ -1,9 +1,16 @@
+import copy
+import dataclasses
+import functools
+from enum import Enum
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from ginseng import AttentionClassifier, classify
 from ginseng.model.annotator import Annotator, load_annotator, save_annotator
@@ -118,7 +125,63 @@ def test_normalisation_is_a_setting_of_the_classifier_only():
         table_of(Annotator(MODULES["ensemble"], GENES, LABELS), adata, target_sum=10.0)
 
 
+class Direction(Enum):
+    FORWARD, BACKWARD = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    scale: float
+
+
+class Set(eqx.Module):
+    """A module with settings of every kind."""
+
+    linear: eqx.nn.Linear
+    setting: Any
+    static: Any = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+SETTINGS = {
+    "text": ("id", "neg"),
+    "number of NumPy": (np.float32(1), np.float32(2)),
+    "enum": (Direction.FORWARD, Direction.BACKWARD),
+    "dataclass": (Settings(1.0), Settings(2.0)),
+    "set": (frozenset("ab"), frozenset("ac")),
+    "bytes": (b"a", b"b"),
+    "partial": (
+        functools.partial(jax.nn.leaky_relu, negative_slope=0.3),
+        functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
+    ),
+    "tuple": ((1, "a", None), (1, "b", None)),
+    "functions": ((jax.nn.relu, jax.nn.gelu), (jax.nn.relu, jax.nn.relu)),
+    "dict": ({"a": "x"}, {"a": "y"}),
+}
+
+
 class TestFile:
+    @pytest.mark.parametrize("is_static", [True, False])
+    @pytest.mark.parametrize("kind", SETTINGS)
+    def test_settings_of_every_kind_are_compared(self, tmp_path, kind, is_static):
+        linear = eqx.nn.Linear(30, 3, key=jr.key(0))
+        made = [Set(linear, None, value) if is_static else Set(linear, value, None) for value in SETTINGS[kind]]
+        save_annotator(Annotator(made[0], GENES, LABELS), tmp_path / "a.eqx")
+        load_annotator(tmp_path / "a.eqx", copy.deepcopy(made[0]))
+        if kind == "number of NumPy" and not is_static:  # which Equinox saves
+            assert load_annotator(tmp_path / "a.eqx", made[1]).module.setting == SETTINGS[kind][0]
+            return
+        with pytest.raises(ValueError, match=r"module of another making: `like\.(static|setting)"):
+            load_annotator(tmp_path / "a.eqx", made[1])
+
+    def test_what_is_no_annotator_or_no_file(self, tmp_path):
+        with pytest.raises((ValueError, TypeCheckError)):
+            save_annotator(MODULES["attention"], tmp_path / "a.eqx")
+        with pytest.raises(IsADirectoryError, match="is a folder, where a file of save_annotator is expected"):
+            load_annotator(tmp_path, MODULES["attention"])
+
     def test_round_trip(self, tmp_path):
         save_annotator(Annotator(MODULES["ensemble"], GENES, LABELS, takes_counts=False), tmp_path / "a.eqx")
         loaded = load_annotator(tmp_path / "a.eqx", ensemble_of(7))

@@ -32,6 +32,16 @@ BAD = {
     "Settings(betas=0.9)": "`betas` must be two decay rates, such as (0.9, 0.999), but got 0.9.",
     "Settings(members=0)": "`members` must be an integer of at least 1, but got 0.",
     "Trainer(model, dataset, devices=1.5)": "`devices` must be an integer of at least 1, but got 1.5.",
+    "Settings(lr=10**400)": f"`lr` must lie in [0, inf), but got {10**400}.",
+    "Settings(normalize='x')": "`normalize` must be True or False, but got 'x'.",
+    "Sampling(balance=2)": "Labels are balanced by one of none, downsample, resample (or True or False), but got 2.",
+    "Trainer(model, dataset, recipe={})": "`recipe` must be a Recipe, but got {}.",
+    "Trainer(model, dataset, devices='x')": "`devices` must be a Device, but got 'x'.",
+    "classify(None, dataset.path)": "`model_state` must be a state, an Annotator or a path, but got a NoneType: a "
+    "module is named by Annotator(module, genes, labels).",
+    "classify(annotator, None)": "`adata` must be an AnnData or a path, but got a NoneType.",
+    "classify(annotator, dataset.path, randomness=True, seed=2.5, silent=True)": "`seed` must be an integer in "
+    "[0, 4294967296), but got 2.5.",
     "Settings(lower=0, upper=2.5)": "Genes to drop need integers 0 <= `lower` < `upper`, but got 0 and 2.5; "
     "0 and 0 drop none.",
     **{
@@ -55,10 +65,11 @@ import equinox as eqx
 import jax
 import numpy as np
 from numpy import inf, nan
-from ginseng import AttentionClassifier, GinsengDataset, Recipe, Sampling, Trainer
+from ginseng import Annotator, AttentionClassifier, GinsengDataset, Recipe, Sampling, Trainer, classify
 from ginseng import GinsengClassifierTrainerSettings as Settings
 dataset, key = GinsengDataset(sys.argv[1]), jax.random.key(0)
 model, told = eqx.nn.Linear(30, 3, key=key), {}
+annotator = Annotator(model, dataset.gene_names, dataset.label_names)
 for code in json.loads(sys.argv[2]):
     try:
         eval(code)
