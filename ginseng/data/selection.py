@@ -7,7 +7,7 @@ from anndata import AnnData
 from ginseng.data.annotation import groups_of, labels_of
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views
 from ginseng.utils.hvg import TARGET_SUM, require_markable
-from ginseng.utils.markers import Markers, markers
+from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
 
 
 def select_markers(
@@ -15,6 +15,7 @@ def select_markers(
     label_key: str,
     n_top_genes: int = 1000,
     group_key: str | None = None,
+    variable_share: float = VARIABLE_SHARE,
     layer: str | None = None,
     target_sum: float | None = TARGET_SUM,
     chunk_size: int = 5000,
@@ -25,7 +26,7 @@ def select_markers(
 
     The effect of a gene on a type is how far the type's mean log-expression lies above that of all cells, in units of
     the standard deviation within types, ``sqrt(variance + 0.01)``. The types take turns, in the order of their names,
-    each with the gene of the largest effect on it that is not yet taken.
+    each with the gene of the largest effect on it that is not yet taken; then come genes that vary for other reasons.
 
     The matrix is read once, in blocks, so that a backed AnnData of any size will do; beside a block it takes 8 bytes
     for each type and gene (and group). To judge a classifier on held-out cells, choose genes on the others.
@@ -37,10 +38,13 @@ def select_markers(
     label_key : str
         Column of ``adata.obs`` with the cell types. Cells without one are left out, with a warning.
     n_top_genes : int
-        How many genes to choose; fewer where no more have an effect above 0 on any type.
+        How many genes to choose; fewer where no more tell types apart, or vary.
     group_key : str, optional
         Column of ``adata.obs`` with the donor or batch of each cell: the effect on a type is then the median of those
         within the groups that have at least ten cells of the type and ten others.
+    variable_share : float
+        Share of the genes, below 1, that are chosen as `select_hvgs` does among those that are no markers yet, so that
+        types without a label stay visible.
     layer : str, optional
         Key in ``adata.layers``; None for ``adata.X``.
     target_sum : float, optional
@@ -87,6 +91,7 @@ def select_markers(
         n_top_genes,
         labels.codes,
         None if groups is None else groups.codes,
+        variable_share=variable_share,
         target_sum=target_sum,
         silent=silent,
     )

@@ -208,7 +208,8 @@ def _making(part: Any, path: str = "", is_static: bool = False) -> Iterator[tupl
     elif is_number or isinstance(part, str | bytes | Enum | None):
         yield path, repr(part)
     else:
-        yield path, f"{part.__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
+        named = part if hasattr(part, "__qualname__") else type(part)
+        yield path, f"{named.__module__}.{named.__qualname__}"
 
 
 def _inner(part: Any, is_static: bool) -> list[tuple[str, Any, bool]]:

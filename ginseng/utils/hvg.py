@@ -186,7 +186,7 @@ def most_variable(
     array([0])
     """
     mean, variance = _moments(blocks, shape, target_sum, silent)
-    return _most_dispersed(mean, variance, n_top_genes, quantiles, n_bins)
+    return most_dispersed(mean, variance, n_top_genes, quantiles, n_bins)
 
 
 def _moments(
@@ -203,12 +203,28 @@ def _moments(
     return mean, np.maximum(total_of_squares - n * mean**2, 0.0) / (n - 1)
 
 
-def _most_dispersed(
-    mean: np.ndarray, variance: np.ndarray, n_top_genes: int, quantiles: tuple[float, float], n_bins: int
+def most_dispersed(
+    mean: np.ndarray,
+    variance: np.ndarray,
+    n_top_genes: int,
+    quantiles: tuple[float, float] = (_MIN_MEAN, _MAX_MEAN),
+    n_bins: int = _N_BINS,
 ) -> np.ndarray:
     """Indices of the genes with the largest dispersion relative to their bin of mean expression.
 
     A bin half of whose genes are never expressed has a median of 0: nothing in it counts as variable.
+
+    Parameters
+    ----------
+    mean, variance : numpy.ndarray
+        Of the log-normalised expression of each gene.
+    n_top_genes, quantiles, n_bins
+        See `most_variable`.
+
+    Examples
+    --------
+    >>> most_dispersed(np.ones(3), np.array([1.0, 3.0, 2.0]), 2, n_bins=1)
+    array([1, 2])
     """
     low, high = np.quantile(mean, quantiles)
     kept = np.flatnonzero((mean >= low) & (mean <= high))

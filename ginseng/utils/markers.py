@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ginseng.utils.hvg import TARGET_SUM, log_normalized
+from ginseng.utils.hvg import TARGET_SUM, log_normalized, most_dispersed
+from ginseng.utils.values import require_number
 
+VARIABLE_SHARE = 0.2  # of the genes: types that are in no label stay visible
 _LEAST_VARIANCE = 0.01  # of log-expression: keeps genes that hardly any cell expresses from large effects
 _DECIMALS = 9  # of an effect: sums in another order do not make another choice, and equal means have no effect
 _LEAST_CELLS = 10  # of a type, and of the others, in a group whose effect counts
@@ -42,7 +44,7 @@ class Markers(NamedTuple):
     Attributes
     ----------
     genes : numpy.ndarray
-        Indices of the chosen genes, in the order in which the types took them.
+        Indices of the chosen genes: markers in the order in which the types took them, then variable genes.
     effects : numpy.ndarray
         Effect of every gene on every type, types x genes.
 
@@ -63,6 +65,7 @@ def markers(
     types: np.ndarray,
     groups: np.ndarray | None = None,
     *,
+    variable_share: float = VARIABLE_SHARE,
     target_sum: float | None = TARGET_SUM,
     silent: bool = False,
 ) -> Markers:
@@ -74,7 +77,7 @@ def markers(
         Counts of the labelled cells, with the number of cells that were read for them.
     shape : tuple of int
         Number of cells that are read in all, and of genes.
-    n_top_genes, target_sum, silent
+    n_top_genes, variable_share, target_sum, silent
         See `ginseng.select_markers`.
     types, groups : numpy.ndarray
         Codes from 0 of the cells in the order of the blocks; there may be no groups.
@@ -91,11 +94,16 @@ def markers(
     >>> markers(blocks, counts.shape, 2, np.array([0, 1, 0]), silent=True).genes
     array([0, 2])
     """
-    found = effects_of(moments_of(blocks, shape, types, groups, target_sum=target_sum, silent=silent))
-    genes = take_turns(found, n_top_genes)
+    require_number("variable_share", variable_share, "[0, 1)")
+    moments = moments_of(blocks, shape, types, groups, target_sum=target_sum, silent=silent)
+    effects = effects_of(moments)
+    genes = take_turns(effects, n_top_genes - int(n_top_genes * variable_share))
     if len(genes) == 0:
         raise ValueError("No gene differs between the types.")
-    return Markers(genes, found)
+    n, mean = moments.n_cells.sum(), moments.sums.sum((0, 1)) / moments.n_cells.sum()
+    variable = most_dispersed(mean, moments.squares / n - mean**2, shape[1])
+    others = variable[~np.isin(variable, genes)]
+    return Markers(np.concatenate([genes, others[: n_top_genes - len(genes)]]), effects)
 
 
 def moments_of(

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from ginseng import read_adata, select_markers
 from ginseng.data.sources import Sources
+from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import effects_of, markers, moments_of, take_turns
 from tests.conftest import simulate
 
@@ -41,7 +42,7 @@ def chosen(adata):
 
 
 def test_effects_and_choice_are_those_of_the_formula(adata):
-    assert select_markers(adata, "cell_type", 10, silent=True) is None
+    assert select_markers(adata, "cell_type", 10, variable_share=0.0, silent=True) is None
     names, effects = dense_effects(adata)
     taken = sorted(dense_turns(effects, 10))
     assert chosen(adata) == list(adata.var_names[taken])
@@ -53,6 +54,14 @@ def test_effects_and_choice_are_those_of_the_formula(adata):
         assert list(found["gene"]) == list(adata.var_names[ordered])
         assert list(found["rank"]) == list(range(1, len(ordered) + 1))
         np.testing.assert_allclose(found["effect"], of_type[ordered], rtol=1e-5)
+
+
+def test_a_share_are_the_most_variable_genes_that_are_no_markers(adata):
+    select_markers(adata, "cell_type", 10, variable_share=0.4, silent=True)
+    _, effects = dense_effects(adata)
+    of_types = dense_turns(effects, 6)
+    variable = [gene for gene in most_variable([(120, adata.X)], adata.shape, 30, silent=True) if gene not in of_types]
+    assert chosen(adata) == list(adata.var_names[sorted([*of_types, *variable[:4]])])
 
 
 @settings(max_examples=15, deadline=None)
@@ -79,7 +88,7 @@ def test_a_rare_type_has_its_share():
     adata = simulate(n_cells=300)
     rare = np.flatnonzero(adata.obs["cell_type"] == "NK cell")
     adata = adata[np.setdiff1d(np.arange(300), rare[3:])].copy()
-    select_markers(adata, "cell_type", 9, silent=True)
+    select_markers(adata, "cell_type", 9, variable_share=0.0, silent=True)
     names, effects = dense_effects(adata)
     best = effects.argmax(axis=0)
     of_rare = [adata.var_names.get_loc(gene) for gene in chosen(adata)]
@@ -188,6 +197,7 @@ def test_genes_that_no_cell_expresses_are_never_chosen(adata):
         ({"group_key": "incomplete"}, "1 cells have no group in adata.obs\\['incomplete'\\]"),
         ({"label_key": "constant"}, "at least two labels"),
         ({"n_top_genes": 0}, "n_top_genes.*at least 1"),
+        ({"variable_share": 1.0}, "variable_share.*\\[0, 1\\)"),
         ({"chunk_size": 0}, "at least one"),
         ({"layer": "count"}, "'count' is not in adata.layers; did you mean 'counts'"),
         ({"layer": "negative"}, "must not be negative"),
