@@ -348,7 +348,7 @@ def demo(
     data: Annotated[str | None, typer.Option(help="Your own labelled raw counts; default: 700 blood cells.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
-    genes: Annotated[int, typer.Option(help="How many highly variable genes to train on.", min=1)] = 500,
+    genes: Annotated[int, typer.Option(help="How many genes to train on, markers of the types.", min=1)] = 500,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     quiet: Quiet = False,

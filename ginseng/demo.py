@@ -24,7 +24,6 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import replacing
-from ginseng.utils.hvg import select_hvgs
 
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
@@ -63,7 +62,7 @@ def run(
     out : Path
         Folder for the results.
     n_genes : int
-        Number of highly variable genes to train on.
+        Number of genes to train on, markers of the types in the training cells.
     epochs : int
         Number of passes over the training cells.
     seed : int
@@ -85,12 +84,9 @@ def run(
             f"{_FEWEST_HELD_OUT} held-out cells."
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
-    select_hvgs(training, n_top_genes=n_genes, silent=silent)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = GinsengDataset.create(
-            Path(folder) / "train.zarr", training, label_key, genes="ginseng_genes", silent=silent
-        )
+        dataset = GinsengDataset.create(Path(folder) / "train.zarr", training, label_key, genes=n_genes, silent=silent)
         settings = GinsengClassifierTrainerSettings(holdout_fraction=0.0, seed=seed)
         trainer = GinsengClassifierTrainer(dataset, settings)
         trainer.fit(epochs, silent=silent)
