@@ -284,6 +284,11 @@ def annotate(
             help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes."
         ),
     ] = None,
+    gene_map: Annotated[
+        Path | None,
+        typer.Option(help=".csv or .tsv of synonyms or orthologs: the name in the data, the name in the model."),
+    ] = None,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
     precision: Precision = _DEFAULTS.precision,
     quiet: Quiet = False,
 ) -> None:
@@ -312,6 +317,8 @@ def annotate(
             layer=layer,
             batch_size=batch_size,
             min_overlap=min_overlap,
+            gene_map=gene_map,
+            ignore_case=ignore_case,
             precision=precision,
             store_probs=probabilities,
             return_table=to_table,

@@ -27,6 +27,8 @@ def describe_model(state: GinsengClassifierState) -> str:
     ]
     if state.members:
         lines.append(f"networks: {1 + len(state.members)}, whose probabilities are averaged")
+    if state.second_names is not None:
+        lines.insert(3, f"also named: {shorten([name for name in state.second_names if name], 8)}")
     history = state.metadata.get("history")
     if history and history["epoch"]:
         lines.append(

@@ -27,6 +27,7 @@ ORDER = [
     "utils.transpose",
     "utils.counts",
     "utils.genes",
+    "utils.names",
     "utils.hvg",
     "utils.markers",
     "utils",

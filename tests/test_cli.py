@@ -355,6 +355,20 @@ class TestInspect:
         assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
 
 
+def test_names_of_another_species(model, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata.var_names = [f"m{i}" if i < 9 else f"Gene{i}" for i in range(30)]
+    adata.write_h5ad(tmp_path / "mouse.h5ad")
+    table = tmp_path / "orthologs.csv"
+    table.write_text("".join(f"m{i},GENE{i}\n" for i in range(9)))
+    annotate = ["annotate", model, tmp_path / "mouse.h5ad", "-o", tmp_path / "a.csv", "--truth", "cell_type"]
+    assert "No gene in common" in " ".join(ginseng(*annotate, fails=True).split())
+    whole = ginseng("annotate", model, tmp_path / "cells.h5ad", *annotate[3:], "-q")
+    assert ginseng(*annotate, "--gene-map", table, "--ignore-case", "-q") == whole
+    missing = ginseng(*annotate, "--gene-map", tmp_path / "no.csv", fails=True)
+    assert "There is no file" in missing
+
+
 @pytest.mark.parametrize("command", [[], ["create"], ["fit"], ["annotate"], ["inspect"], ["demo"]])
 def test_help(command):
     output = ginseng(*command, "--help")

@@ -61,6 +61,7 @@ def create_dataset(
             "label_names": list(sources.labels.categories),
             "group_names": None if sources.groups is None else list(sources.groups.categories),
             "gene_names": sources.gene_names,
+            "second_names": sources.second_names,
             "n_cells": len(sources.labels),
             "n_genes": len(sources.gene_names),
             "layer_used": layer or "X",

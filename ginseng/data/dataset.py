@@ -46,6 +46,8 @@ class GinsengDataset:
         Names of the integer groups, sorted.
     gene_names : list of str
         Names of the genes.
+    second_names : list of str or None
+        Other names of the genes (identifiers, or symbols), "" where the data had none; see `second_names`.
     labels : numpy.ndarray
         Integer label of every cell.
     groups : numpy.ndarray or None
@@ -97,6 +99,7 @@ class GinsengDataset:
         self.n_cells, self.n_genes = contents.shape
         self.label_names, self.gene_names = contents.label_names, contents.gene_names
         self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
+        self.second_names = contents.second_names
         self._stored = StoredCounts(self.root, contents)
         self.train_idx, self.test_idx = splits.read_split(self.root, self.n_cells)
 

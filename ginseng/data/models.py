@@ -21,7 +21,7 @@ MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
 _DOCUMENTED = ("params", *_ARRAYS)
-_FURTHER, _BACKGROUND = "members", "background"  # which ginseng 0.2.1 ignores
+_FURTHER, _BACKGROUND, _SECOND = "members", "background", "names/second"  # which ginseng 0.2.1 ignores
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
@@ -29,9 +29,9 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     """Save a model to one HDF5 file, in the layout of ginseng 0.2.1.
 
     What that layout does not have goes into groups which ginseng 0.2.1 ignores: package versions, time, settings and
-    history of the training into ``metadata``, weights of further networks into ``members``, and means over training
-    cells into ``background``. The file is written beside `path` and renamed, so that a failure leaves an existing file
-    as it was.
+    history of the training into ``metadata``, weights of further networks into ``members``, means over training cells
+    into ``background``, and other names of the genes into ``names``. The file is written beside `path` and
+    renamed, so that a failure leaves an existing file as it was.
 
     Parameters
     ----------
@@ -75,6 +75,8 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             _save_pytree(file.create_group(f"{_FURTHER}/{number}"), params)
         if state.background is not None:
             _save_pytree(file.create_group(_BACKGROUND), state.background._asdict())
+        if state.second_names is not None:
+            file.create_dataset(_SECOND, data=np.char.encode(state.second_names, "utf-8"), compression="gzip")
         metadata = file.create_group("metadata")
         metadata.attrs["format"] = MODEL_FORMAT
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -133,7 +135,8 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         members = [further[number] for number in sorted(further, key=int)]
         background = Background(**_load_pytree(file[_BACKGROUND])) if _BACKGROUND in file else None
         metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
-        for name in ("genes", "label_keys"):
+        arrays |= {"second_names": file[_SECOND][()]} if _SECOND in file else {}
+        for name in {"genes", "label_keys", "second_names"} & set(arrays):
             arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
         state = GinsengClassifierState(
             params=params, **arrays, **attributes, members=members, background=background, metadata=metadata
@@ -162,7 +165,7 @@ def is_model(path: str | Path) -> bool:
 
 
 def _digest_of(file: h5py.File) -> str:
-    ours = [name for name in (_FURTHER, _BACKGROUND) if name in file]
+    ours = [name for name in (_FURTHER, _BACKGROUND, _SECOND) if name in file]
     return contents_digest(file, [*_DOCUMENTED, *ours], _ATTRIBUTES)
 
 

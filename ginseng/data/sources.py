@@ -24,6 +24,7 @@ from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
+from ginseng.utils.names import agreed_names, second_names
 
 Source = str | Path | AnnData
 WAYS_TO_CHOOSE = ("markers", "variance")
@@ -52,6 +53,8 @@ class Sources:
     ----------
     gene_names : list of str
         Names of the genes.
+    second_names : list of str or None
+        Other names of the genes, see `agreed_names`.
     labels, groups : pandas.Categorical
         Of the labelled cells; there may be no groups (None).
     cell_names : pandas.Index
@@ -139,6 +142,18 @@ class Sources:
         rest = len(self.gene_names)
         self.gene_names = [*self.gene_names, OTHER_GENES]
         self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
+
+    @property
+    def second_names(self) -> list[str] | None:
+        """Other names of the genes that are kept, which the inputs that have such names agree on."""
+        of_inputs = []
+        for counts, gene_map in zip(self._counts, self._gene_maps, strict=True):
+            if (names := second_names(counts.var)) is not None:
+                is_kept, kept = gene_map.positions >= 0, np.full(gene_map.n_inputs, "", dtype=object)
+                kept[gene_map.positions[is_kept]] = names[is_kept]
+                of_inputs.append(kept.astype(str))
+        agreed = agreed_names(of_inputs) if of_inputs else None
+        return None if agreed is None else agreed.tolist()
 
     def keep_best(self, select: str, size: int, cells: np.ndarray | None = None, *, silent: bool = False) -> bool:
         """Choose genes over the labelled cells of all inputs, or some of these, if a number of them is asked for.

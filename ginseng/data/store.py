@@ -33,6 +33,7 @@ from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, naming
 from ginseng.utils.messages import warn
+from ginseng.utils.names import kind_of_names, require_second_names
 from ginseng.utils.soundness import require_ends
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
@@ -77,10 +78,15 @@ def write_store(
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         anndata.io.write_elem(root, "obs", obs)
-        anndata.io.write_elem(root, "var", pd.DataFrame(index=pd.Index(gene_names, dtype=object)))
+        anndata.io.write_elem(root, "var", _var_of(gene_names, attributes.get("second_names")))
         zarr.consolidate_metadata(root.store)
     for name, values in arrays.items():
         root.create_array(name, data=values)
+
+
+def _var_of(gene_names: list[str], second: list[str] | None) -> pd.DataFrame:
+    columns = {} if second is None else {kind_of_names(second): second}
+    return pd.DataFrame(columns, index=pd.Index(gene_names, dtype=object))
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ class Contents:
     ----------
     label_names, gene_names : list of str
         Names of the integer labels and of the genes.
+    second_names : list of str or None
+        Other names of the genes, "" where there is none.
     group_names : list of str or None
         Names of the integer groups.
     labels : numpy.ndarray
@@ -107,6 +115,7 @@ class Contents:
 
     label_names: list[str]
     gene_names: list[str]
+    second_names: list[str] | None
     group_names: list[str] | None
     labels: np.ndarray
     groups: np.ndarray | None
@@ -137,6 +146,8 @@ def read_contents(root: zarr.Group) -> Contents:
         group_names = None if attributes.get("group_names") is None else _names(attributes, "group_names")
         if len(gene_names) != n_genes:
             raise ValueError(f"`n_genes` is {n_genes}, but it names {len(gene_names):,}")
+        second = attributes.get("second_names")
+        second_names = None if second is None else require_second_names(second, n_genes).tolist()
         labels = _codes(root, "labels", n_cells, label_names)
         groups = None if group_names is None else _codes(root, "groups", n_cells, group_names)
         counts, indptr = _open_counts(root, (n_cells, n_genes))
@@ -145,7 +156,7 @@ def read_contents(root: zarr.Group) -> Contents:
         is_ours = attributes.get("encoding-type") == "anndata"
         if indptr is None:
             require_dense(counts, is_ours)
-    return Contents(label_names, gene_names, group_names, labels, groups, counts, indptr, is_ours)
+    return Contents(label_names, gene_names, second_names, group_names, labels, groups, counts, indptr, is_ours)
 
 
 def _names(attributes: dict[str, Any], key: str) -> list[str]:
@@ -190,7 +201,9 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
 def _digest_of(
     attributes: dict[str, Any], labels: np.ndarray, groups: np.ndarray | None, indptr: np.ndarray | None
 ) -> str:
-    names = json.dumps([attributes.get(name) for name in ("label_names", "group_names", "gene_names")])
+    kept = [attributes.get(name) for name in ("label_names", "group_names", "gene_names")]
+    kept += [attributes[name] for name in ("second_names",) if name in attributes]  # which older ones do not have
+    names = json.dumps(kept)
     arrays = [array for array in (labels, groups, indptr) if array is not None]
     return digest(np.frombuffer(names.encode(), np.uint8), *arrays)
 

@@ -21,6 +21,7 @@ from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing
+from ginseng.utils.names import require_second_names
 
 _FORMAT = "ginseng annotator 1"
 
@@ -44,6 +45,8 @@ class Annotator:
     background : Background, optional
         Of an `AttentionClassifier`, or an ensemble of these: means over training cells, which stand in for genes that
         the data lack. Without it they count as zero.
+    second_names : sequence of str, optional
+        Other names of its genes, unique, "" where there is none: see `ginseng.utils.names.second_names`.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class Annotator:
     labels: Sequence[str]
     takes_counts: bool = True
     background: Background | None = None
+    second_names: Sequence[str] | None = None
 
     def __post_init__(self):
         for name in ("genes", "labels"):
@@ -69,6 +73,8 @@ class Annotator:
             if len(set(names)) != len(names):
                 raise ValueError(f"`{name}` must not name anything twice.")
             object.__setattr__(self, name, names)
+        if self.second_names is not None:
+            object.__setattr__(self, "second_names", require_second_names(self.second_names, len(self.genes)).tolist())
         require_shapes(self.module, len(self.genes), len(self.labels))
 
     @classmethod
@@ -80,8 +86,9 @@ class Annotator:
         >>> Annotator.of(ginseng.load_model("model.h5")).labels  # doctest: +SKIP
         ['B', 'T']
         """
-        genes = np.asarray(state.genes).tolist()
-        return cls(state.module, genes, state.output_labels.tolist(), bool(state.normalize), state.background)
+        genes, labels = np.asarray(state.genes).tolist(), state.output_labels.tolist()
+        second = None if state.second_names is None else np.asarray(state.second_names).tolist()
+        return cls(state.module, genes, labels, bool(state.normalize), state.background, second)
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.
@@ -99,7 +106,7 @@ class Annotator:
                 "`normalize` and `target_sum` are settings of an AttentionClassifier; this is another module."
             )
         networks = [network.normalizing(normalize, target_sum) for network in networks]
-        return Annotator(joined(networks), self.genes, self.labels, networks[0].normalize)
+        return dataclasses.replace(self, module=joined(networks), takes_counts=networks[0].normalize, background=None)
 
     def lacking(self, is_lacking: np.ndarray) -> "Annotator":
         """The same for data that lack some genes, of which it knows the means over training cells."""
@@ -141,6 +148,8 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
     if annotator.background is not None:
         header["background"] = {name: means.tolist() for name, means in annotator.background._asdict().items()}
+    if annotator.second_names is not None:
+        header["second_names"] = annotator.second_names
     first = json.dumps({"format": _FORMAT, **header, "making": dict(_making(annotator.module))}).encode()
     with replacing(path) as fresh:
         fresh.write_bytes(b"\n".join([_digest_of(first, leaves.getvalue()).encode(), first, leaves.getvalue()]))

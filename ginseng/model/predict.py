@@ -28,27 +28,20 @@ from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap, least_genes
-from ginseng.utils.messages import unknown_name, warn
+from ginseng.utils.messages import warn
+from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
 from ginseng.utils.precision import in_precision, require_precision
 from ginseng.utils.values import require_integer
 
 
-def _gene_names(var: Any, gene_key: str | None) -> np.ndarray:
-    if gene_key is None:
-        return var.index.to_numpy().astype(str)
-    if gene_key not in var:
-        raise unknown_name("gene column", gene_key, "adata.var", var.columns)
-    return var[gene_key].to_numpy().astype(str)
-
-
-def _gene_map(var: Any, gene_names: np.ndarray, gene_key: str | None, min_overlap: float | None) -> GeneMap:
+def _gene_map(var: Any, model: GeneNames, gene_key: str | None, min_overlap: float | None) -> GeneMap:
     """Match the genes of `var` to those of a model."""
-    names = _gene_names(var, gene_key)
-    gene_map = GeneMap.matching(names, gene_names)
+    of_data = names_by_place(var, gene_key)
+    gene_map = model.match(of_data)
 
     def way_out() -> str:
         columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
-        n_found = {column: GeneMap.matching(_gene_names(var, column), gene_names).n_found for column in columns}
+        n_found = {column: model.best(names_by_place(var, column))[1].n_found for column in columns}
         best = max(columns, key=lambda column: n_found[column])
         if n_found[best] > gene_map.n_found:
             return f"gene_key={best!r} would match {n_found[best]:,} of them"
@@ -57,7 +50,7 @@ def _gene_map(var: Any, gene_names: np.ndarray, gene_key: str | None, min_overla
             "lower min_overlap"
         )
 
-    gene_map.require(least_genes(len(gene_names), min_overlap), names, gene_names, way_out)
+    gene_map.require(least_genes(len(model.first), min_overlap), next(iter(of_data.values())), model.first, way_out)
     return gene_map
 
 
@@ -92,7 +85,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     >>> _get_gene_indices(adata, np.array(["C", "X", "A"]), None)
     (array([2, 0]), array([0, 2]))
     """
-    positions = _gene_map(adata.var, gene_names, gene_key, 0.0).positions
+    positions = _gene_map(adata.var, GeneNames(gene_names), gene_key, 0.0).positions
     available_idx = np.flatnonzero(positions >= 0)
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
@@ -142,7 +135,7 @@ def annotate_iter(
     """
     require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
-    gene_map = _gene_map(counts.var, gene_names, gene_key, 0.0)
+    gene_map = _gene_map(counts.var, GeneNames(gene_names), gene_key, 0.0)
     gene_map.warn_of_differences()
     for start, end, block in counts.blocks(batch_size):
         yield jnp.asarray(gene_map.of(block).toarray(), jnp.float32), start, end
@@ -165,6 +158,8 @@ def classify(
     silent: bool = False,
     *,
     min_overlap: float | None = None,
+    gene_map: GeneTable | None = None,
+    ignore_case: bool = False,
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
 ) -> AnnData | pd.DataFrame | None:
@@ -173,6 +168,9 @@ def classify(
     Cells without a count of the model's genes get no type, and a confidence of 0. Genes that the data lack take their
     mean over the training cells if the model knows it, and count as zero if not, as in models of ginseng 0.2.1.
 
+    Genes are matched by their names, or, where that finds more of the model's, by the other names that the data or the
+    model have for them (Ensembl identifiers and symbols, see `ginseng.utils.names.second_names`), with a warning.
+
     Parameters
     ----------
     model_state : GinsengClassifierState, Annotator, str or Path
@@ -180,7 +178,7 @@ def classify(
     adata : AnnData, str or Path
         Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr).
     gene_key : str or None
-        Column of ``var`` with gene names; None for the index.
+        Column of ``var`` with gene names, and no other; None for the index.
     layer : str or None
         Key in ``adata.layers`` with the counts, or ``"raw"``; None for ``adata.X``.
     backed : bool
@@ -207,6 +205,12 @@ def classify(
     min_overlap : float, optional
         Share of the model's genes, in [0, 1], that the data must have; with fewer, or none, they are refused. By
         default 1 %, but at least five genes, or all of a model that has fewer.
+    gene_map : str, Path, pandas.DataFrame or mapping, optional
+        Synonyms or orthologs: a .csv or .tsv file, or a table, of two columns, the name in the data and the name in the
+        model. Names that it does not have stay as they are. Genes of the data that become the same are summed; one with
+        several names in the model counts as the first of them that the model has.
+    ignore_case : bool
+        Match what is not found as it is written without regard to case, where the model has one such gene.
     precision : {"float32", "bfloat16"}
         "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
     devices : int or sequence of jax.Device, optional
@@ -247,14 +251,16 @@ def classify(
             require_writable(data)
         file, is_raw = None if isinstance(adata, AnnData) else adata, annotator.takes_counts
         counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
-        gene_map = _gene_map(counts.var, np.asarray(annotator.genes), gene_key, min_overlap)
+        table = None if gene_map is None else read_gene_table(gene_map)
+        names = GeneNames(annotator.genes, annotator.second_names, table, ignore_case)
+        genes = _gene_map(counts.var, names, gene_key, min_overlap)
         zeros = annotator.background is None
-        gene_map.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
-        annotator = annotator.lacking(gene_map.is_lacking)
+        genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
+        annotator = annotator.lacking(genes.is_lacking)
         forward = _Forward(
             annotator.module, batch_size, precision, Devices(devices, alone=True), seed if randomness else None
         )
-        probabilities, spread, is_empty = forward(counts, gene_map, len(annotator.labels), silent)
+        probabilities, spread, is_empty = forward(counts, genes, len(annotator.labels), silent)
         _require_finite(probabilities, data.obs_names, annotator.takes_counts)
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")

@@ -11,6 +11,7 @@ from ginseng.model.attention import AttentionClassifier, Params, model_from_para
 from ginseng.model.background import Background
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
+from ginseng.utils.names import require_second_names
 
 
 @dataclass
@@ -41,6 +42,8 @@ class GinsengClassifierState:
         Weights of further networks, in the same tree: probabilities are the mean over all.
     background : Background, optional
         Means over training cells, which stand in for genes that new data lack.
+    second_names : numpy.ndarray, optional
+        Other names of the genes, unique, "" where there is none: see `ginseng.utils.names.second_names`.
     metadata : dict
         What else the file tells: ``settings`` and ``history`` of the training, and, after loading, ``versions`` and
         ``created``. Nothing depends on it.
@@ -64,6 +67,7 @@ class GinsengClassifierState:
     training: bool = False
     members: list[Params] = field(default_factory=list, repr=False)
     background: Background | None = field(default=None, repr=False)
+    second_names: np.ndarray | list[str] | None = field(default=None, repr=False)
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -76,6 +80,8 @@ class GinsengClassifierState:
                 raise ValueError("`members` must have weights of the same shapes as `params`.")
         if self.background is not None and any(means.shape != (self.n_genes,) for means in self.background):
             raise ValueError(f"`background` must have a mean for each of the {self.n_genes} genes.")
+        if self.second_names is not None:
+            self.second_names = require_second_names(self.second_names, self.n_genes)
         self.target_sum = model.target_sum
         sizes = {"n_genes": self.n_genes, "n_classes": self.n_classes, "hidden_dim": self.hidden_dim}
         for name, size in sizes.items():
@@ -148,6 +154,7 @@ class ClassifierTrainer(Protocol):
     """What of a `GinsengClassifierTrainer` makes up a state."""
 
     genes: list[str]
+    second_names: list[str] | None
     label_names: list[str]
     classifier: GinsengClassifier
 
@@ -191,5 +198,6 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         training=False,
         members=[params_of(network) for network in members_of(trainer.model)[1:]],
         background=trainer.background,
+        second_names=trainer.second_names,
         metadata=trainer.metadata(),
     )

@@ -18,6 +18,7 @@ from ginseng.utils.digest import digest
 from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.names import GeneNames
 
 
 class Feed:
@@ -32,7 +33,7 @@ class Feed:
     sampling : Sampling
         Which cells, and how many in a step.
     genes, labels : sequence of str, optional
-        Inputs and outputs of the model; by default those of the dataset.
+        Inputs and outputs of the model; by default those of the dataset. Genes may have other names, see `GeneNames`.
 
     Attributes
     ----------
@@ -55,19 +56,20 @@ class Feed:
         devices: Devices,
         sampling: Sampling,
         *,
-        genes: Sequence[str] | None = None,
+        genes: Sequence[str] | GeneNames | None = None,
         labels: Sequence[str] | None = None,
     ):
         self._dataset, self._devices, self._sampling = dataset, devices, sampling
         self._balance: Balance = balance_of(sampling.balance)
         self._batch_size = int(sampling.batch_size)
         devices.require_equal_shares(self._batch_size)
-        self.n_genes = dataset.n_genes if genes is None else len(genes)
+        of_model = genes if genes is None or isinstance(genes, GeneNames) else GeneNames(genes)
+        self.n_genes = dataset.n_genes if of_model is None else len(of_model.first)
         self.labels = list(dataset.label_names if labels is None else labels)
         if unknown := sorted(set(dataset.label_names) - set(self.labels)):
             raise ValueError(f"The dataset has labels that the model has no output for: {shorten(unknown)}.")
         self._codes = np.array([self.labels.index(label) for label in dataset.label_names], dtype=np.int32)
-        self._gene_map = None if genes is None else _gene_map(dataset.gene_names, list(genes))
+        self._gene_map = None if of_model is None else _gene_map(dataset, of_model)
         dtype = dataset.dtype if self._gene_map is None else np.float32
         per_process, width = self._batch_size // devices.share[1], devices.padded(self._batch_size)
         self._shape = SlabShape.of(per_process, width, self.n_genes, dtype)
@@ -215,12 +217,13 @@ def require_nonnegative(counts: Rows, dataset: GinsengDataset) -> None:
         )
 
 
-def _gene_map(dataset_genes: list[str], genes: list[str]) -> GeneMap | None:
+def _gene_map(dataset: GinsengDataset, model: GeneNames) -> GeneMap | None:
     """Which genes of the model those of a dataset are; None if they are the same."""
-    if dataset_genes == genes:
+    if dataset.gene_names == list(model.first):
         return None
-    gene_map = GeneMap.matching(np.asarray(dataset_genes), np.asarray(genes))
+    names = {"dataset.gene_names": dataset.gene_names, "dataset.second_names": dataset.second_names}
+    gene_map = model.match({place: np.asarray(found) for place, found in names.items() if found is not None})
     way_out = "make the dataset from data that have the model's genes"
-    gene_map.require(least_genes(len(genes)), dataset_genes, genes, lambda: way_out)
+    gene_map.require(least_genes(len(model.first)), dataset.gene_names, model.first, lambda: way_out)
     gene_map.warn_of_differences()
     return gene_map

@@ -28,6 +28,7 @@ from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
+from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_integer, require_kind
 
 
@@ -55,7 +56,7 @@ class Trainer:
         `jax.distributed` has been initialised.
     genes, labels : sequence of str, optional
         Names of the model's inputs and outputs where they are not those of the dataset: genes are matched by name, and
-        those that the dataset lacks count as zero.
+        those that the dataset lacks count as zero. `ginseng.utils.names.GeneNames` holds genes with other names.
 
     Attributes
     ----------
@@ -98,7 +99,7 @@ class Trainer:
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
         patience: int | None = None,
         devices: int | Sequence[Any] | None = None,
-        genes: Sequence[str] | None = None,
+        genes: Sequence[str] | GeneNames | None = None,
         labels: Sequence[str] | None = None,
     ):
         if patience is not None:

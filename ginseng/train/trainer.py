@@ -29,6 +29,7 @@ from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.step import Fixed, Slab, State, key_of
 from ginseng.utils.counts import warn_of_fractions
 from ginseng.utils.messages import warn
+from ginseng.utils.names import GeneNames
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
@@ -64,6 +65,8 @@ class GinsengClassifierTrainer:
         The classifier as trained so far; of several `members`, the first.
     genes, label_names : list of str
         Names of its inputs and outputs.
+    second_names : list of str or None
+        Other names of its inputs, those of `start`, if given, or of the dataset.
     background : Background or None
         Means over about 1,000 training cells, which stand in for genes that new data lack; those of `start`, if given.
     logger : GinsengLogger
@@ -101,6 +104,8 @@ class GinsengClassifierTrainer:
         self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
         self.settings = _with_those_of(state, GinsengClassifierTrainerSettings() if settings is None else settings)
         self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
+        second_names = self.dataset.second_names if state is None else state.second_names
+        self.second_names = None if second_names is None else list(map(str, second_names))
         self.label_names = _joined(self.dataset.label_names, [] if state is None else list(state.output_labels))
         self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
         self._start_metadata = (
@@ -131,7 +136,7 @@ class GinsengClassifierTrainer:
             trainable=trainable,
             patience=self.settings.patience,
             devices=devices,
-            genes=self.genes,
+            genes=GeneNames(self.genes, self.second_names),
             labels=self.label_names,
         )
         self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifiers[0])

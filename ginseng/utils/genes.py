@@ -1,6 +1,7 @@
 """Matching the genes of a data set to those of a model."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from ginseng.utils.values import require_number
 _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
 OTHER_GENES = "(other genes)"  # input of a model that is the sum of the counts of all genes which are no input
 
-_VERSIONED_ENSEMBL_ID = r"^(ENS[A-Z]*\d{11})\.\d+$"
+_VERSIONED_ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*\d{11})\.\d+$")
 
 
 def least_genes(n_genes: int, share: float | None = None) -> int:
@@ -47,7 +48,7 @@ def least_genes(n_genes: int, share: float | None = None) -> int:
     return max(math.ceil(round(share * n_genes, 6)), least)  # rounded, since 0.07 * 100 is a little above 7
 
 
-def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray) -> np.ndarray:
+def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore_case: bool = False) -> np.ndarray:
     """Find the position of each name among the genes of a model.
 
     Versions of Ensembl identifiers (``ENSG00000187608.10``) are ignored, unless that would make two genes of the model
@@ -59,6 +60,9 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray) -> np.nda
         Gene names of a data set; may repeat.
     model_genes : array of str
         Unique gene names.
+    ignore_case : bool
+        Match what is not found as it is written without regard to case, to genes of the model that nothing else was
+        found for and that differ by more than case.
 
     Returns
     -------
@@ -74,15 +78,28 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray) -> np.nda
     --------
     >>> match_genes(np.array(["CD3D", "XIST", "ENSG00000187608.10"]), np.array(["ENSG00000187608", "CD3D"]))
     array([ 1, -1,  0])
+    >>> match_genes(np.array(["Cd3d", "Xist"]), np.array(["XIST", "CD3D"]), ignore_case=True)
+    array([1, 0])
     """
     genes = pd.Index(np.asarray(model_genes).astype(str))
     if not genes.is_unique:
         raise ValueError(f"Genes of a model must be unique; repeated: {list(genes[genes.duplicated()].unique()[:5])}.")
     names = pd.Index(np.asarray(names).astype(str))
-    unversioned = genes.str.replace(_VERSIONED_ENSEMBL_ID, r"\1", regex=True)
+    unversioned = _unversioned(genes)
     if unversioned.is_unique:
-        genes, names = unversioned, names.str.replace(_VERSIONED_ENSEMBL_ID, r"\1", regex=True)
-    return genes.get_indexer(names)
+        genes, names = unversioned, _unversioned(names)
+    positions = genes.get_indexer(names)
+    if ignore_case:
+        folded = genes.str.upper()
+        is_free = ~folded.duplicated(keep=False)
+        is_free[positions[positions >= 0]] = False
+        found = folded[is_free].get_indexer(names.str.upper())
+        positions = np.where(positions >= 0, positions, np.append(np.flatnonzero(is_free), -1)[found])
+    return positions
+
+
+def _unversioned(names: pd.Index) -> pd.Index:
+    return pd.Index([_VERSIONED_ENSEMBL_ID.sub(r"\1", name) if "." in name else name for name in names], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -114,8 +131,13 @@ class GeneMap:
     @classmethod
     def matching(cls, names: np.ndarray | pd.Index, model_genes: np.ndarray) -> "GeneMap":
         """Match by name, see `match_genes`."""
+        return cls.to(match_genes(names, model_genes), model_genes)
+
+    @classmethod
+    def to(cls, positions: np.ndarray, model_genes: np.ndarray) -> "GeneMap":
+        """Which of the genes of a model are at `positions`."""
         others = np.flatnonzero(np.asarray(model_genes) == OTHER_GENES)
-        return cls(match_genes(names, model_genes), len(model_genes), int(others[0]) if len(others) else None)
+        return cls(positions, len(model_genes), int(others[0]) if len(others) else None)
 
     @cached_property
     def _times_found(self) -> np.ndarray:

@@ -185,6 +185,10 @@ def replace(name, value):
         (lambda file: file["params"].pop("head"), "lacks W or b of the layers.*head"),
         (lambda file: file["params/head"].pop("W"), "lacks W or b of the layers.*head"),
         (replace("params/head", np.ones(3)), "no whole ginseng model"),
+        (
+            lambda file: file.create_dataset("names/second", data=[b"a", b"b"]),
+            "`second_names` has 2 names, for 4 genes",
+        ),
         (set_attribute("n_genes", "thirty"), "no whole ginseng model"),
         (replace("params/attn1/b", np.full(5, np.nan, np.float32)), "layer 'attn1' that are not finite"),
         (lambda file: file.attrs.pop("normalize"), "lacks attribute normalize"),

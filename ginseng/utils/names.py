@@ -1,0 +1,283 @@
+"""What genes are called: symbols and identifiers, tables of synonyms, and which names of data and model fit."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ginseng.utils.files import naming
+from ginseng.utils.genes import GeneMap, match_genes
+from ginseng.utils.messages import shorten, unknown_name, warn
+
+_IDENTIFIER = re.compile(
+    r"(ENS[A-Z]*\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
+)  # as Ensembl has them, those of fly and worm too
+_SYMBOL_COLUMNS = (
+    "gene_symbols",
+    "gene_symbol",
+    "gene_names",
+    "gene_name",
+    "feature_name",
+    "symbol",
+    "symbols",
+    "gene_short_name",
+    "external_gene_name",
+    "hgnc_symbol",
+)
+_N_LOOKED_AT = 2000
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+
+GeneTable = str | Path | pd.DataFrame | Mapping[str, str]
+
+
+def kind_of_names(names: Iterable[Any]) -> str:
+    """Tell by most of the names whether they are ``"gene_ids"``, as Ensembl has them, or ``"gene_symbols"``.
+
+    Examples
+    --------
+    >>> kind_of_names(["ENSG00000167286", "ENSMUSG00000032094.8", "CD4"]), kind_of_names(["CD3D", "CD4"])
+    ('gene_ids', 'gene_symbols')
+    """
+    known = [str(name) for name in names if name]
+    some = known[:: 1 + len(known) // _N_LOOKED_AT]
+    n_identifiers = sum(_IDENTIFIER.fullmatch(name) is not None for name in some)
+    return "gene_ids" if n_identifiers > len(some) / 2 else "gene_symbols"
+
+
+def second_column(var: pd.DataFrame) -> pd.Series | None:
+    """Find the column of ``var`` with names of the other kind than its index has.
+
+    Where the index has identifiers, a column that is called as one of symbols usually is, such as ``gene_symbols`` or
+    ``feature_name``; where it has symbols, the first with identifiers.
+
+    Examples
+    --------
+    >>> var = pd.DataFrame({"chromosome": ["11", "12"], "id": ["ENSG00000167286", "ENSG00000010610"]}, ["CD3D", "CD4"])
+    >>> second_column(var).name, second_column(pd.DataFrame({"Symbol": ["CD3D", "CD4"]}, var["id"])).name
+    ('id', 'Symbol')
+    """
+    columns = {str(name).lower(): column for name, column in var.items() if column.dtype.kind not in "biufcmM"}
+    if kind_of_names(var.index) == "gene_symbols":
+        return next((column for column in columns.values() if kind_of_names(_texts(column)) == "gene_ids"), None)
+    return next((columns[name] for name in _SYMBOL_COLUMNS if name in columns), None)
+
+
+def second_names(var: pd.DataFrame) -> np.ndarray | None:
+    """Other names that genes have: identifiers where the index of ``var`` has symbols, or the other way round.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        A name for each gene, ``""`` where there is none or several genes share it; None if there are no such names.
+
+    Examples
+    --------
+    >>> var = pd.DataFrame({"gene_ids": ["ENSG00000167286", "ENSG00000010610", np.nan]}, ["CD3D", "CD4", "CD8"])
+    >>> second_names(var)
+    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype='<U15')
+    """
+    column = second_column(var)
+    return None if column is None else _told_apart(_texts(column))
+
+
+def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, np.ndarray]:
+    """Names of the genes of data by where they are: a column of ``var``, or the index and second names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> list(names_by_place(pd.DataFrame({"gene_ids": ["ENSG00000167286"]}, ["CD3D"])))
+    ['adata.var_names', "adata.var['gene_ids']"]
+    """
+    if gene_key is not None:
+        if gene_key not in var:
+            raise unknown_name("gene column", gene_key, "adata.var", var.columns)
+        return {f"adata.var['{gene_key}']": var[gene_key].to_numpy().astype(str)}
+    found = {"adata.var_names": var.index.to_numpy().astype(str)}
+    column = second_column(var)
+    second = None if column is None else _told_apart(_texts(column))
+    return found if column is None or second is None else {**found, f"adata.var['{column.name}']": second}
+
+
+def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Second names of the same genes in several inputs: those that no input contradicts.
+
+    Examples
+    --------
+    >>> agreed_names([np.array(["a", "b", "", "d"]), np.array(["a", "x", "c", ""])])
+    array(['a', '', 'c', 'd'], dtype='<U1')
+    """
+    agreed = np.asarray(of_inputs[0])
+    is_contradicted = np.zeros(len(agreed), bool)
+    for names in of_inputs[1:]:
+        is_contradicted |= (agreed != "") & (names != "") & (agreed != names)
+        agreed = np.where(agreed == "", names, agreed)
+    return _told_apart(np.where(is_contradicted, "", agreed))
+
+
+def require_second_names(names: Iterable[str], n_genes: int) -> np.ndarray:
+    """Second names as an array, or a ValueError if there is not one for each gene, or two genes share one.
+
+    Examples
+    --------
+    >>> require_second_names(["ENSG00000167286", ""], 2)
+    array(['ENSG00000167286', ''], dtype='<U15')
+    """
+    found = np.asarray(list(names), dtype=object).astype(str)
+    if len(found) != n_genes:
+        raise ValueError(f"`second_names` has {len(found):,} names, for {n_genes:,} genes.")
+    known = found[found != ""]
+    if len(np.unique(known)) != len(known):
+        raise ValueError('`second_names` must not name two genes the same; "" stands for a name that is not known.')
+    return found
+
+
+def _texts(column: pd.Series) -> np.ndarray:
+    return column.astype(object).where(column.notna().to_numpy(), "").to_numpy().astype(str)
+
+
+def _told_apart(names: np.ndarray) -> np.ndarray | None:
+    once = np.where(pd.Index(names).duplicated(keep=False), "", names)
+    return once if (once != "").any() else None
+
+
+def read_gene_table(given: GeneTable) -> pd.DataFrame:
+    """Names that genes have in the data, and in a model, side by side.
+
+    Parameters
+    ----------
+    given : str, Path, pandas.DataFrame or mapping
+        A .csv or .tsv file or a table, of two columns: the name in the data and the name in the model. A header in a
+        file is a line like others, since it names no gene. Lines that lack one of the names are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If there are not two columns, or the kind of file is another.
+
+    Examples
+    --------
+    >>> read_gene_table({"Cd3d": "CD3D", "Cd4": "CD4"})["model"].tolist()
+    ['CD3D', 'CD4']
+    """
+    if isinstance(given, Mapping):
+        table = pd.DataFrame(list(given.items()))
+    elif isinstance(given, pd.DataFrame):
+        table = given
+    else:
+        path = Path(given)
+        separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
+        if separator is None:
+            raise ValueError(f"`gene_map` must be a .csv or .tsv file, a table or a dictionary, but got {path}.")
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path} to map genes by.")
+        with naming(path, "is no table of gene names"):
+            table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
+    if table.shape[1] != 2:
+        raise ValueError(
+            "`gene_map` must have two columns, the name in the data and the name in the model, but has "
+            f"{table.shape[1]}."
+        )
+    table = table.set_axis(["data", "model"], axis=1).dropna()
+    return table.astype(str).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class GeneNames:
+    """What the genes of a model are called, and how names of data are compared with that.
+
+    Parameters
+    ----------
+    first : sequence of str
+        Their names.
+    second : sequence of str, optional
+        Other names, see `second_names`.
+    table : pandas.DataFrame, optional
+        See `read_gene_table`. A name that it has stands for what it says, and for nothing else; of several genes of the
+        model for the first.
+    ignore_case : bool
+        See `match_genes`.
+
+    Examples
+    --------
+    >>> model = GeneNames(["CD3D", "CD4"], ["ENSG00000167286", "ENSG00000010610"])
+    >>> model.match({"adata.var_names": np.array(["CD4", "XIST"])}).positions
+    array([ 1, -1])
+    """
+
+    first: Sequence[str] | np.ndarray
+    second: Sequence[str] | np.ndarray | None = None
+    table: pd.DataFrame | None = None
+    ignore_case: bool = False
+
+    def match(self, data: Mapping[str, np.ndarray]) -> GeneMap:
+        """Match by those names of the data, and of the model, that find most of its genes.
+
+        Parameters
+        ----------
+        data : mapping of str to numpy.ndarray
+            Names of the genes of the data, by what is said of where they are from. The first, with the first names of
+            the model, are taken unless others find more, and a warning then says so.
+
+        Raises
+        ------
+        ValueError
+            If the table has none of the names.
+        """
+        if self.table is not None and not any((self._entries(names, self.table) >= 0).any() for names in data.values()):
+            maps = [f"{of_data} to {of_model}" for of_data, of_model in self.table.to_numpy()]
+            raise ValueError(
+                f"No gene of the data is in `gene_map`, which maps {shorten(maps, 3) or 'nothing'}; the data have "
+                f"{shorten(next(iter(data.values())), 3)}. Are its columns swapped?"
+            )
+        best, found = self.best(data)
+        plain = next(iter(data)), "names"
+        if best != plain:
+            n_plain = self._gene_map(data[plain[0]], self.first).n_found
+            warn(
+                f"Genes are matched by {best[0]} with the {best[1]} of the model, which finds {found.n_found:,} of "
+                f"{len(self.first):,}; {plain[0]} with its names finds {n_plain:,}."
+            )
+        return found
+
+    def best(self, data: Mapping[str, np.ndarray]) -> tuple[tuple[str, str], GeneMap]:
+        """As `match`, without a warning, but with the place in the data and ``"names"`` or ``"second names"``."""
+        own = {"names": self.first} | ({} if self.second is None else {"second names": self.second})
+        maps = {
+            (place, kind): self._gene_map(names, genes) for place, names in data.items() for kind, genes in own.items()
+        }
+        best = max(maps, key=lambda side: maps[side].n_found)  # the first of equals
+        return best, maps[best]
+
+    def _gene_map(self, names: np.ndarray, genes: Any) -> GeneMap:
+        """Match names of data to those of the model, of which "" stands for one that is not known."""
+        genes, first = np.asarray(genes), np.asarray(self.first)
+        known = np.flatnonzero(genes != "")
+
+        def found(names: np.ndarray) -> np.ndarray:
+            return np.append(known, -1)[match_genes(names, genes[known], ignore_case=self.ignore_case)]
+
+        positions = found(names)
+        if self.table is None:
+            return GeneMap.to(positions, first)
+        targets = found(self.table["model"].to_numpy())
+        table = self.table.assign(target=targets).iloc[np.argsort(targets < 0, kind="stable")]  # those found first
+        entries = self._entries(names, table)
+        by_table = np.append(table["target"].to_numpy(), -1)[entries]
+        return GeneMap.to(np.where(entries >= 0, by_table, positions), first)
+
+    def _entries(self, names: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+        """The first line of the table for each name of the data, or -1."""
+        lines = np.flatnonzero(~table["data"].duplicated())
+        sources = table["data"].to_numpy()[lines]
+        return np.append(lines, -1)[match_genes(names, sources, ignore_case=self.ignore_case)]
