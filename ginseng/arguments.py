@@ -13,7 +13,7 @@ from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
 from ginseng.utils.messages import shorten, unknown_name
 
-N_GENES = 1000
+N_GENES, SELECT = 1000, "markers"
 
 Data = Annotated[
     str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
@@ -29,10 +29,15 @@ Genes = Annotated[
     typer.Option(help=f"How many genes to train on, chosen by --select; 0 for all; default {N_GENES}.", min=0),
 ]
 ChosenBy = Annotated[
-    str, typer.Option("--select", help="Genes to choose: markers (they tell the types apart) or variance.")
+    str | None,
+    typer.Option("--select", help="Genes to choose: markers (they tell the types apart; default) or variance."),
 ]
 OtherGenes = Annotated[
-    bool, typer.Option("--other-genes", help="Add the sum of the counts of all other genes as one more input.")
+    bool | None,
+    typer.Option(
+        "--other-genes/--no-other-genes",
+        help="Add the sum of the counts of all other genes as one more input; default where --genes chooses some.",
+    ),
 ]
 HoldOutGroups = Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")]
 GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
@@ -67,15 +72,20 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
 
 
 def how_to_create(
-    select: str, other_genes: bool, require_labels: bool, split: dict[str, Any] | None, quiet: bool
+    genes: str | int | None,
+    select: str | None,
+    other_genes: bool | None,
+    require_labels: bool,
+    split: dict[str, Any] | None,
+    quiet: bool,
 ) -> dict[str, Any]:
     """What `GinsengDataset.create` takes, of the options that `create` and `fit` share."""
-    missing_labels = "error" if require_labels else "drop"
     return {
-        "missing_labels": missing_labels,
-        "select": select,
+        "genes": genes,
+        "missing_labels": "error" if require_labels else "drop",
+        "select": select or SELECT,
         "split": split,
-        "other_genes": other_genes,
+        "other_genes": isinstance(genes, int) if other_genes is None else other_genes,
         "silent": quiet,
     }
 

@@ -17,6 +17,7 @@ import typer
 
 import ginseng
 from ginseng.arguments import (
+    SELECT,
     Cells,
     ChosenBy,
     Data,
@@ -97,9 +98,9 @@ def create(
     layer: Layer = None,
     group: Group = None,
     genes: Genes = None,
-    select: ChosenBy = "markers",
+    select: ChosenBy = None,
     gene_column: GeneColumn = None,
-    other_genes: OtherGenes = False,
+    other_genes: OtherGenes = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -120,7 +121,7 @@ def create(
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
     chosen = chosen_genes(genes, gene_column)
-    splits = holdout is not None or hold_out_groups or (isinstance(chosen, int) and select == "markers")
+    splits = holdout is not None or hold_out_groups or (isinstance(chosen, int) and select in (None, SELECT))
     settings = GinsengClassifierTrainerSettings(
         holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
         group_level=hold_out_groups,
@@ -128,8 +129,8 @@ def create(
     )
     split = settings.split() if splits else None
     with _warnings(quiet):
-        how = how_to_create(select, other_genes, require_labels, split, quiet)
-        dataset = GinsengDataset.create(output, data, label, layer, chosen, group, **how)
+        how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
+        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, **how)
     _say(quiet, f"{dataset}: saved {output}")
 
 
@@ -150,11 +151,9 @@ def fit(
     layer: Layer = None,
     group: Group = None,
     genes: Genes = None,
-    select: Annotated[
-        str | None, typer.Option(help="Genes to choose: markers (they tell the types apart; default) or variance.")
-    ] = None,
+    select: ChosenBy = None,
     gene_column: GeneColumn = None,
-    other_genes: OtherGenes = False,
+    other_genes: OtherGenes = None,
     require_labels: RequireLabels = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
@@ -208,11 +207,11 @@ def fit(
     if memory is not None:
         bytes_of(memory)
     of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
-    of_a_model |= {"--members": members, "--select": select, "--other-genes": other_genes or None}
+    of_a_model |= {"--members": members, "--select": select, "--other-genes": other_genes}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
     of_counts |= {
         "--select": select,
-        "--other-genes": other_genes or None,
+        "--other-genes": other_genes,
         "--gene-column": gene_column,
         "--require-labels": require_labels or None,
         "--dataset": dataset,
@@ -253,8 +252,8 @@ def fit(
             counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
-            how = how_to_create(select or "markers", other_genes, require_labels, settings.split(), quiet)
-            made = GinsengDataset.create(path, counts, label, layer, chosen, group, **how)
+            how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
+            made = GinsengDataset.create(path, counts, label, layer, group_key=group, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)

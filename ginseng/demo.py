@@ -86,7 +86,14 @@ def run(
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = GinsengDataset.create(Path(folder) / "train.zarr", training, label_key, genes=n_genes, silent=silent)
+        dataset = GinsengDataset.create(
+            Path(folder) / "train.zarr",
+            training,
+            label_key,
+            genes=n_genes,
+            other_genes=True,
+            silent=silent,
+        )
         settings = GinsengClassifierTrainerSettings(holdout_fraction=0.0, seed=seed)
         trainer = GinsengClassifierTrainer(dataset, settings)
         trainer.fit(epochs, silent=silent)

@@ -64,14 +64,14 @@ class TestCreate:
             adata.write_h5ad(tmp_path / f"{name}.h5ad")
         create = ["create", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--label", "cell_type", "-q", "--overwrite"]
         store = tmp_path / "cells.zarr"
-        ginseng(*create, "-o", store, "--genes", 10, "--select", "variance")
+        ginseng(*create, "-o", store, "--genes", 10, "--select", "variance", "--no-other-genes")
         together = select_hvgs(ad.concat(inputs, index_unique="-"), 10, silent=True, copy=True)
         assert GinsengDataset(store).gene_names == list(together.var_names[together.var["ginseng_genes"]])
         ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
         assert load_model(tmp_path / "m.h5").n_genes == 10
-        for options in ([], ["--genes", 0]):
+        for options, n_genes in (([], 26), (["--no-other-genes"], 25), (["--genes", 0], 25)):
             ginseng(*create, "-o", store, *options)
-            assert GinsengDataset(store).n_genes == 25
+            assert GinsengDataset(store).n_genes == n_genes
         both = ginseng(*create, "-o", store, "--genes", 10, "--gene-column", "mine", fails=True)
         assert "error: Genes are chosen by --genes or by --gene-column, not by both" in both
 
@@ -79,11 +79,11 @@ class TestCreate:
         adata = simulate(60, n_genes=1100)
         adata.write_h5ad(tmp_path / "a.h5ad")
         output = ginseng("create", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "x.zarr")
-        assert "60 cells x 1,000 genes" in output
+        assert "60 cells x 1,001 genes" in output
         dataset = GinsengDataset(tmp_path / "x.zarr")
         trained_on = adata[dataset.train_idx].copy()
         select_markers(trained_on, "cell_type", 1000, silent=True)
-        assert dataset.gene_names == list(adata.var_names[trained_on.var["ginseng_genes"]])
+        assert dataset.gene_names == [*adata.var_names[trained_on.var["ginseng_genes"]], OTHER_GENES]
         fit = ("fit", tmp_path / "a.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--epochs", 0, "-q")
         ginseng(*fit, "--dataset", tmp_path / "y.zarr")
         again = GinsengDataset(tmp_path / "y.zarr")
@@ -92,7 +92,7 @@ class TestCreate:
 
     def test_whole_groups_may_be_held_out_and_others_summed(self, counts, tmp_path):
         create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--overwrite"]
-        ginseng(*create, "--group", "donor", "--genes", 9, "--holdout", 0.3, "--hold-out-groups", "--other-genes")
+        ginseng(*create, "--group", "donor", "--genes", 9, "--holdout", 0.3, "--hold-out-groups")
         dataset = GinsengDataset(tmp_path / "cells.zarr")
         assert dataset.gene_names[-1] == OTHER_GENES
         assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
@@ -150,7 +150,7 @@ class TestCreate:
 class TestFit:
     def test_a_model_is_saved(self, counts, tmp_path):
         output = ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 10, *QUICK)
-        assert "3 cell types, 10 genes: saved" in output
+        assert "3 cell types, 11 genes: saved" in output
         assert "epoch 6: train loss" in output
         assert load_model(tmp_path / "m.h5").metadata["settings"]["hidden_dim"] == 8
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "m.h5"]
@@ -208,7 +208,7 @@ class TestFit:
         adata.write_h5ad(tmp_path / "x.h5ad")
         options = ["--layer", "raw", "--genes", 20, *QUICK]
         ginseng("fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *options)
-        assert load_model(tmp_path / "m.h5").n_genes == 20
+        assert load_model(tmp_path / "m.h5").n_genes == 21
 
     def test_an_output_that_cannot_be_written_is_refused_first(self, counts, tmp_path):
         (tmp_path / "folder.h5").mkdir()

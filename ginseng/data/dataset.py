@@ -156,8 +156,9 @@ class GinsengDataset:
             Arguments of `make_split`, such as ``{"fraction": 0.1}``: the split is made first, so that genes are chosen
             without the cells that are held out.
         other_genes : bool
-            Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept:
-            a network then normalises by all counts of a cell. Annotation adds up what such a model does not know.
+            Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept,
+            if there are any: a network then normalises by all counts of a cell. Annotation adds up what such a model
+            does not know.
         silent : bool
             Show no progress bar.
 

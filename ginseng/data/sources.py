@@ -138,7 +138,9 @@ class Sources:
         ]
 
     def add_others(self) -> None:
-        """Add, as a last gene, the sum of the counts of all genes that are not kept; the last step."""
+        """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any."""
+        if all((gene_map.positions >= 0).all() for gene_map in self._gene_maps):
+            return
         rest = len(self.gene_names)
         self.gene_names = [*self.gene_names, OTHER_GENES]
         self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
