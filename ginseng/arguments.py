@@ -80,6 +80,8 @@ def how_to_create(
     quiet: bool,
 ) -> dict[str, Any]:
     """What `GinsengDataset.create` takes, of the options that `create` and `fit` share."""
+    if select is not None and not isinstance(genes, int):
+        raise ValueError("--select is how --genes are chosen; leave it out where no number of genes is asked for.")
     return {
         "genes": genes,
         "missing_labels": "error" if require_labels else "drop",
@@ -88,6 +90,12 @@ def how_to_create(
         "other_genes": isinstance(genes, int) if other_genes is None else other_genes,
         "silent": quiet,
     }
+
+
+def require_group(hold_out_groups: bool, group: str | None) -> None:
+    """Refuse to hold out groups of which the column is not given."""
+    if hold_out_groups and group is None:
+        raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
 
 
 def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: bool) -> None:

@@ -17,7 +17,6 @@ import typer
 
 import ginseng
 from ginseng.arguments import (
-    SELECT,
     Cells,
     ChosenBy,
     Data,
@@ -34,6 +33,7 @@ from ginseng.arguments import (
     chosen_genes,
     how_to_create,
     refuse,
+    require_group,
     require_split,
     truth_column,
 )
@@ -105,7 +105,7 @@ def create(
         float | None,
         typer.Option(
             help="Share of the cells to hold out, by which no gene is chosen, in [0, 1); "
-            f"default {_DEFAULTS.holdout_fraction} where markers are chosen, else as `ginseng fit` says."
+            f"default {_DEFAULTS.holdout_fraction} where --genes chooses some, else as `ginseng fit` says."
         ),
     ] = None,
     hold_out_groups: HoldOutGroups = False,
@@ -121,7 +121,8 @@ def create(
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; --overwrite replaces it.")
     chosen = chosen_genes(genes, gene_column)
-    splits = holdout is not None or hold_out_groups or (isinstance(chosen, int) and select in (None, SELECT))
+    require_group(hold_out_groups, group)
+    splits = holdout is not None or hold_out_groups or isinstance(chosen, int)
     settings = GinsengClassifierTrainerSettings(
         holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
         group_level=hold_out_groups,
@@ -218,8 +219,8 @@ def fit(
     }
     if is_dataset:
         refuse(of_counts, f"for a dataset: {data} has been made with its own")
-    elif hold_out_groups and group is None:
-        raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
+    else:
+        require_group(hold_out_groups, group)
     if start is not None:
         refuse(of_a_model, "with --from: the saved model has its own")
     settings = GinsengClassifierTrainerSettings(

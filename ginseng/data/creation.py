@@ -16,7 +16,7 @@ from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.messages import unknown_name
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_flag, require_integer
 
 _WAYS_TO_SPLIT: dict[str, Any] = {  # the defaults of `make_split`
     "fraction": 0.1,
@@ -46,6 +46,7 @@ def create_dataset(
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
+    require_flag("other_genes", other_genes)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
     with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
@@ -96,7 +97,11 @@ def _free_place(path: str | Path, overwrite: bool) -> Path:
 
 
 def _options(split: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(split, Mapping):
+        raise ValueError(
+            f"`split` must be a dict of what make_split takes, such as {{'fraction': 0.1}}, but got {split!r}."
+        )
     for name in split:
         if name not in _WAYS_TO_SPLIT:
-            raise unknown_name("option", name, "those of a split", _WAYS_TO_SPLIT)
+            raise unknown_name("option of `split`", name, "what make_split takes", _WAYS_TO_SPLIT)
     return {**_WAYS_TO_SPLIT, **split}

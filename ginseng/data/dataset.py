@@ -214,7 +214,8 @@ class GinsengDataset:
 
     def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
         """Store a training and a test part with the dataset."""
-        if test.size and self.root.attrs.get("genes_chosen_by") == "markers":
+        is_new = self.test_idx is None or not np.array_equal(np.sort(test), np.sort(self.test_idx))
+        if is_new and test.size and self.root.attrs.get("genes_chosen_by") == "markers":
             warn(
                 f"The genes of {self.path} were chosen by the labels of other cells than those now trained on: the "
                 "held-out figures will flatter. Split first: GinsengDataset.create(..., split={'fraction': 0.1})."

@@ -75,17 +75,23 @@ def _require_columns(table: zarr.Group, path: str | Path) -> None:
         where = f"{table.path}/{name}"
         if isinstance(item, zarr.Group) and {"codes", "categories"} <= set(item):
             codes, categories = array_of(item, "codes"), array_of(item, "categories")
-            lacks = _lacks(f"{where}/codes", codes) if categories.shape[0] > 1 else None
-            if named := _lacks(f"{where}/categories", categories):
-                raise ValueError(named)
-            _warn_of(lacks, path)
-        elif isinstance(item, zarr.Array) and (lacks := _lacks(where, item)):
+            if categories.shape[0] > 1:  # of which one may be empty or zero, but not all
+                _refuse(_lacks(f"{where}/categories", categories))
+                _warn_of(_lacks(f"{where}/codes", codes), path)
+            continue
+        values = item.get("values") if isinstance(item, zarr.Group) else item  # of those that may be missing
+        if isinstance(values, zarr.Array) and (lacks := _lacks(where, values)):
             if name == name_of_index:
-                raise ValueError(lacks)
-            if n_missing_chunks(item) < item.nchunks:
+                _refuse(lacks)
+            if values.dtype.kind not in "biuf" or n_missing_chunks(values) < values.nchunks:
                 _warn_of(lacks, path)
+
+
+def _refuse(lacks: str | None) -> None:
+    if lacks is not None:
+        raise ValueError(lacks)
 
 
 def _warn_of(lacks: str | None, path: str | Path) -> None:
     if lacks is not None:
-        warn(f"{path}: {lacks}, and are read as zeros, which is right only if they have been zeros before.")
+        warn(f"{path}: {lacks}, and are read as zeros or nothing, which is right only if they have been that before.")

@@ -141,9 +141,12 @@ class Sources:
         """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any."""
         if all((gene_map.positions >= 0).all() for gene_map in self._gene_maps):
             return
-        rest = len(self.gene_names)
-        self.gene_names = [*self.gene_names, OTHER_GENES]
-        self._gene_maps = [GeneMap(gene_map.positions, rest + 1, rest) for gene_map in self._gene_maps]
+        if OTHER_GENES not in self.gene_names:
+            self.gene_names = [*self.gene_names, OTHER_GENES]
+        rest = self.gene_names.index(OTHER_GENES)
+        self._gene_maps = [GeneMap(gene_map.positions, len(self.gene_names), rest) for gene_map in self._gene_maps]
+        for counts in self._counts:
+            counts.nonnegative = True  # negative ones would be hidden in the sum
 
     @property
     def second_names(self) -> list[str] | None:

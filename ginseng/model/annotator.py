@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ginseng.model.attention import AttentionClassifier
-from ginseng.model.background import Background, lacking
+from ginseng.model.background import Background, lacking, require_background
 from ginseng.model.ensemble import joined, members_of
 from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
@@ -76,6 +76,10 @@ class Annotator:
         if self.second_names is not None:
             object.__setattr__(self, "second_names", require_second_names(self.second_names, len(self.genes)).tolist())
         require_shapes(self.module, len(self.genes), len(self.labels))
+        if self.background is not None:
+            if not isinstance(members_of(self.module)[0], AttentionClassifier):
+                raise ValueError("`background` is of an AttentionClassifier; this is another module.")
+            require_background(self.background, len(self.genes))
 
     @classmethod
     def of(cls, state: GinsengClassifierState) -> "Annotator":

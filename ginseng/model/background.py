@@ -28,6 +28,22 @@ class Background(NamedTuple):
     expression: Float[np.ndarray, " genes"]
     share: Float[np.ndarray, " genes"]
 
+    def without(self, is_unknown: Bool[np.ndarray, " genes"]) -> "Background":
+        """The same with means of 0, as of genes that were 0 while a network was trained."""
+        return Background(*(np.where(is_unknown, 0, means) for means in self))
+
+
+def require_background(background: Background, n_genes: int) -> None:
+    """Raise a ValueError unless there is a finite mean for each gene.
+
+    Examples
+    --------
+    >>> require_background(Background(np.zeros(2), np.zeros(2)), 2)
+    """
+    for means in background:
+        if np.shape(means) != (n_genes,) or not np.isfinite(means).all():
+            raise ValueError(f"`background` must have a finite mean for each of the {n_genes} genes.")
+
 
 def background_of(network: AttentionClassifier, counts: Num[np.ndarray | Array, "cells genes"]) -> Background:
     """Means over some cells.

@@ -43,6 +43,8 @@ class Ensemble(eqx.Module):
 
     def __init__(self, members: Sequence[eqx.Module]):
         parts = [eqx.partition(member, eqx.is_array) for member in members]
+        if not all(eqx.tree_equal(rest, parts[0][1]) for _, rest in parts):
+            raise ValueError("The members of an ensemble must be of one making: settings that are no arrays differ.")
         try:
             arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays for arrays, _ in parts))
         except (TypeError, ValueError) as error:

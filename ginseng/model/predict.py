@@ -270,7 +270,7 @@ def classify(
     confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
     columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
     if n_members_of(annotator.module) > 1:
-        columns["ginseng_spread"] = spread
+        columns["ginseng_spread"] = np.where(is_empty, np.float32(0), spread)
     if return_table:
         table = pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names, copy=False)
         for place, (name, values) in enumerate(columns.items()):
@@ -278,6 +278,9 @@ def classify(
         return table
     data = copy_of(data) if copy else data
     with quiet_about_views():
+        if "ginseng_spread" in data.obs and "ginseng_spread" not in columns:
+            obs: Any = data.obs
+            data.obs = obs.drop(columns="ginseng_spread")  # of another model
         for name, values in columns.items():
             data.obs[name] = values
         if store_probs:

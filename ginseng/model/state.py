@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
-from ginseng.model.background import Background
+from ginseng.model.background import Background, require_background
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.utils.names import require_second_names
@@ -78,8 +78,8 @@ class GinsengClassifierState:
         for member in self.members:
             if jax.tree.map(np.shape, member) != jax.tree.map(np.shape, self.params):
                 raise ValueError("`members` must have weights of the same shapes as `params`.")
-        if self.background is not None and any(means.shape != (self.n_genes,) for means in self.background):
-            raise ValueError(f"`background` must have a mean for each of the {self.n_genes} genes.")
+        if self.background is not None:
+            require_background(self.background, self.n_genes)
         if self.second_names is not None:
             self.second_names = require_second_names(self.second_names, self.n_genes)
         self.target_sum = model.target_sum

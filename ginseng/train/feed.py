@@ -101,6 +101,11 @@ class Feed:
         memory = self._sampling.memory
         return self._devices.least(self._dataset.budget(None if memory is None else bytes_of(memory)))
 
+    @property
+    def is_lacking(self) -> np.ndarray:
+        """Which genes of the model the dataset lacks: they are 0."""
+        return np.zeros(self.n_genes, bool) if self._gene_map is None else self._gene_map.is_lacking
+
     def loss_weights(self, class_weights: ClassWeights | None) -> np.ndarray | None:
         """Factor of the loss of the cells of each label of the model; "balanced" has a mean of 1 over an epoch."""
         if class_weights is None:

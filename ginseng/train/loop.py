@@ -127,6 +127,11 @@ class Trainer:
         self.run = with_weights(self.run, params, self.recipe.optimizer)
 
     @property
+    def is_lacking(self) -> np.ndarray:
+        """Which inputs of the model the dataset lacks, so that they are 0 in training."""
+        return self._feed.is_lacking
+
+    @property
     def opt_state(self) -> PyTree:
         """State of the optimiser, over the trainable leaves."""
         return self.run.state.opt_state

@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 
 from ginseng.train.augment import augment, require_parts
@@ -72,7 +73,7 @@ class GinsengClassifierTrainerSettings:
     seed : int
         Seed of initial weights, split, order and dropout.
     clip : float, optional
-        Largest norm of a step's gradient, over all weights; a larger one is scaled down to it.
+        Largest norm of a step's gradient, over all weights of a network; a larger one is scaled down to it.
     center : bool
         Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
         normalised (of about 1,000 cells), to 0 rather than with biases of 0.
@@ -206,7 +207,8 @@ class GinsengClassifierTrainerSettings:
         rate = 1.0 if callable(self.schedule) else float(self.lr)
         beta1, beta2 = map(float, self.betas)
         clip = None if self.clip is None else float(self.clip)
-        return _optimizer(rate, (beta1, beta2), float(self.eps), float(self.weight_decay), bool(self.decoupled), clip)
+        adam = rate, (beta1, beta2), float(self.eps), float(self.weight_decay), bool(self.decoupled)
+        return _optimizer(*adam, clip, self.members > 1)
 
 
 # One object for equal numbers: what is compiled is shared by trainers of the same objects.
@@ -217,7 +219,25 @@ def _augmentation(*parts: Any) -> Augmentation:
 
 @functools.cache
 def _optimizer(
-    rate: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, clip: float | None
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    clip: float | None,
+    has_members: bool,
 ) -> optax.GradientTransformation:
     adam = adam_l2(rate, betas, eps, weight_decay, decoupled=decoupled)
-    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+    if clip is None:
+        return adam
+    clipping = optax.clip_by_global_norm(clip)
+    return optax.chain(_for_each_member(clipping) if has_members else clipping, adam)
+
+
+def _for_each_member(stateless: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Apply a transformation to the gradient of each member of an ensemble, the first axis of its arrays, by itself."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.vmap(lambda of_member: stateless.update(of_member, state)[0])(updates), state
+
+    return optax.GradientTransformation(stateless.init, update)

@@ -32,6 +32,7 @@ from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
+_BETWEEN_MEMBERS = 1_000_003  # seeds: neighbouring ones, as of runs that are compared, share no member
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
@@ -68,7 +69,8 @@ class GinsengClassifierTrainer:
     second_names : list of str or None
         Other names of its inputs, those of `start`, if given, or of the dataset.
     background : Background or None
-        Means over about 1,000 training cells, which stand in for genes that new data lack; those of `start`, if given.
+        Means over about 1,000 training cells, which stand in for genes that new data lack; those of `start`, if given,
+        but 0 where the dataset lacks a gene.
     logger : GinsengLogger
         Metrics of each epoch.
     holdout_scores : Scores or None
@@ -123,6 +125,7 @@ class GinsengClassifierTrainer:
             self.background = background_of(classifiers[0].module, sample)
             for classifier in classifiers if self.settings.center else []:
                 classifier.module = centered(classifier.module, self.background.expression)
+        trainable = trainable.stacked if isinstance(trainable, Ensemble) else trainable
         if state is not None and isinstance(trainable, AttentionClassifier):
             trainable = _spec_for(classifiers[0].module, trainable, state)
         model = joined([classifier.module for classifier in classifiers])
@@ -139,6 +142,8 @@ class GinsengClassifierTrainer:
             genes=GeneNames(self.genes, self.second_names),
             labels=self.label_names,
         )
+        if self.background is not None:
+            self.background = self.background.without(self._trainer.is_lacking)
         self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifiers[0])
         if self.dataset.train_idx is None:  # the last step: nothing is written by a trainer that is refused
             self.dataset.keep_split(train, test)
@@ -260,7 +265,7 @@ def _classifiers(
     n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings, state: GinsengClassifierState | None
 ) -> list[GinsengClassifier]:
     """Draw as many classifiers as are to be trained, or take those of a state with as many outputs."""
-    seeds = [(settings.seed + nth) % 2**32 for nth in range(settings.members)]
+    seeds = [(settings.seed + _BETWEEN_MEMBERS * nth) % 2**32 for nth in range(settings.members)]
     if state is not None:
         known = [GinsengClassifier.from_module(network) for network in state.networks]
         return [_with_classes(classifier, n_classes, seed) for classifier, seed in zip(known, seeds, strict=True)]

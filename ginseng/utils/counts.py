@@ -119,6 +119,8 @@ class Counts:
     ----------
     n_cells, n_genes : int
         Shape of the matrix.
+    nonnegative : bool
+        As given; may be assigned.
     var : pandas.DataFrame
         Annotation of the genes of this matrix (``adata.raw`` has its own).
 
@@ -147,7 +149,7 @@ class Counts:
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
-        self._nonnegative, self._raw, self._caller = nonnegative, raw, caller()
+        self.nonnegative, self._raw, self._caller = nonnegative, raw, caller()
         self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
         if layer is None:
@@ -207,7 +209,7 @@ class Counts:
         is_whole = block.data.dtype.kind in "iub"
         if not is_whole:
             self._refuse(~(abs(block.data) <= _LARGEST), block, start, "counts must be finite, and fit in float32")
-        if self._nonnegative and block.data.dtype.kind not in "ub":
+        if self.nonnegative and block.data.dtype.kind not in "ub":
             self._refuse(
                 block.data < 0,
                 block,

@@ -85,9 +85,9 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     if not genes.is_unique:
         raise ValueError(f"Genes of a model must be unique; repeated: {list(genes[genes.duplicated()].unique()[:5])}.")
     names = pd.Index(np.asarray(names).astype(str))
-    unversioned = _unversioned(genes)
-    if unversioned.is_unique:
-        genes, names = unversioned, _unversioned(names)
+    without_versions = unversioned(genes)
+    if without_versions.is_unique:
+        genes, names = without_versions, unversioned(names)
     positions = genes.get_indexer(names)
     if ignore_case:
         folded = genes.str.upper()
@@ -98,7 +98,14 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     return positions
 
 
-def _unversioned(names: pd.Index) -> pd.Index:
+def unversioned(names: np.ndarray | pd.Index) -> pd.Index:
+    """Names without the versions of Ensembl identifiers.
+
+    Examples
+    --------
+    >>> list(unversioned(pd.Index(["ENSG00000187608.10", "CH507-9B2.2"])))
+    ['ENSG00000187608', 'CH507-9B2.2']
+    """
     return pd.Index([_VERSIONED_ENSEMBL_ID.sub(r"\1", name) if "." in name else name for name in names], dtype=object)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.files import naming
-from ginseng.utils.genes import GeneMap, match_genes
+from ginseng.utils.genes import GeneMap, match_genes, unversioned
 from ginseng.utils.messages import shorten, unknown_name, warn
 
 _IDENTIFIER = re.compile(
-    r"(ENS[A-Z]*\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
+    r"(ENS[A-Z]*G\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
 )  # as Ensembl has them, those of fly and worm too
 _SYMBOL_COLUMNS = (
     "gene_symbols",
@@ -29,6 +29,7 @@ _SYMBOL_COLUMNS = (
     "hgnc_symbol",
 )
 _N_LOOKED_AT = 2000
+_CLEARLY = 1.1  # a few names that differ do not outvote the index
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 GeneTable = str | Path | pd.DataFrame | Mapping[str, str]
@@ -102,13 +103,12 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
             raise unknown_name("gene column", gene_key, "adata.var", var.columns)
         return {f"adata.var['{gene_key}']": var[gene_key].to_numpy().astype(str)}
     found = {"adata.var_names": var.index.to_numpy().astype(str)}
-    column = second_column(var)
-    second = None if column is None else _told_apart(_texts(column))
+    column, second = second_column(var), second_names(var)
     return found if column is None or second is None else {**found, f"adata.var['{column.name}']": second}
 
 
 def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Second names of the same genes in several inputs: those that no input contradicts.
+    """Second names of the same genes in several inputs: those that no input contradicts, but for their versions.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     agreed = np.asarray(of_inputs[0])
     is_contradicted = np.zeros(len(agreed), bool)
     for names in of_inputs[1:]:
-        is_contradicted |= (agreed != "") & (names != "") & (agreed != names)
+        is_contradicted |= (agreed != "") & (names != "") & (unversioned(agreed) != unversioned(names))
         agreed = np.where(agreed == "", names, agreed)
     return _told_apart(np.where(is_contradicted, "", agreed))
 
@@ -171,9 +171,11 @@ def read_gene_table(given: GeneTable) -> pd.DataFrame:
     ['CD3D', 'CD4']
     """
     if isinstance(given, Mapping):
-        table = pd.DataFrame(list(given.items()))
+        table = pd.DataFrame(list(given.items()), columns=pd.Index(["data", "model"]))
     elif isinstance(given, pd.DataFrame):
         table = given
+    elif not isinstance(given, str | Path):
+        raise ValueError(f"`gene_map` must be a file, a table of two columns or a dictionary, but got {given!r}.")
     else:
         path = Path(given)
         separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
@@ -188,7 +190,7 @@ def read_gene_table(given: GeneTable) -> pd.DataFrame:
             "`gene_map` must have two columns, the name in the data and the name in the model, but has "
             f"{table.shape[1]}."
         )
-    table = table.set_axis(["data", "model"], axis=1).dropna()
+    table = table.set_axis(["data", "model"], axis=1).replace("", np.nan).dropna()
     return table.astype(str).reset_index(drop=True)
 
 
@@ -227,7 +229,8 @@ class GeneNames:
         ----------
         data : mapping of str to numpy.ndarray
             Names of the genes of the data, by what is said of where they are from. The first, with the first names of
-            the model, are taken unless others find more, and a warning then says so.
+            the model, are taken unless others find a tenth more, and a warning then says so. A table holds for those
+            of which it has most.
 
         Raises
         ------
@@ -252,12 +255,17 @@ class GeneNames:
 
     def best(self, data: Mapping[str, np.ndarray]) -> tuple[tuple[str, str], GeneMap]:
         """As `match`, without a warning, but with the place in the data and ``"names"`` or ``"second names"``."""
+        if self.table is not None:  # which is for names of one kind
+            n_entries = {place: (self._entries(names, self.table) >= 0).sum() for place, names in data.items()}
+            place = max(data, key=lambda place: n_entries[place])
+            data = {place: data[place]}
         own = {"names": self.first} | ({} if self.second is None else {"second names": self.second})
         maps = {
             (place, kind): self._gene_map(names, genes) for place, names in data.items() for kind, genes in own.items()
         }
-        best = max(maps, key=lambda side: maps[side].n_found)  # the first of equals
-        return best, maps[best]
+        plain, best = next(iter(maps)), max(maps, key=lambda side: maps[side].n_found)  # the first of equals
+        is_clear = maps[best].n_found > _CLEARLY * maps[plain].n_found
+        return (best, maps[best]) if is_clear else (plain, maps[plain])
 
     def _gene_map(self, names: np.ndarray, genes: Any) -> GeneMap:
         """Match names of data to those of the model, of which "" stands for one that is not known."""

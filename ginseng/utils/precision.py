@@ -99,15 +99,17 @@ def _evaluate(jaxpr: Jaxpr, constants: Sequence[Any], *args: Any) -> list[Any]:
 
 def _product(x: Array, y: Array, dimensions: Any) -> Array:
     """Contract two arrays. On CPUs, XLA's bfloat16 product is fast only if rows of the first factor are contiguous."""
-    (summed, y_summed), (shared, y_shared) = dimensions
-    kept = [axis for axis in range(x.ndim) if axis not in (*summed, *shared)]
-    rows = x.astype(jnp.bfloat16).transpose(*shared, *kept, *summed)
+    (summed, y_summed), (shared, _) = dimensions
+    if shared:  # which XLA's product on CPUs does not have for bfloat16: rounded, and multiplied in float32
+        x, y = (factor.astype(jnp.bfloat16).astype(jnp.float32) for factor in (x, y))
+        return lax.dot_general(x, y, dimensions)
+    kept = [axis for axis in range(x.ndim) if axis not in summed]
+    rows = x.astype(jnp.bfloat16).transpose(*kept, *summed)
     row_major: Any = Layout(tuple(range(x.ndim)))
     rows = with_layout_constraint(rows, row_major)
-    first = len(shared) + len(kept)
     return lax.dot_general(
         rows,
         y.astype(jnp.bfloat16),
-        ((tuple(range(first, x.ndim)), y_summed), (tuple(range(len(shared))), y_shared)),
+        ((tuple(range(len(kept), x.ndim)), y_summed), ((), ())),
         preferred_element_type=jnp.float32,
     )

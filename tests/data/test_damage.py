@@ -12,6 +12,7 @@ import anndata as ad
 import h5py
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from scipy import sparse
@@ -256,6 +257,7 @@ def test_sound_anndata_stores_draw_no_alarm(tmp_path, version):
     adata.raw = ad.AnnData(sparse.csr_matrix((20, 30)), var=adata.var)
     adata.obs["same"] = ["a"] * 20
     adata.obs["zero"], adata.obs["false"] = 0, False
+    adata.obs["batch"], adata.obs["doublet"] = pd.Categorical([0] * 20), pd.Categorical([False] * 20)
     with ad.settings.override(zarr_write_format=version):
         adata.write_zarr(tmp_path / "cells.zarr")
     with warnings.catch_warnings():

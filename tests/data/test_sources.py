@@ -194,6 +194,21 @@ class TestANumberOfGenes:
         np.testing.assert_array_equal(streamed(dataset).sum(axis=1), adata.X.sum(axis=1).A1)
 
 
+def test_a_gene_called_like_the_sum_of_the_others_is_part_of_it(adata, tmp_path):
+    first = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=6, other_genes=True, silent=True)
+    again = GinsengDataset.create(
+        tmp_path / "y.zarr", ad.read_zarr(first.path), "cell_type", other_genes=True, silent=True
+    )
+    assert again.gene_names == first.gene_names
+    np.testing.assert_array_equal(streamed(again), streamed(first))
+    names = [first.gene_names[0], OTHER_GENES]
+    fewer = GinsengDataset.create(
+        tmp_path / "z.zarr", ad.read_zarr(first.path), "cell_type", genes=names, other_genes=True, silent=True
+    )
+    assert fewer.gene_names == names
+    np.testing.assert_array_equal(streamed(fewer).sum(axis=1), adata.X.sum(axis=1).A1)
+
+
 def test_a_split_after_the_markers_were_chosen_draws_a_warning(adata, tmp_path):
     options = {"genes": 6, "silent": True}
     dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", split={"fraction": 0.2}, **options)
@@ -205,6 +220,10 @@ def test_a_split_after_the_markers_were_chosen_draws_a_warning(adata, tmp_path):
         for options in others:
             GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", silent=True, **options).make_split(0.3)
         dataset.make_split(0.0)
+        again = GinsengDataset.create(
+            tmp_path / "y.zarr", adata, "cell_type", genes=6, split={"fraction": 0.2}, silent=True
+        )
+        again.make_split(0.2)
 
 
 def test_a_type_that_is_held_out_whole_has_no_markers(adata, tmp_path):
@@ -230,7 +249,10 @@ def test_what_is_no_split_or_selection_leaves_the_old_dataset(adata, tmp_path):
     options = {"genes": 6, "silent": True}
     old = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
     for bad, message in (
-        ({"split": {"fractoin": 0.1}}, "option 'fractoin' is not in those of a split; did you mean 'fraction'"),
+        (
+            {"split": {"fractoin": 0.1}},
+            "'fractoin' is not in what make_split takes; did you mean 'fraction'",
+        ),
         ({"split": {"fraction": 1.5}}, r"`fraction` must lie in \[0, 1\)"),
         ({"split": {"stratify_group": True}}, "needs groups"),
     ):

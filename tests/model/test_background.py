@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import h5py
 import jax
 import jax.numpy as jnp
@@ -120,10 +121,24 @@ def test_fine_tuning_keeps_it(model_file, tmp_path):
         np.testing.assert_array_equal(means, expected)
 
 
+def test_genes_that_are_0_in_fine_tuning_are_0_afterwards(model_file, tmp_path):
+    some = simulate(seed=1)[:, 5:].copy()
+    dataset = GinsengDataset.create(tmp_path / "new.zarr", some, "cell_type", silent=True)
+    with pytest.warns(UserWarning, match="5 of the 30 genes of the model .* count as zero"):
+        trainer = GinsengClassifierTrainer(dataset, QUICK, start=model_file)
+    for means, before in zip(trainer.background, load_model(model_file).background, strict=True):
+        np.testing.assert_array_equal(means, np.where(np.arange(30) < 5, 0, before))
+
+
 def test_one_of_other_genes_is_refused(model_file):
     state = load_model(model_file)
-    with pytest.raises(ValueError, match="`background` must have a mean for each of the 30 genes"):
+    with pytest.raises(ValueError, match="`background` must have a finite mean for each of the 30 genes"):
         dataclasses.replace(state, background=Background(np.zeros(29), np.zeros(29)))
+    names = state.genes.tolist(), state.label_keys.tolist()
+    with pytest.raises(ValueError, match="`background` must have a finite mean for each of the 30 genes"):
+        Annotator(NETWORK, *names, background=Background(np.full(30, np.nan), np.zeros(30)))
+    with pytest.raises(ValueError, match="`background` is of an AttentionClassifier"):
+        Annotator(eqx.nn.Linear(30, 3, key=jr.key(0)), *names, background=BACKGROUND)
 
 
 def test_members_that_disagree_have_a_spread(model_file):
@@ -140,3 +155,7 @@ def test_members_that_disagree_have_a_spread(model_file):
     np.testing.assert_allclose(table["ginseng_spread"], np.std(of_best, axis=0), rtol=1e-3, atol=1e-5)
     classify(state, adata, silent=True)
     np.testing.assert_array_equal(adata.obs["ginseng_spread"], table["ginseng_spread"])
+    classify(dataclasses.replace(state, members=[]), adata, silent=True)
+    assert "ginseng_spread" not in adata.obs
+    rounded = classify(state, adata, precision="bfloat16", return_table=True, silent=True)
+    np.testing.assert_allclose(rounded[state.output_labels], table[state.output_labels], atol=0.05)

@@ -39,11 +39,14 @@ def model_file(dataset, tmp_path):
     return tmp_path / "m.h5"
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "class_weights": "balanced", "ema": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1, "class_weights": "balanced", "ema": 0.9}, {"clip": 0.05}]
+)
 def test_each_learns_as_it_would_alone(dataset, options):
     dataset.make_split(0.25)
     recipe, sampling = dataclasses.replace(QUICK, **options).recipe(), QUICK.sampling()
-    together = Trainer(Ensemble([network(0), network(1)]), dataset, recipe, sampling)
+    of_two = dataclasses.replace(QUICK, members=2, **options).recipe()
+    together = Trainer(Ensemble([network(0), network(1)]), dataset, of_two, sampling)
     alone = [Trainer(network(seed), dataset, recipe, sampling) for seed in (0, 1)]
     for trainer in (together, *alone):
         trainer.fit(3, silent=True)
@@ -105,6 +108,9 @@ def test_others_of_other_shapes_are_refused(model_file):
         Ensemble([network(0), AttentionClassifier(30, 4, 8, key=jr.key(0))])
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
+    activations = [eqx.nn.MLP(30, 3, 4, 1, activation=f, key=jr.key(0)) for f in (jax.nn.relu, jax.nn.tanh)]
+    with pytest.raises(ValueError, match="must be of one making"):
+        Ensemble(activations)
 
 
 class TestFineTuning:
@@ -125,9 +131,12 @@ class TestFineTuning:
         assert trainer.logger.holdout_accuracy[-1] > 0.9
         assert len(state_from_classifier_trainer(trainer).members) == 2
 
-    def test_a_spec_holds_for_each(self, model_file, more_types):
+    @pytest.mark.parametrize("of_all", [False, True])
+    def test_a_spec_holds_for_each(self, model_file, more_types, of_all):
         start = load_model(model_file)
         spec = eqx.tree_at(lambda m: m.head, jax.tree.map(lambda _: False, start.networks[0]), replace=True)
+        if of_all:
+            spec = eqx.tree_at(lambda m: m.stacked.head, jax.tree.map(lambda _: False, start.module), replace=True)
         trainer = GinsengClassifierTrainer(more_types, QUICK, start=start, trainable=spec)
         trainer.fit(1, silent=True)
         for member, before in zip(members_of(trainer.model), start.networks, strict=True):

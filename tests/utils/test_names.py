@@ -47,6 +47,13 @@ def test_inputs_that_contradict_each_other_leave_a_name_unknown():
     assert agreed_names([np.array(["a", ""]), np.array(["b", ""])]) is None
 
 
+def test_versions_and_transcripts_are_no_other_names():
+    versions = [np.array(["ENSG00000167286.1"]), np.array(["ENSG00000167286.2"]), np.array(["ENSG00000167286"])]
+    assert agreed_names(versions).tolist() == ["ENSG00000167286.1"]
+    columns = {"transcript_id": ["ENST00000300692", "ENST00000011653"], "gene_id": ["ENSG00000167286", IDS[1]]}
+    assert second_names(pd.DataFrame(columns, ["CD3D", "CD4"])).tolist() == columns["gene_id"]
+
+
 class TestGeneNames:
     def test_the_names_that_find_most_are_taken_with_a_warning(self):
         model = GeneNames(SYMBOLS, IDS)
@@ -63,6 +70,26 @@ class TestGeneNames:
         data = {"a": np.array(["CD4", "x"]), "b": np.array(["x", "CD8A"])}
         assert GeneNames(SYMBOLS).match(data).positions.tolist() == [1, -1]
         assert not recwarn
+
+    def test_a_few_names_that_differ_do_not_outvote_the_index(self, recwarn):
+        genes = [f"G{i}" for i in range(40)]
+        data = {"a": np.array(["renamed", *genes[1:]]), "b": np.array(genes[::-1])}
+        assert GeneNames(genes).match(data).positions.tolist() == [-1, *range(1, 40)]
+        assert not recwarn
+
+    def test_a_table_holds_where_other_names_would_find_more(self):
+        table = read_gene_table({"CD3D": "CD4", "CD4": "nothing"})
+        data = {"symbols": np.array(SYMBOLS), "ids": np.array(IDS)}
+        found = GeneNames(SYMBOLS, IDS, table).match(data).positions
+        assert found[SYMBOLS.index("CD3D")] == SYMBOLS.index("CD4")
+        assert found[SYMBOLS.index("CD4")] == -1
+
+    def test_a_name_that_is_empty_stands_for_nothing(self):
+        table = read_gene_table({"": "CD3D", "Cd4": "CD4"})
+        assert GeneNames(SYMBOLS, table=table).match({"a": np.array(["", "Cd4"])}).positions.tolist() == [
+            -1,
+            SYMBOLS.index("CD4"),
+        ]
 
     def test_unknown_names_match_nothing(self):
         model = GeneNames([*SYMBOLS, OTHER_GENES], ["", "", "i", "j", ""])
