@@ -168,6 +168,7 @@ def main() -> None:
     )
     parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--cases", nargs="*", help="beginnings of the names of the cases; by default all")
     parser.add_argument("--missing", type=float, help="share of the model's genes that the query lacks")
     arguments = parser.parse_args()
@@ -190,7 +191,7 @@ def main() -> None:
         predicted = pd.read_csv(folder / "predicted.csv", dtype=str).iloc[:, 0].to_numpy()
         tell(case, method, seed, test, predicted, time.perf_counter() - start)
 
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for case, train_part, test_part in parts(arguments.folder, seed):
             if arguments.cases and not any(case.startswith(name) for name in arguments.cases):
                 continue
