@@ -65,8 +65,10 @@ class TestCreate:
         create = ["create", tmp_path / "a.h5ad", tmp_path / "b.h5ad", "--label", "cell_type", "-q", "--overwrite"]
         store = tmp_path / "cells.zarr"
         ginseng(*create, "-o", store, "--genes", 10, "--select", "variance", "--no-other-genes")
-        together = select_hvgs(ad.concat(inputs, index_unique="-"), 10, silent=True, copy=True)
-        assert GinsengDataset(store).gene_names == list(together.var_names[together.var["ginseng_genes"]])
+        dataset = GinsengDataset(store)
+        trained_on = ad.concat(inputs, index_unique="-")[dataset.train_idx].copy()
+        select_hvgs(trained_on, 10, silent=True)
+        assert dataset.gene_names == list(trained_on.var_names[trained_on.var["ginseng_genes"]])
         ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
         assert load_model(tmp_path / "m.h5").n_genes == 10
         for options, n_genes in (([], 26), (["--no-other-genes"], 25), (["--genes", 0], 25)):
