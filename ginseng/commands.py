@@ -208,11 +208,11 @@ def fit(
     if memory is not None:
         bytes_of(memory)
     of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
-    of_a_model |= {"--members": members, "--select": select, "--other-genes": other_genes}
+    of_a_model |= {"--members": members, "--select": select, "--[no-]other-genes": other_genes}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
     of_counts |= {
         "--select": select,
-        "--other-genes": other_genes,
+        "--[no-]other-genes": other_genes,
         "--gene-column": gene_column,
         "--require-labels": require_labels or None,
         "--dataset": dataset,

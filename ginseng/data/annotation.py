@@ -85,7 +85,7 @@ def positions_of(columns: np.ndarray, n_genes: int) -> np.ndarray:
 
 
 def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd.Categorical]:
-    """Find which cells have a label, and the labels of those.
+    """Find which cells have a label that is not empty, and the labels of those.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
     require_column(obs, "label", key)
     if missing not in ("drop", "error"):
         raise ValueError(f"`missing_labels` must be 'drop' or 'error', but got '{missing}'.")
-    labelled = obs[key].notna().to_numpy()
+    labelled = _is_named(obs[key])
     n_missing = int((~labelled).sum())
     if n_missing and missing == "error":
         raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
@@ -134,10 +134,15 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
 def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     """Groups of the labelled cells, each of which must have one; the categories are sorted."""
     require_column(obs, "group", key)
-    n_missing = int(obs[key][labelled].isna().sum())
+    n_missing = int((~_is_named(obs[key])[labelled]).sum())
     if n_missing:
         raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")
     return _sorted_categorical(obs[key], labelled)
+
+
+def _is_named(column: Any) -> np.ndarray:
+    """Which cells have a label or a group that is not missing or empty."""
+    return column.notna().to_numpy() & (column.astype(object) != "").to_numpy(dtype=bool)
 
 
 def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:

@@ -83,7 +83,7 @@ def _require_columns(table: zarr.Group, path: str | Path) -> None:
         if isinstance(values, zarr.Array) and (lacks := _lacks(where, values)):
             if name == name_of_index:
                 _refuse(lacks)
-            if values.dtype.kind not in "biuf" or n_missing_chunks(values) < values.nchunks:
+            if n_missing_chunks(values) < values.nchunks:  # all may be zero, or empty, which is no label or group
                 _warn_of(lacks, path)
 
 

@@ -156,6 +156,8 @@ class Sources:
             if (names := second_names(counts.var)) is not None:
                 is_kept, kept = gene_map.positions >= 0, np.full(gene_map.n_inputs, "", dtype=object)
                 kept[gene_map.positions[is_kept]] = names[is_kept]
+                if gene_map.rest is not None:
+                    kept[gene_map.rest] = ""
                 of_inputs.append(kept.astype(str))
         agreed = agreed_names(of_inputs) if of_inputs else None
         return None if agreed is None else agreed.tolist()

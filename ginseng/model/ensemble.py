@@ -43,12 +43,17 @@ class Ensemble(eqx.Module):
 
     def __init__(self, members: Sequence[eqx.Module]):
         parts = [eqx.partition(member, eqx.is_array) for member in members]
-        if not all(eqx.tree_equal(rest, parts[0][1]) for _, rest in parts):
-            raise ValueError("The members of an ensemble must be of one making: settings that are no arrays differ.")
+        if not parts:
+            raise ValueError("An ensemble needs at least one member.")
+        if not all(_are_alike(rest, parts[0][1]) for _, rest in parts):
+            raise ValueError(
+                "The members of an ensemble must be of one making, but they differ in sizes or in settings that are no "
+                "arrays."
+            )
         try:
             arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays for arrays, _ in parts))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"The members of an ensemble must be of one making, and at least one: {error}") from error
+            raise ValueError(f"The members of an ensemble must be of one making: {error}") from error
         self.stacked = eqx.combine(arrays, parts[0][1])
         self.n_members = len(parts)
 
@@ -63,6 +68,15 @@ class Ensemble(eqx.Module):
         """Return the logarithm of the mean probabilities for one cell; `key` is needed where dropout is on."""
         of_members = jax.nn.log_softmax(member_logits_of(self, x[None], key)[:, 0])
         return jax.nn.logsumexp(of_members, axis=0) - jnp.log(self.n_members)
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether the parts of two modules that are no arrays are equal; functions, if they have the same name."""
+    leaves = [jax.tree.flatten(rest) for rest in (one, other)]
+    if leaves[0][1] != leaves[1][1]:
+        return False
+    names = [[getattr(leaf, "__qualname__", leaf) for leaf in of_rest] for of_rest, _ in leaves]
+    return names[0] == names[1]
 
 
 def member_logits_of(

@@ -29,6 +29,7 @@ _SYMBOL_COLUMNS = (
     "hgnc_symbol",
 )
 _N_LOOKED_AT = 2000
+_NOT_IN_TABLE = -2  # -1: no gene of the model
 _CLEARLY = 1.1  # a few names that differ do not outvote the index
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
@@ -205,8 +206,8 @@ class GeneNames:
     second : sequence of str, optional
         Other names, see `second_names`.
     table : pandas.DataFrame, optional
-        See `read_gene_table`. A name that it has stands for what it says, and for nothing else; of several genes of the
-        model for the first.
+        See `read_gene_table`. A name that it has stands for what it says, by either name of the model, and for nothing
+        else; of several genes of the model for the first.
     ignore_case : bool
         See `match_genes`.
 
@@ -229,15 +230,15 @@ class GeneNames:
         ----------
         data : mapping of str to numpy.ndarray
             Names of the genes of the data, by what is said of where they are from. The first, with the first names of
-            the model, are taken unless others find a tenth more, and a warning then says so. A table holds for those
-            of which it has most.
+            the model, are taken unless others find a tenth more, and a warning then says so. What the table says of
+            any of them holds in each case.
 
         Raises
         ------
         ValueError
             If the table has none of the names.
         """
-        if self.table is not None and not any((self._entries(names, self.table) >= 0).any() for names in data.values()):
+        if self.table is not None and (self._by_table(data) == _NOT_IN_TABLE).all():
             maps = [f"{of_data} to {of_model}" for of_data, of_model in self.table.to_numpy()]
             raise ValueError(
                 f"No gene of the data is in `gene_map`, which maps {shorten(maps, 3) or 'nothing'}; the data have "
@@ -246,7 +247,7 @@ class GeneNames:
         best, found = self.best(data)
         plain = next(iter(data)), "names"
         if best != plain:
-            n_plain = self._gene_map(data[plain[0]], self.first).n_found
+            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first)).n_found
             warn(
                 f"Genes are matched by {best[0]} with the {best[1]} of the model, which finds {found.n_found:,} of "
                 f"{len(self.first):,}; {plain[0]} with its names finds {n_plain:,}."
@@ -255,37 +256,34 @@ class GeneNames:
 
     def best(self, data: Mapping[str, np.ndarray]) -> tuple[tuple[str, str], GeneMap]:
         """As `match`, without a warning, but with the place in the data and ``"names"`` or ``"second names"``."""
-        if self.table is not None:  # which is for names of one kind
-            n_entries = {place: (self._entries(names, self.table) >= 0).sum() for place, names in data.items()}
-            place = max(data, key=lambda place: n_entries[place])
-            data = {place: data[place]}
         own = {"names": self.first} | ({} if self.second is None else {"second names": self.second})
-        maps = {
-            (place, kind): self._gene_map(names, genes) for place, names in data.items() for kind, genes in own.items()
-        }
+        by_table = self._by_table(data)
+        maps = {}
+        for place, names in data.items():
+            for kind, genes in own.items():
+                positions = np.where(by_table == _NOT_IN_TABLE, self._positions(names, genes), by_table)
+                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first))
         plain, best = next(iter(maps)), max(maps, key=lambda side: maps[side].n_found)  # the first of equals
         is_clear = maps[best].n_found > _CLEARLY * maps[plain].n_found
         return (best, maps[best]) if is_clear else (plain, maps[plain])
 
-    def _gene_map(self, names: np.ndarray, genes: Any) -> GeneMap:
-        """Match names of data to those of the model, of which "" stands for one that is not known."""
-        genes, first = np.asarray(genes), np.asarray(self.first)
+    def _positions(self, names: np.ndarray, genes: Any) -> np.ndarray:
+        """Match names to those of the model, of which "" stands for one that is not known."""
+        genes = np.asarray(genes)
         known = np.flatnonzero(genes != "")
+        return np.append(known, -1)[match_genes(names, genes[known], ignore_case=self.ignore_case)]
 
-        def found(names: np.ndarray) -> np.ndarray:
-            return np.append(known, -1)[match_genes(names, genes[known], ignore_case=self.ignore_case)]
-
-        positions = found(names)
+    def _by_table(self, data: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the table says for each gene of the data, by any of its names, and to either of the model's."""
+        of_genes = np.full(len(next(iter(data.values()))), _NOT_IN_TABLE)
         if self.table is None:
-            return GeneMap.to(positions, first)
-        targets = found(self.table["model"].to_numpy())
+            return of_genes
+        targets = self._positions(self.table["model"].to_numpy(), self.first)
+        if self.second is not None:
+            targets = np.where(targets >= 0, targets, self._positions(self.table["model"].to_numpy(), self.second))
         table = self.table.assign(target=targets).iloc[np.argsort(targets < 0, kind="stable")]  # those found first
-        entries = self._entries(names, table)
-        by_table = np.append(table["target"].to_numpy(), -1)[entries]
-        return GeneMap.to(np.where(entries >= 0, by_table, positions), first)
-
-    def _entries(self, names: np.ndarray, table: pd.DataFrame) -> np.ndarray:
-        """The first line of the table for each name of the data, or -1."""
-        lines = np.flatnonzero(~table["data"].duplicated())
-        sources = table["data"].to_numpy()[lines]
-        return np.append(lines, -1)[match_genes(names, sources, ignore_case=self.ignore_case)]
+        table = table[~table["data"].duplicated()]
+        for names in reversed(list(data.values())):  # the first place has the last word
+            lines = match_genes(names, table["data"].to_numpy(), ignore_case=self.ignore_case)
+            of_genes = np.where(lines >= 0, np.append(table["target"].to_numpy(), -1)[lines], of_genes)
+        return of_genes

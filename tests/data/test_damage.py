@@ -246,6 +246,23 @@ class TestColumnsOfAnAnndataStore:
             GinsengDataset.create(tmp_path / "x.zarr", [store, other], "cell_type", silent=True)
 
 
+@pytest.mark.parametrize("name", ["mask", "values"])
+def test_labels_that_are_empty_are_none(tmp_path, name):
+    """As of a nullable column that has lost its mask, or its values."""
+    adata = simulate()
+    adata.obs["t"] = pd.array(["a"] * 40 + [None] * 20 + ["b"] * 60, dtype="string")
+    with ad.settings.override(allow_write_nullable_strings=True, zarr_write_format=3):
+        adata.write_zarr(tmp_path / "cells.zarr")
+    shutil.rmtree(tmp_path / "cells.zarr" / "obs" / "t" / name / "c")
+    if name == "mask":
+        with pytest.warns(UserWarning, match="20 of 120 cells have no label"):
+            dataset = GinsengDataset.create(tmp_path / "x.zarr", tmp_path / "cells.zarr", "t", silent=True)
+        assert (dataset.label_names, dataset.n_cells) == (["a", "b"], 100)
+    else:
+        with pytest.raises(ValueError, match="at least two labels"):
+            GinsengDataset.create(tmp_path / "x.zarr", tmp_path / "cells.zarr", "t", silent=True)
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_sound_anndata_stores_draw_no_alarm(tmp_path, version):
     """zarr writes no file of what is all zero, or all of the first category."""

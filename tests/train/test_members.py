@@ -111,6 +111,7 @@ def test_others_of_other_shapes_are_refused(model_file):
     activations = [eqx.nn.MLP(30, 3, 4, 1, activation=f, key=jr.key(0)) for f in (jax.nn.relu, jax.nn.tanh)]
     with pytest.raises(ValueError, match="must be of one making"):
         Ensemble(activations)
+    Ensemble([eqx.nn.MLP(30, 3, 4, 1, activation=lambda x: x, key=jr.key(seed)) for seed in range(2)])
 
 
 class TestFineTuning:

@@ -111,9 +111,15 @@ class TestGeneNames:
 
     def test_a_table_may_name_identifiers(self):
         table = read_gene_table({"Cd3d": "ENSG00000167286", "Cd8a": "ENSG00000153563"})
-        with pytest.warns(UserWarning, match="second names of the model, which finds 2 of 4"):
-            gene_map = GeneNames(SYMBOLS, IDS, table).match({"a": np.array(["Cd8a", "Cd3d"])})
-        assert gene_map.positions.tolist() == [2, 0]
+        gene_map = GeneNames(SYMBOLS, IDS, table).match({"a": np.array(["Cd8a", "Cd3d", "MS4A1"])})
+        assert gene_map.positions.tolist() == [2, 0, 3]
+
+    def test_a_table_adds_to_what_is_found_without_it(self):
+        genes, ids = [f"G{i}" for i in range(40)], [f"ENSG{i:011}" for i in range(40)]
+        data = {"index": np.array(["old", *genes[1:]]), "ids": np.array(ids)}
+        for given in ({"old": "G0", ids[1]: "G1"}, {"old": ids[0]}, {"old": "G0", "G1": ids[1]}):
+            model = GeneNames(genes, ids, read_gene_table(given))
+            assert model.match(data).positions.tolist() == list(range(40))
 
     def test_a_table_of_other_genes_is_refused(self):
         table = read_gene_table({"CD3D": "Cd3d", "CD4": "Cd4"})
