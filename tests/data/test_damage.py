@@ -246,21 +246,15 @@ class TestColumnsOfAnAnndataStore:
             GinsengDataset.create(tmp_path / "x.zarr", [store, other], "cell_type", silent=True)
 
 
-@pytest.mark.parametrize("name", ["mask", "values"])
-def test_labels_that_are_empty_are_none(tmp_path, name):
-    """As of a nullable column that has lost its mask, or its values."""
+def test_labels_that_are_empty_are_none(tmp_path):
+    """As zarr reads those of a column of which a part has gone."""
     adata = simulate()
-    adata.obs["t"] = pd.array(["a"] * 40 + [None] * 20 + ["b"] * 60, dtype="string")
-    with ad.settings.override(allow_write_nullable_strings=True, zarr_write_format=3):
-        adata.write_zarr(tmp_path / "cells.zarr")
-    shutil.rmtree(tmp_path / "cells.zarr" / "obs" / "t" / name / "c")
-    if name == "mask":
-        with pytest.warns(UserWarning, match="20 of 120 cells have no label"):
-            dataset = GinsengDataset.create(tmp_path / "x.zarr", tmp_path / "cells.zarr", "t", silent=True)
-        assert (dataset.label_names, dataset.n_cells) == (["a", "b"], 100)
-    else:
-        with pytest.raises(ValueError, match="at least two labels"):
-            GinsengDataset.create(tmp_path / "x.zarr", tmp_path / "cells.zarr", "t", silent=True)
+    adata.obs["t"] = ["a"] * 40 + [""] * 20 + ["b"] * 60
+    with pytest.warns(UserWarning, match="20 of 120 cells have no label"):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "t", silent=True)
+    assert (dataset.label_names, dataset.n_cells) == (["a", "b"], 100)
+    with pytest.raises(ValueError, match="20 cells have no group"):
+        GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", group_key="t", silent=True)
 
 
 @pytest.mark.parametrize("version", [2, 3])
