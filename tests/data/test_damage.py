@@ -231,6 +231,7 @@ class TestColumnsOfAnAnndataStore:
         return tmp_path / "cells.zarr"
 
     def lose(self, store, name, version):
+        name = f"{name}/values" if (store / name / "values").exists() else name  # as newer anndata writes names
         shutil.rmtree(store / name / "c") if version == 3 else (store / name / "0").unlink()
 
     @pytest.mark.parametrize("name", ["obs/_index", "var/_index", "obs/cell_type/categories"])
