@@ -18,13 +18,7 @@ from ginseng.utils.files import is_url, replacing
 from ginseng.utils.messages import unknown_name
 from ginseng.utils.values import require_flag, require_integer
 
-_WAYS_TO_SPLIT: dict[str, Any] = {  # the defaults of `make_split`
-    "fraction": 0.1,
-    "seed": 123,
-    "stratify_group": False,
-    "stratify_label": False,
-    "keep_rare": False,
-}
+_WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
 
 
 def create_dataset(
@@ -54,7 +48,7 @@ def create_dataset(
         obs = {label_key: sources.labels}
         if group_key is not None and sources.groups is not None:
             obs[group_key], codes["groups"] = sources.groups, sources.groups.codes
-        parts = None if split is None else draw_split(codes["labels"], codes.get("groups"), **_options(split))
+        parts = None if split is None else draw_split(codes["labels"], codes.get("groups"), **_checked(split))
         is_chosen = sources.keep_best(select, chunk_size, None if parts is None else parts[0], silent=silent)
         if other_genes:
             sources.add_others()
@@ -96,7 +90,7 @@ def _free_place(path: str | Path, overwrite: bool) -> Path:
     return path
 
 
-def _options(split: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(split: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(split, Mapping):
         raise ValueError(
             f"`split` must be a dict of what make_split takes, such as {{'fraction': 0.1}}, but got {split!r}."
@@ -104,4 +98,4 @@ def _options(split: Mapping[str, Any]) -> dict[str, Any]:
     for name in split:
         if name not in _WAYS_TO_SPLIT:
             raise unknown_name("option of `split`", name, "what make_split takes", _WAYS_TO_SPLIT)
-    return {**_WAYS_TO_SPLIT, **split}
+    return split

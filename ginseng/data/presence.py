@@ -52,16 +52,16 @@ def _of_sparse(name: str, matrix: zarr.Group) -> str | None:
     """Refuse parts that could not be zero; tell of those that could."""
     data, indices, indptr = (array_of(matrix, part) for part in ("data", "indices", "indptr"))
     if (lacks := _lacks(f"{name}/indptr", indptr)) and data.shape[0] and not values_of(matrix, "indptr")[-1]:
-        raise ValueError(lacks)
-    if (lacks := _lacks(f"{name}/indices", indices)) and _repeats_the_first(matrix, indices):
-        raise ValueError(lacks)
+        _refuse(lacks)
+    if (lacks := _lacks(f"{name}/indices", indices)) and _repeats_the_first(matrix):
+        _refuse(lacks)
     lacks = _lacks(f"{name}/data", data)
-    if lacks and name == "X":
-        raise ValueError(lacks)
+    if name == "X":
+        _refuse(lacks)
     return lacks
 
 
-def _repeats_the_first(matrix: zarr.Group, indices: Any) -> bool:
+def _repeats_the_first(matrix: zarr.Group) -> bool:
     """Whether a row (or column) would have the first index twice, if all that is read as 0 were that."""
     indptr = values_of(matrix, "indptr")
     of_entries = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))

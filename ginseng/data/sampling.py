@@ -74,12 +74,12 @@ def split_within_labels(
 def draw_split(
     labels: Integer[np.ndarray, " cells"],
     groups: Integer[np.ndarray, " cells"] | None,
-    fraction: float,
-    seed: int,
+    fraction: float = 0.1,
+    seed: int = 123,
     *,
-    stratify_group: bool,
-    stratify_label: bool,
-    keep_rare: bool,
+    stratify_group: bool = False,
+    stratify_label: bool = False,
+    keep_rare: bool = False,
 ) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " test"]]:
     """Draw the training and the test cells that `GinsengDataset.make_split` keeps.
 
@@ -118,11 +118,8 @@ def is_split_of(
     >>> is_split_of(0.2, np.arange(20), labels, None), is_split_of(0.25, np.arange(20), labels, None)
     (True, False)
     """
-    ways = [(False, False), (True, False), (True, True)]
-    by_cells = {
-        len(draw_split(labels, None, fraction, 0, stratify_group=False, stratify_label=label, keep_rare=rare)[1])
-        for label, rare in ways
-    }
+    ways = ({}, {"stratify_label": True}, {"stratify_label": True, "keep_rare": True})
+    by_cells = {len(draw_split(labels, None, fraction, **way)[1]) for way in ways}
     if groups is None or len(test) in by_cells:
         return len(test) in by_cells
     held_out = np.unique(groups[test])

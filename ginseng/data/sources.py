@@ -186,10 +186,8 @@ class Sources:
         """
         if self._n_chosen is None or self._n_chosen >= len(self.gene_names):
             return False
-        among = np.ones(len(self.labels), bool)
-        if cells is not None:
-            among[:] = False
-            among[cells] = True
+        n_labelled = len(self.labels)
+        among = np.ones(n_labelled, bool) if cells is None else np.isin(np.arange(n_labelled), cells)
         blocks, shape = self.blocks(size, among), (self.n_read, len(self.gene_names))
         if select == "markers":
             _, types = np.unique(self.labels.codes[among], return_inverse=True)
