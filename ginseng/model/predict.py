@@ -2,35 +2,28 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
-from scipy import sparse
-from tqdm.auto import tqdm
+from jaxtyping import Array, Float
+from scipy import special
 
 from ginseng.data.models import load_model
 from ginseng.data.readers import opened_counts, read_adata
-from ginseng.data.slabs import SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
-from ginseng.model.ensemble import member_logits_of, n_members_of
+from ginseng.model.ensemble import n_members_of
+from ginseng.model.forward import Forward
 from ginseng.model.state import GinsengClassifierState
-from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
-from ginseng.utils.precision import in_precision, require_precision
 from ginseng.utils.values import require_integer
 
 
@@ -258,20 +251,21 @@ def classify(
         zeros = annotator.background is None
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
         annotator = annotator.lacking(genes.is_lacking)
-        forward = _Forward(
+        forward = Forward(
             annotator.module, batch_size, precision, Devices(devices, alone=True), seed if randomness else None
         )
-        probabilities, spread, is_empty = forward(counts, genes, len(annotator.labels), silent)
-        _require_finite(probabilities, data.obs_names, annotator.takes_counts)
+        answer = forward(counts, genes, len(annotator.labels), silent)
+        _require_finite(answer.logits, data.obs_names, annotator.takes_counts)
+        is_empty = answer.is_empty
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
 
-    labels = annotator.labels
+    labels, probabilities = annotator.labels, special.softmax(answer.logits, axis=1)
     cell_type = pd.Categorical.from_codes(np.where(is_empty, -1, probabilities.argmax(axis=1)), categories=labels)
     confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
     columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
     if n_members_of(annotator.module) > 1:
-        columns["ginseng_spread"] = np.where(is_empty, np.float32(0), spread)
+        columns["ginseng_spread"] = np.where(is_empty, np.float32(0), answer.spread)
     if return_table:
         table = pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names, copy=False)
         for place, (name, values) in enumerate(columns.items()):
@@ -302,94 +296,8 @@ def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annota
     return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
 
 
-@dataclass(frozen=True)
-class _Forward:
-    """How cells go through a module.
-
-    Attributes
-    ----------
-    module : eqx.Module
-        Of one cell.
-    batch_size : int
-        Cells per forward pass.
-    precision : {"float32", "bfloat16"}
-        Of the factors of matrix products.
-    devices : Devices
-        Which share each batch.
-    seed : int, optional
-        Of the dropout masks; without one nothing is dropped.
-    """
-
-    module: Any
-    batch_size: int
-    precision: str
-    devices: Devices
-    seed: int | None
-
-    def __post_init__(self):
-        require_integer("batch_size", self.batch_size, 1)
-        if self.seed is not None:
-            require_integer("seed", self.seed, 0, below=2**32)
-        require_precision(self.precision)
-
-    def __call__(
-        self, counts: Counts, gene_map: GeneMap, n_classes: int, silent: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Probability of each cell type, of shape (cells, classes), its spread, and which cells have no count."""
-        shape = SlabShape.of(self.batch_size, self.devices.padded(self.batch_size), gene_map.n_inputs, np.float32)
-        module = self.devices.replicate(eqx.nn.inference_mode(self.module, self.seed is None))
-        key = None if self.seed is None else jr.key(self.seed)
-        probabilities = np.empty((counts.n_cells, n_classes), np.float32)
-        spread = np.empty(counts.n_cells, np.float32)
-        is_empty = np.zeros(counts.n_cells, bool)
-
-        def groups() -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
-            for start, stop, block in counts.blocks(shape.n_cells):
-                aligned = gene_map.of(block)
-                is_empty[start:stop] = ~gene_map.has_counts(aligned)
-                yield aligned, np.arange(start, stop)
-
-        slabs = read_ahead(dense_slabs(groups(), shape))
-        bar = tqdm(total=counts.n_cells, desc="Annotating", unit="cells", unit_scale=True, disable=silent)
-        with closing(slabs), bar:
-            for x, cells in slabs:
-                n_steps = np.int32(-(-len(cells) // self.batch_size))
-                placed = self.devices.place_batches(x)
-                of_slab = None if key is None else jr.fold_in(key, cells[0])
-                found = _probabilities(module, placed, n_steps, n_classes, self.precision, of_slab)
-                for target, values in zip((probabilities, spread), map(np.asarray, found), strict=True):
-                    target[cells] = values[:, : self.batch_size].reshape(-1, *target.shape[1:])[: len(cells)]
-                bar.update(len(cells))
-        return probabilities, spread, is_empty
-
-
-@eqx.filter_jit
-def _probabilities(
-    module: Any,
-    x: Num[Array, "steps width genes"],
-    n_steps: Int[Array | np.generic, ""],
-    n_classes: int,
-    precision: str,
-    key: PRNGKeyArray | None,
-) -> tuple[Float[Array, "steps width classes"], Float[Array, "steps width"]]:
-    """Mean probabilities over the members of an ensemble, and the standard deviation of that of the likeliest class."""
-
-    def step(nth: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        def of_batch(batch: Array) -> tuple[Array, Array]:
-            of_step = None if key is None else jr.fold_in(key, nth)
-            of_members = jax.nn.softmax(member_logits_of(module, batch, of_step), axis=-1)
-            mean = of_members.mean(axis=0)
-            likeliest = mean.argmax(axis=-1)[None, :, None]
-            return mean, jnp.take_along_axis(of_members, likeliest, axis=-1)[..., 0].std(axis=0)
-
-        of_step = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
-        return tuple(whole.at[nth].set(part) for whole, part in zip(found, of_step, strict=True))  # pyright: ignore
-
-    return jax.lax.fori_loop(0, n_steps, step, (jnp.zeros((*x.shape[:2], n_classes)), jnp.zeros(x.shape[:2])))
-
-
-def _require_finite(probabilities: np.ndarray, cell_names: pd.Index, takes_counts: bool) -> None:
-    is_finite = np.isfinite(probabilities).all(axis=1)
+def _require_finite(logits: np.ndarray, cell_names: pd.Index, takes_counts: bool) -> None:
+    is_finite = np.isfinite(logits).all(axis=1)
     if not is_finite.all():
         raise ValueError(
             f"The network's answer is not finite for {(~is_finite).sum():,} of {is_finite.size:,} cells, such as "

@@ -1,25 +1,16 @@
-"""The commands: create, fit, annotate, inspect, demo."""
+"""The commands that make datasets and models, and tell what is in them: create, fit, inspect, demo."""
 
-import functools
-import importlib.util
-import os
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import jax
-import pandas as pd
-import pooch
 import typer
 
 import ginseng
 from ginseng.arguments import (
     Cells,
     ChosenBy,
-    Data,
     GeneColumn,
     Genes,
     Group,
@@ -35,60 +26,24 @@ from ginseng.arguments import (
     refuse,
     require_group,
     require_split,
-    truth_column,
 )
+from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
-from ginseng.data.readers import opened_counts, read_adata, write_adata
+from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
-from ginseng.metrics import score
-from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.files import is_url, is_zarr_url, replacing, require_writable_path
+from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
-_TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
-    ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
-    ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
-    ".parquet": lambda table, path: table.to_parquet(path),
-}
-
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def _keep_what_is_compiled() -> None:
-    """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to."""
-    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    folder = Path(pooch.os_cache("ginseng")) / "jax"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _command(function: Callable) -> Callable:
-    """Register a command whose expected errors are one line, without a traceback."""
-
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        _keep_what_is_compiled()
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError, MemoryError, ImportError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-
-    return app.command()(run)
-
-
-@_command
+@command
 def create(
     data: Annotated[
         list[str], typer.Argument(help="Raw counts, as for `ginseng fit`; of several, the genes that all have.")
@@ -129,13 +84,13 @@ def create(
         seed=seed,
     )
     split = settings.split() if splits else None
-    with _warnings(quiet):
+    with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
         dataset = GinsengDataset.create(output, data, label, layer, group_key=group, **how)
-    _say(quiet, f"{dataset}: saved {output}")
+    say(quiet, f"{dataset}: saved {output}")
 
 
-@_command
+@command
 def fit(
     data: Annotated[
         str,
@@ -240,12 +195,12 @@ def fit(
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
     require_writable_path(output)
     state = None if start is None else load_model(start)
-    with _warnings(quiet), tempfile.TemporaryDirectory() as folder:
+    with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
         if is_dataset:
             made = GinsengDataset(data)
             if made.test_idx is not None:
                 require_split(made, holdout, hold_out_groups)
-                _say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
+                say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
         else:
             if label is None:
                 columns = read_adata(data).obs.columns
@@ -260,83 +215,10 @@ def fit(
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
-    _say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
+    say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
 
 
-@_command
-def annotate(
-    model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
-    data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".h5ad, .csv, .tsv or .parquet.", show_default=False)],
-    cells: Cells = None,
-    layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
-    truth: Annotated[
-        str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
-    ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Store the probability of every type in the .h5ad.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
-    min_overlap: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes."
-        ),
-    ] = None,
-    gene_map: Annotated[
-        Path | None,
-        typer.Option(help=".csv or .tsv of synonyms or orthologs: the name in the data, the name in the model."),
-    ] = None,
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
-    precision: Precision = _DEFAULTS.precision,
-    quiet: Quiet = False,
-) -> None:
-    """Annotate new counts with a trained classifier.
-
-    Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
-    """
-    suffix = output.suffix
-    if suffix != ".h5ad" and suffix not in _TABLE_WRITERS:
-        raise ValueError(f"{output} must end in .h5ad, {', '.join(_TABLE_WRITERS)}.")
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
-    if Path(data).exists() and output.exists() and output.samefile(data):
-        raise ValueError(f"{output} is the file of counts itself; name another output.")
-    require_writable_path(output)
-    to_table = suffix != ".h5ad"
-    with _warnings(quiet):
-        state = load_model(model)
-        in_memory = None if to_table and cells is None else cells_of(read_adata(data, backed=False), cells)
-        counts = data if in_memory is None else in_memory
-        true_types = None if truth is None else truth_column(counts, truth)
-        table = classify(
-            state,
-            counts,
-            gene_key=gene_key,
-            layer=layer,
-            batch_size=batch_size,
-            min_overlap=min_overlap,
-            gene_map=gene_map,
-            ignore_case=ignore_case,
-            precision=precision,
-            store_probs=probabilities,
-            return_table=to_table,
-            silent=quiet,
-        )
-    if in_memory is not None and not to_table:
-        annotated = in_memory.obs
-        write_adata(in_memory, output)
-    else:
-        annotated: Any = table
-        with replacing(output) as fresh:
-            _TABLE_WRITERS[suffix](annotated, fresh)
-    if true_types is not None:
-        typer.echo(score(true_types, annotated["ginseng_cell_type"]).report())
-    _say(quiet, f"{len(annotated):,} cells annotated: saved {output}")
-
-
-@_command
+@command
 def inspect(
     file: Annotated[str, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
 ) -> None:
@@ -350,7 +232,7 @@ def inspect(
             typer.echo(describe_counts(adata))
 
 
-@_command
+@command
 def demo(
     data: Annotated[str | None, typer.Option(help="Your own labelled raw counts; default: 700 blood cells.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
@@ -367,19 +249,10 @@ def demo(
     demonstration = ginseng.demo  # first of all, since it needs an extra
     if data is not None and label is None:
         raise ValueError("--data needs --label, the column of obs with the cell types.")
-    with _warnings(quiet):
+    with warnings_unless(quiet):
         adata = demonstration.pbmc_counts() if data is None else read_adata(data, backed=False)
         scores = demonstration.run(
             adata, label or "bulk_labels", out, n_genes=genes, epochs=epochs, seed=seed, silent=quiet
         )
-    _say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
+    say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
     typer.echo(scores.report("held-out cells"))
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        typer.echo(text)
-
-
-def _warnings(quiet: bool) -> warnings.catch_warnings:
-    return warnings.catch_warnings(action="ignore") if quiet else warnings.catch_warnings()

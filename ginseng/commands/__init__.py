@@ -1,0 +1,8 @@
+"""The commands."""
+
+from ginseng.commands.annotating import annotate as annotate
+from ginseng.commands.registry import app as app
+from ginseng.commands.training import create as create
+from ginseng.commands.training import demo as demo
+from ginseng.commands.training import fit as fit
+from ginseng.commands.training import inspect as inspect
