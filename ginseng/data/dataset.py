@@ -1,5 +1,6 @@
 """Labelled counts on disk, split and streamed for training."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -225,6 +226,12 @@ class GinsengDataset:
         else:
             warn(f"{self.path} cannot be written to: the split holds for this object only.")
         self.train_idx, self.test_idx = train, test
+
+    def divided(self, train: np.ndarray, test: np.ndarray) -> "GinsengDataset":
+        """The same dataset with another training and another test part, which are not stored."""
+        other = copy.copy(self)
+        other._counts, other.train_idx, other.test_idx = self._counts, train, test
+        return other
 
     @property
     def has_test(self) -> bool:

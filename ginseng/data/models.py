@@ -11,6 +11,7 @@ import numpy as np
 
 from ginseng.data.readers import kind_of
 from ginseng.model.background import Background
+from ginseng.model.calibration import as_tree, from_tree
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming
@@ -21,7 +22,8 @@ MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
 _DOCUMENTED = ("params", *_ARRAYS)
-_FURTHER, _BACKGROUND, _SECOND = "members", "background", "names/second"  # which ginseng 0.2.1 ignores
+_FURTHER, _BACKGROUND, _SECOND, _CALIBRATION = "members", "background", "names/second", "calibration"
+_OURS = (_FURTHER, _BACKGROUND, _SECOND, _CALIBRATION)  # which ginseng 0.2.1 ignores
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
@@ -30,8 +32,8 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
 
     What that layout does not have goes into groups which ginseng 0.2.1 ignores: package versions, time, settings and
     history of the training into ``metadata``, weights of further networks into ``members``, means over training cells
-    into ``background``, and other names of the genes into ``names``. The file is written beside `path` and
-    renamed, so that a failure leaves an existing file as it was.
+    into ``background``, what the answers are worth into ``calibration``, and other names of the genes into ``names``.
+    The file is written beside `path` and renamed, so that a failure leaves an existing file as it was.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             _save_pytree(file.create_group(f"{_FURTHER}/{number}"), params)
         if state.background is not None:
             _save_pytree(file.create_group(_BACKGROUND), state.background._asdict())
+        if state.calibration is not None:
+            _save_pytree(file.create_group(_CALIBRATION), as_tree(state.calibration))
         if state.second_names is not None:
             file.create_dataset(_SECOND, data=np.char.encode(state.second_names, "utf-8"), compression="gzip")
         metadata = file.create_group("metadata")
@@ -134,12 +138,19 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
         members = [further[number] for number in sorted(further, key=int)]
         background = Background(**_load_pytree(file[_BACKGROUND])) if _BACKGROUND in file else None
+        calibration = from_tree(_load_pytree(file[_CALIBRATION])) if _CALIBRATION in file else None
         metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
         arrays |= {"second_names": file[_SECOND][()]} if _SECOND in file else {}
         for name in {"genes", "label_keys", "second_names"} & set(arrays):
             arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
         state = GinsengClassifierState(
-            params=params, **arrays, **attributes, members=members, background=background, metadata=metadata
+            params=params,
+            **arrays,
+            **attributes,
+            members=members,
+            background=background,
+            calibration=calibration,
+            metadata=metadata,
         )
         for layer, leaves in [entry for tree in (params, *members) for entry in tree.items()]:
             if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
@@ -165,7 +176,7 @@ def is_model(path: str | Path) -> bool:
 
 
 def _digest_of(file: h5py.File) -> str:
-    ours = [name for name in (_FURTHER, _BACKGROUND, _SECOND) if name in file]
+    ours = [name for name in _OURS if name in file]
     return contents_digest(file, [*_DOCUMENTED, *ours], _ATTRIBUTES)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.background import Background, lacking, require_background
+from ginseng.model.calibration import Calibration, as_tree, from_tree
 from ginseng.model.ensemble import joined, members_of
 from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
@@ -47,6 +48,8 @@ class Annotator:
         the data lack. Without it they count as zero.
     second_names : sequence of str, optional
         Other names of its genes, unique, "" where there is none: see `ginseng.utils.names.second_names`.
+    calibration : Calibration, optional
+        What its answers are worth, learnt from cells that the module was not trained on.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Annotator:
     takes_counts: bool = True
     background: Background | None = None
     second_names: Sequence[str] | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         for name in ("genes", "labels"):
@@ -80,6 +84,8 @@ class Annotator:
             if not isinstance(members_of(self.module)[0], AttentionClassifier):
                 raise ValueError("`background` is of an AttentionClassifier; this is another module.")
             require_background(self.background, len(self.genes))
+        if self.calibration is not None:
+            self.calibration.require_classes(len(self.labels))
 
     @classmethod
     def of(cls, state: GinsengClassifierState) -> "Annotator":
@@ -92,7 +98,7 @@ class Annotator:
         """
         genes, labels = np.asarray(state.genes).tolist(), state.output_labels.tolist()
         second = None if state.second_names is None else np.asarray(state.second_names).tolist()
-        return cls(state.module, genes, labels, bool(state.normalize), state.background, second)
+        return cls(state.module, genes, labels, bool(state.normalize), state.background, second, state.calibration)
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.
@@ -152,6 +158,9 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
     if annotator.background is not None:
         header["background"] = {name: means.tolist() for name, means in annotator.background._asdict().items()}
+    if annotator.calibration is not None:
+        tree = as_tree(annotator.calibration)
+        header["calibration"] = {name: [part.dtype.str, part.tolist()] for name, part in tree.items()}
     if annotator.second_names is not None:
         header["second_names"] = annotator.second_names
     first = json.dumps({"format": _FORMAT, **header, "making": dict(_making(annotator.module))}).encode()
@@ -198,6 +207,8 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
         if "background" in header:
             kept = {name: np.asarray(means, np.float32) for name, means in header["background"].items()}
             header["background"] = Background(**kept)
+        if "calibration" in header:
+            header["calibration"] = from_tree({n: np.array(v, t) for n, (t, v) in header["calibration"].items()})
         return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like), **header)
 
 

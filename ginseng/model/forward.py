@@ -15,6 +15,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data.slabs import SlabShape, dense_slabs
+from ginseng.model.calibration import Geometry
 from ginseng.model.ensemble import member_logits_of
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts
@@ -33,12 +34,15 @@ class Answer(NamedTuple):
         Of each cell for each cell type; of several members, the logarithm of their mean probabilities.
     spread : numpy.ndarray
         Standard deviation over members of their probability of the likeliest type.
+    distances : numpy.ndarray
+        How far they are from training cells, see `Geometry`; 0 where there is none.
     is_empty : numpy.ndarray
         Which cells have no count of the module's genes.
     """
 
     logits: Float[np.ndarray, "cells classes"]
     spread: Float[np.ndarray, " cells"]
+    distances: Float[np.ndarray, " cells"]
     is_empty: Bool[np.ndarray, " cells"]
 
 
@@ -58,6 +62,8 @@ class Forward:
         Which share each batch.
     seed : int, optional
         Of the dropout masks; without one nothing is dropped.
+    geometry : Geometry, optional
+        Where the logits of training cells lie.
     """
 
     module: Any
@@ -65,6 +71,7 @@ class Forward:
     precision: str
     devices: Devices
     seed: int | None
+    geometry: Geometry | None = None
 
     def __post_init__(self):
         require_integer("batch_size", self.batch_size, 1)
@@ -78,7 +85,7 @@ class Forward:
         module = self.devices.replicate(eqx.nn.inference_mode(self.module, self.seed is None))
         key = None if self.seed is None else jr.key(self.seed)
         logits = np.empty((counts.n_cells, n_classes), np.float32)
-        spread = np.empty(counts.n_cells, np.float32)
+        spread, distances = np.empty(counts.n_cells, np.float32), np.empty(counts.n_cells, np.float32)
         is_empty = np.zeros(counts.n_cells, bool)
 
         def groups() -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
@@ -94,11 +101,11 @@ class Forward:
                 n_steps = np.int32(-(-len(cells) // self.batch_size))
                 placed = self.devices.place_batches(x)
                 of_slab = None if key is None else jr.fold_in(key, cells[0])
-                found = _answers(module, placed, n_steps, n_classes, self.precision, of_slab)
-                for target, values in zip((logits, spread), map(np.asarray, found), strict=True):
+                found = _answers(module, placed, n_steps, n_classes, self.precision, of_slab, self.geometry)
+                for target, values in zip((logits, spread, distances), map(np.asarray, found), strict=True):
                     target[cells] = values[:, : self.batch_size].reshape(-1, *target.shape[1:])[: len(cells)]
                 bar.update(len(cells))
-        return Answer(logits, spread, is_empty)
+        return Answer(logits, spread, distances, is_empty)
 
 
 @eqx.filter_jit
@@ -109,10 +116,11 @@ def _answers(
     n_classes: int,
     precision: str,
     key: PRNGKeyArray | None,
-) -> tuple[Float[Array, "steps width classes"], Float[Array, "steps width"]]:
-    """Logits, and the standard deviation over members of the probability of the likeliest class."""
+    geometry: Geometry | None,
+) -> tuple[Float[Array, "steps width classes"], Float[Array, "steps width"], Float[Array, "steps width"]]:
+    """Logits, the standard deviation over members of the probability of the likeliest class, and distances."""
 
-    def step(nth: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(nth: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         def of_batch(batch: Array) -> tuple[Array, Array]:
             of_step = None if key is None else jr.fold_in(key, nth)
             of_members = member_logits_of(module, batch, of_step)
@@ -123,7 +131,10 @@ def _answers(
             likeliest = logits.argmax(axis=-1)[None, :, None]
             return logits, jnp.exp(jnp.take_along_axis(log_probabilities, likeliest, axis=-1)[..., 0]).std(axis=0)
 
-        of_step = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
+        logits, spread = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
+        of_step = logits, spread, jnp.zeros(len(logits)) if geometry is None else geometry.distances(logits)
         return tuple(whole.at[nth].set(part) for whole, part in zip(found, of_step, strict=True))  # pyright: ignore
 
-    return jax.lax.fori_loop(0, n_steps, step, (jnp.zeros((*x.shape[:2], n_classes)), jnp.zeros(x.shape[:2])))
+    of_cells = x.shape[:2]
+    nothing = jnp.zeros((*of_cells, n_classes)), jnp.zeros(of_cells), jnp.zeros(of_cells)
+    return jax.lax.fori_loop(0, n_steps, step, nothing)

@@ -11,20 +11,22 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Array, Float
-from scipy import special
 
 from ginseng.data.models import load_model
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
+from ginseng.model.judgement import COLUMNS, NOVEL, Judgement, require_key
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap, least_genes
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_flag, require_integer
+
+_MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
 def _gene_map(var: Any, model: GeneNames, gene_key: str | None, min_overlap: float | None) -> GeneMap:
@@ -153,6 +155,11 @@ def classify(
     min_overlap: float | None = None,
     gene_map: GeneTable | None = None,
     ignore_case: bool = False,
+    target_error: float | None = None,
+    class_error: float | None = None,
+    novel_error: float = 0.05,
+    calibrate: bool = True,
+    key_added: str = "ginseng",
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
 ) -> AnnData | pd.DataFrame | None:
@@ -237,6 +244,11 @@ def classify(
         annotator = _annotator(model_state).normalizing(normalize, target_sum)
         if not isinstance(adata, AnnData | str | Path):
             raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
+        require_key(key_added)
+        require_flag("calibrate", calibrate)
+        calibration = annotator.calibration if calibrate else None
+        is_possible = np.ones(len(annotator.labels), bool)
+        judgement = Judgement(annotator.labels, is_possible, calibration, target_error, class_error, novel_error)
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read
@@ -252,7 +264,12 @@ def classify(
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
         annotator = annotator.lacking(genes.is_lacking)
         forward = Forward(
-            annotator.module, batch_size, precision, Devices(devices, alone=True), seed if randomness else None
+            annotator.module,
+            batch_size,
+            precision,
+            Devices(devices, alone=True),
+            seed if randomness else None,
+            None if calibration is None else calibration.geometry,
         )
         answer = forward(counts, genes, len(annotator.labels), silent)
         _require_finite(answer.logits, data.obs_names, annotator.takes_counts)
@@ -260,27 +277,39 @@ def classify(
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
 
-    labels, probabilities = annotator.labels, special.softmax(answer.logits, axis=1)
-    cell_type = pd.Categorical.from_codes(np.where(is_empty, -1, probabilities.argmax(axis=1)), categories=labels)
-    confidence = np.where(is_empty, np.float32(0), probabilities.max(axis=1, initial=0))
-    columns = {"ginseng_cell_type": cell_type, "ginseng_confidence": confidence}
-    if n_members_of(annotator.module) > 1:
-        columns["ginseng_spread"] = np.where(is_empty, np.float32(0), answer.spread)
+        columns, probabilities = judgement(answer)
+        if n_members_of(annotator.module) > 1:
+            columns["spread"] = np.where(is_empty, np.float32(0), answer.spread)
+        if "status" in columns:
+            _warn_of_another_kind(columns["status"])
+
+    named = {f"{key_added}_{name}": values for name, values in columns.items()}
     if return_table:
-        table = pd.DataFrame(probabilities, columns=pd.Index(labels), index=data.obs_names, copy=False)
-        for place, (name, values) in enumerate(columns.items()):
+        table = pd.DataFrame(probabilities, columns=pd.Index(annotator.labels), index=data.obs_names, copy=False)
+        for place, (name, values) in enumerate(named.items()):
             table.insert(place, name, values)
         return table
     data = copy_of(data) if copy else data
     with quiet_about_views():
-        if "ginseng_spread" in data.obs and "ginseng_spread" not in columns:
-            obs: Any = data.obs
-            data.obs = obs.drop(columns="ginseng_spread")  # of another model
-        for name, values in columns.items():
+        stale = [name for name in (f"{key_added}_{column}" for column in COLUMNS) if name not in named]
+        obs: Any = data.obs
+        data.obs = obs.drop(columns=stale, errors="ignore")  # of another model
+        for name, values in named.items():
             data.obs[name] = values
         if store_probs:
-            data.obsm["ginseng_probs"] = probabilities
+            data.obsm[f"{key_added}_probs"] = probabilities
     return data if copy or not isinstance(adata, AnnData) else None
+
+
+def _warn_of_another_kind(status: pd.Categorical) -> None:
+    """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
+    share = float(np.mean(status == NOVEL))
+    if share > _MOST_NOVEL:
+        warn(
+            f"{share:.0%} of the cells are further from the training cells than held-out ones: this data set differs "
+            "from the training data (another protocol, tissue, condition or species, or a wrong layer?). Confidence "
+            "and status are less reliable here, and novel cells need not be new types."
+        )
 
 
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
 from ginseng.model.background import Background, require_background
+from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.utils.names import require_second_names
@@ -42,6 +43,8 @@ class GinsengClassifierState:
         Weights of further networks, in the same tree: probabilities are the mean over all.
     background : Background, optional
         Means over training cells, which stand in for genes that new data lack.
+    calibration : Calibration, optional
+        What the answers of the networks are worth.
     second_names : numpy.ndarray, optional
         Other names of the genes, unique, "" where there is none: see `ginseng.utils.names.second_names`.
     metadata : dict
@@ -67,6 +70,7 @@ class GinsengClassifierState:
     training: bool = False
     members: list[Params] = field(default_factory=list, repr=False)
     background: Background | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
     second_names: np.ndarray | list[str] | None = field(default=None, repr=False)
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -80,6 +84,8 @@ class GinsengClassifierState:
                 raise ValueError("`members` must have weights of the same shapes as `params`.")
         if self.background is not None:
             require_background(self.background, self.n_genes)
+        if self.calibration is not None:
+            self.calibration.require_classes(self.n_classes)
         if self.second_names is not None:
             self.second_names = require_second_names(self.second_names, self.n_genes)
         self.target_sum = model.target_sum
@@ -161,6 +167,11 @@ class ClassifierTrainer(Protocol):
     background: Background | None
 
     @property
+    def calibration(self) -> Calibration | None:
+        """What its answers are worth."""
+        ...
+
+    @property
     def model(self) -> Any:
         """The network, or all of them, as trained so far."""
         ...
@@ -198,6 +209,7 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         training=False,
         members=[params_of(network) for network in members_of(trainer.model)[1:]],
         background=trainer.background,
+        calibration=trainer.calibration,
         second_names=trainer.second_names,
         metadata=trainer.metadata(),
     )

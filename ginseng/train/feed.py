@@ -175,11 +175,12 @@ class Feed:
         )
         return read_ahead(self._slabs(groups, self.n_train, rates, n_skipped, nonnegative))
 
-    def test(self, memory: int, *, nonnegative: bool = False) -> Generator[tuple[Slab, int]]:
-        """Give the held-out cells as slabs."""
-        groups = self._dataset.rows(self._batch_size, "test", shuffle=False, memory=memory, share=self._devices.share)
-        rates = np.zeros(-(-self.n_test // self._batch_size))
-        return read_ahead(self._slabs(groups, self.n_test, rates, 0, nonnegative))
+    def in_order(self, part: str, memory: int, *, nonnegative: bool = False) -> Generator[tuple[Slab, int]]:
+        """Give the cells of a part as slabs, each once."""
+        groups = self._dataset.rows(self._batch_size, part, shuffle=False, memory=memory, share=self._devices.share)
+        n_cells = self.n_test if part == "test" else len(self._train_codes)
+        rates = np.zeros(-(-n_cells // self._batch_size))
+        return read_ahead(self._slabs(groups, n_cells, rates, 0, nonnegative))
 
     def _slabs(
         self,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.recipe import Recipe, Sampling
 from ginseng.train.run import called, copied, ended_epoch, is_consumed, new_run, with_weights
 from ginseng.train.schedule import learning_rates
-from ginseng.train.step import Fixed, Slab, State, evaluate, traced, train_steps
+from ginseng.train.step import Fixed, Slab, State, answers, evaluate, traced, train_steps
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
 from ginseng.utils.names import GeneNames
@@ -267,9 +267,25 @@ class Trainer:
             return math.nan, None
         names = pd.Index(self._feed.labels)
         model = self._devices.replicate(eqx.nn.inference_mode(self.model))
-        slabs = self._feed.test(self.run.memory or self._feed.budget(), nonnegative=_normalizes(model))
+        slabs = self._in_order("test", model)
         losses, confusions = zip(*jax.device_get([evaluate(model, slab, len(names)) for slab, _ in slabs]), strict=True)
         return float(np.sum(losses) / n_cells), scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
+
+    def answers(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Logits, without dropout, and labels of the cells of a part ("train" or "test"), in order of the dataset.
+
+        Under `jax.distributed` they are those of all processes.
+        """
+        model = self._devices.replicate(eqx.nn.inference_mode(self.model))
+        logits, labels = [np.empty((0, len(self._feed.labels)), np.float32)], [np.empty(0, np.int32)]
+        for slab, _ in self._in_order(part, model):
+            found, y, mask = map(np.asarray, answers(model, slab, self._devices.replicated))
+            logits.append(found[mask])
+            labels.append(y[mask])
+        return np.concatenate(logits), np.concatenate(labels)
+
+    def _in_order(self, part: str, model: PyTree) -> Generator[tuple[Slab, int]]:
+        return self._feed.in_order(part, self.run.memory or self._feed.budget(), nonnegative=_normalizes(model))
 
     def _take_the_best(self, silent: bool) -> None:
         """Go back to the best epoch of a call that has ended, if it was not the last; the optimiser begins anew."""

@@ -24,6 +24,7 @@ _INTERVALS = {
     "target_sum": "(0, inf)",
     "clip": "(0, inf]",
 }
+CALIBRATE = ("auto", "groups", "holdout", "none")
 _MAY_BE_NONE = ("target_sum", "clip")
 
 
@@ -83,6 +84,11 @@ class GinsengClassifierTrainerSettings:
     stratify_label : bool
         Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
         training needs more. Groups are held out whole.
+    calibrate : {"auto", "groups", "holdout", "none"}
+        Which cells tell, at the end of `fit`, what the answers are worth (see `ginseng.model.calibration`): those of
+        whole groups, left out in turn of up to five further trainings, or those held out at random, which cost nothing
+        but are more like the training cells than new ones will be. "auto" takes groups where the training cells have
+        several.
 
     Raises
     ------
@@ -128,6 +134,7 @@ class GinsengClassifierTrainerSettings:
     center: bool = dataclasses.field(default=True, kw_only=True)
     stratify_label: bool = dataclasses.field(default=True, kw_only=True)
     members: int = dataclasses.field(default=1, kw_only=True)
+    calibrate: str = dataclasses.field(default="auto", kw_only=True)
 
     def __post_init__(self):
         if self.group_mode != "fraction":
@@ -143,6 +150,8 @@ class GinsengClassifierTrainerSettings:
             if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
                 require_number(name, value, interval)
         require_betas(self.betas)
+        if self.calibrate not in CALIBRATE:
+            raise ValueError(f"`calibrate` must be one of {', '.join(CALIBRATE)}, but got {self.calibrate!r}.")
         self.recipe()
         self.sampling()
 

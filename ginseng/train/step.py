@@ -165,3 +165,17 @@ def evaluate(model: PyTree, slab: Slab, n_classes: int) -> tuple[Float[Array, ""
         return total + jnp.sum(losses * mask), confusion.at[y, predicted].add(mask.astype(jnp.int32))
 
     return lax.fori_loop(0, slab.n_steps, add, (jnp.zeros(()), jnp.zeros((n_classes, n_classes), jnp.int32)))
+
+
+@eqx.filter_jit
+def answers(
+    model: PyTree, slab: Slab, replicated: NamedSharding
+) -> tuple[Float[Array, "steps batch classes"], Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
+    """Logits of the cells of a slab, without dropout, their classes, and which are cells, for each process."""
+
+    def add(nth: Array, found: Array) -> Array:
+        return found.at[nth].set(logits_of(model, slab.x[nth].astype(jnp.float32), None))
+
+    n_classes = eqx.filter_eval_shape(logits_of, model, slab.x[0].astype(jnp.float32)).shape[-1]
+    logits = lax.fori_loop(0, slab.n_steps, add, jnp.zeros((*slab.y.shape, n_classes)))
+    return eqx.filter_shard((logits, slab.y, slab.mask), replicated)

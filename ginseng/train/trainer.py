@@ -1,6 +1,7 @@
 """Training the gene-attention classifier, from scratch or from a saved one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from ginseng.data.sampling import draw_split, mixes_groups
 from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
 from ginseng.model.background import background_of
+from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
+from ginseng.train.calibrating import calibrated, source_of
 from ginseng.train.feed import require_nonnegative
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
@@ -103,6 +106,14 @@ class GinsengClassifierTrainer:
         devices: int | Sequence[Any] | None = None,
     ):
         state = load_model(start) if isinstance(start, str | Path) else start
+        self._sibling = functools.partial(
+            GinsengClassifierTrainer,
+            start=state,
+            trainable=trainable,
+            memory=memory,
+            optimizer=optimizer,
+            devices=devices,
+        )
         self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
         self.settings = _with_those_of(state, GinsengClassifierTrainerSettings() if settings is None else settings)
         self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
@@ -115,6 +126,8 @@ class GinsengClassifierTrainer:
         )
         train, test = _split_of(self.dataset, self.settings)
         require_held_out(self.settings.patience, len(test))
+        self._judged_by = source_of(self.dataset, train, self.settings.calibrate)
+        self._calibration: tuple[Any, Calibration | None] = None, None
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             warn_of_fractions(self.dataset.sample(_N_MEAN), str(self.dataset.path))
@@ -154,6 +167,12 @@ class GinsengClassifierTrainer:
         return self._trainer.model
 
     @property
+    def calibration(self) -> Calibration | None:
+        """What the answers of the classifier are worth, of the weights that it was learnt for."""
+        weights, found = self._calibration
+        return found if weights is self._trainer.run.state.shown else None
+
+    @property
     def opt_state(self) -> PyTree:
         """State of the optimiser, over the trainable leaves."""
         return self._trainer.opt_state
@@ -188,8 +207,18 @@ class GinsengClassifierTrainer:
         GinsengClassifier
             The trained classifier.
         """
-        self._trainer.fit(epochs, silent, checkpoint=checkpoint, log=log, about=self._settings_in_words)
+        about = {name: value for name, value in self._settings_in_words.items() if name != "calibrate"}
+        self._trainer.fit(epochs, silent, checkpoint=checkpoint, log=log, about=about)
+        if n_epochs := len(self.logger.epoch):
+            settings = dataclasses.replace(self.settings, patience=None, calibrate="none")
+            make = functools.partial(self._sibling, settings=settings)
+            found = calibrated(self, self._judged_by, make, n_epochs, silent, checkpoint)
+            self._calibration = self._trainer.run.state.shown, found
         return self.classifier
+
+    def answers(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and labels of the cells of a part, see `Trainer`."""
+        return self._trainer.answers(part)
 
     def _train_step(self, given: tuple[Fixed, Slab], state: State) -> tuple[State, Array]:
         """Update parameters, see `Trainer`."""

@@ -1,0 +1,265 @@
+"""What a classifier's answers are worth: learnt from cells that it was not trained on, kept with the model."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from scipy import special, stats
+from scipy.optimize import minimize_scalar
+
+from ginseng.utils.values import require_number
+
+LEAST_CELLS = 20  # of a type, to be judged by its own cells
+_SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
+_AT_ONCE = 4096
+_CERTAINTY = 0.95  # of the bound on the error among kept cells
+
+
+class Geometry(NamedTuple):
+    """Where the logits of training cells lie: a mean for each type, and one covariance within types.
+
+    Attributes
+    ----------
+    means : numpy.ndarray
+        Mean logits of the training cells of each type; NaN for a type without any.
+    whitening : numpy.ndarray
+        Matrix that takes logits to where the covariance within types is the identity.
+    """
+
+    means: Float[np.ndarray | Array, "classes outputs"]
+    whitening: Float[np.ndarray | Array, "outputs outputs"]
+
+    def distances(self, logits: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, " cells"]:
+        """Mahalanobis distance of cells to the nearest mean.
+
+        References
+        ----------
+        Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS 2018; in the space of
+        the logits rather than of the features (see ``benchmarks/recipes.md``).
+        """
+        between = (logits @ self.whitening)[:, None, :] - (self.means @ self.whitening)[None, :, :]
+        return jnp.sqrt(jnp.nanmin(jnp.square(between).sum(axis=-1), axis=1))
+
+
+def geometry_of(logits: Float[np.ndarray, "cells outputs"], labels: Int[np.ndarray, " cells"]) -> Geometry:
+    """Means and whitening of the logits of labelled cells, at least one.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 500)
+    >>> geometry = geometry_of(rng.normal(size=(1000, 2)) + 8 * np.eye(2)[labels], labels)
+    >>> geometry.distances(jnp.array([[8.0, 0.0], [0.0, 4.0], [8.0, 8.0]])).round()
+    Array([0., 4., 8.], dtype=float32)
+    """
+    n_classes, logits = logits.shape[1], logits.astype(np.float64)
+    n_cells = np.bincount(labels, minlength=n_classes)
+    is_of_type = np.eye(n_classes)[labels]
+    with np.errstate(invalid="ignore"):
+        means = is_of_type.T @ logits / n_cells[:, None]
+    within = logits - means[labels]
+    covariance = within.T @ within / len(within)
+    scale = np.trace(covariance) / n_classes
+    shrunk = (1 - _SHRINKAGE) * covariance + (_SHRINKAGE * scale + 1e-6) * np.eye(n_classes)
+    values, vectors = np.linalg.eigh(shrunk)
+    return Geometry(means.astype(np.float32), (vectors / np.sqrt(values)).astype(np.float32))
+
+
+def distances_in_parts(geometry: Geometry, logits: Float[np.ndarray, "cells outputs"]) -> np.ndarray:
+    """Distances of any number of cells, a few thousand at a time.
+
+    Examples
+    --------
+    >>> distances_in_parts(Geometry(np.eye(2), np.eye(2)), np.array([[1.0, 0.0], [0.0, 4.0]]))
+    array([0., 3.], dtype=float32)
+    """
+    parts = np.split(logits.astype(np.float32), np.arange(_AT_ONCE, len(logits), _AT_ONCE))
+    return np.concatenate([np.asarray(geometry.distances(part)) for part in parts])
+
+
+def fitted_temperature(logits: Float[np.ndarray, "cells classes"], labels: Int[np.ndarray, " cells"]) -> float:
+    """Find the number to divide logits by under which labels that were not trained on are likeliest.
+
+    A weak prior (log-normal around 1) keeps it finite where all cells are right.
+
+    References
+    ----------
+    Guo et al., On calibration of modern neural networks, ICML 2017.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> logits = rng.normal(size=(5000, 3)) * 2
+    >>> labels = np.array([rng.choice(3, p=row) for row in special.softmax(logits, axis=1)])
+    >>> round(fitted_temperature(3 * logits, labels))
+    3
+    """
+    logits, cells = logits.astype(np.float64), np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        log_probabilities = special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -log_probabilities[cells, labels].sum() + log_temperature**2 / 2
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))  # pyright: ignore
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What cells that were not trained on tell of a classifier's answers.
+
+    Attributes
+    ----------
+    source : {"groups", "holdout"}
+        Which cells: those of whole groups (donors, batches) left out in turn, or those held out at random, which are
+        more like the training cells than new ones will be.
+    geometry : Geometry
+        Of the training cells.
+    logits : numpy.ndarray
+        Of the cells, each by a network that was not trained on it.
+    labels : numpy.ndarray
+        Their true types, as places among the outputs.
+    distances : numpy.ndarray
+        How far each is from the training cells of that network, see `Geometry`.
+    temperature : float
+        Number that logits are divided by.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 500)
+    >>> logits = (rng.normal(size=(1000, 2)) + 4 * np.eye(2)[labels]).astype("float32")
+    >>> geometry = geometry_of(logits, labels)
+    >>> held_out = logits, labels, np.asarray(geometry.distances(logits))
+    >>> calibration = Calibration("holdout", geometry, *held_out, fitted_temperature(logits, labels))
+    >>> calibration.p_values(np.array([[4, 0], [2, 2]], "float32")) > 0.05
+    array([[ True, False],
+           [False, False]])
+    """
+
+    source: str
+    geometry: Geometry
+    logits: Float[np.ndarray, "cells classes"]
+    labels: Int[np.ndarray, " cells"]
+    distances: Float[np.ndarray, " cells"]
+    temperature: float
+
+    def __post_init__(self):
+        n_cells, n_classes = self.logits.shape
+        shapes = [np.shape(part) for part in (*self.geometry, self.labels, self.distances)]
+        if shapes != [(n_classes, n_classes)] * 2 + [(n_cells,)] * 2:
+            raise ValueError("The parts of a calibration must be of the same cells and types.")
+        require_number("temperature", self.temperature, "(0, inf)")
+        is_known = [np.isfinite(self.geometry.whitening), np.isfinite(self.distances), self.logits < np.inf]
+        if not all(part.all() for part in is_known) or not np.isin(self.labels, np.arange(n_classes)).all():
+            raise ValueError("A calibration must have finite numbers, and labels among the outputs.")
+
+    def require_classes(self, n_classes: int) -> None:
+        """Raise a ValueError if it is of a network with another number of outputs."""
+        if self.logits.shape[1] != n_classes:
+            raise ValueError(f"`calibration` is of {self.logits.shape[1]} types, but the model has {n_classes}.")
+
+    def among(self, is_possible: Bool[np.ndarray, " classes"]) -> "Calibration":
+        """The same for cells that can be of some types only: as its cells of those are told from each other."""
+        kept = is_possible[self.labels]
+        logits = np.where(is_possible, self.logits[kept], np.float32(-np.inf))
+        return replace(self, logits=logits, labels=self.labels[kept], distances=self.distances[kept])
+
+    def probabilities(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
+        """Calibrated probabilities: the softmax of the logits divided by the temperature."""
+        return special.softmax(logits / np.float32(self.temperature), axis=1)
+
+    def novelty(self, distances: Float[np.ndarray, " cells"], labels: Int[np.ndarray, " cells"]) -> np.ndarray:
+        """Share of the held-out cells of the type given to each cell that are nearer to the training cells than it.
+
+        Under 1 for all cells: one minus a conformal p-value, so that of new cells like the held-out ones a share of
+        `error` at most is above ``1 - error``. Types of few cells are pooled.
+        """
+        return 1 - self._p_values(-self.distances, self.logits.argmax(axis=1), -distances, labels)
+
+    def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
+        """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.
+
+        The set of types of which it is above `error` leaves out the true one for a share of `error` of the cells of
+        each type, at most, as far as new cells are like the held-out ones. Types of few cells are pooled.
+
+        References
+        ----------
+        Vovk, Gammerman & Shafer, Algorithmic learning in a random world, 2005: label-conditional conformal prediction.
+        """
+        scores, held_out = self.probabilities(logits), self.probabilities(self.logits)
+        of_truth = held_out[np.arange(len(held_out)), self.labels]
+        columns = [
+            self._p_values(of_truth, self.labels, scores[:, nth], np.full(len(scores), nth))
+            for nth in range(scores.shape[1])
+        ]
+        return np.stack(columns, axis=1)
+
+    def least_confidence(self, target_error: float) -> float:
+        """The lowest confidence at which the error among the held-out cells that have it is surely below a target.
+
+        Surely: the upper bound of Clopper and Pearson, at 95 %, is below it. Infinite where no confidence will do.
+        """
+        probabilities = self.probabilities(self.logits)
+        confidence = probabilities.max(axis=1)
+        order = np.argsort(-confidence, kind="stable")
+        n_wrong = np.cumsum(probabilities.argmax(axis=1)[order] != self.labels[order])
+        n_kept = np.arange(1, len(order) + 1)
+        bound = stats.beta.ppf(_CERTAINTY, n_wrong + 1, n_kept - n_wrong)
+        is_last_of_ties = np.append(np.diff(confidence[order]) < 0, True)
+        will_do = np.flatnonzero((np.where(n_wrong == n_kept, 1.0, bound) < target_error) & is_last_of_ties)
+        return float(confidence[order][will_do[-1]]) if will_do.size else np.inf
+
+    def _p_values(self, known: np.ndarray, of_known: np.ndarray, new: np.ndarray, of_new: np.ndarray) -> np.ndarray:
+        """For each new value, the share of the known ones of its class, and of itself, that are not above it."""
+        n_of_class = np.bincount(of_known, minlength=self.logits.shape[1])
+        is_pooled = n_of_class < LEAST_CELLS
+        classes = np.unique(np.where(is_pooled[of_new], -1, of_new))
+        found = np.empty(len(new))
+        for nth in classes:
+            cells = is_pooled[of_new] if nth == -1 else of_new == nth
+            alike = is_pooled[of_known] if nth == -1 else of_known == nth
+            if alike.sum() < LEAST_CELLS:
+                alike = np.ones(len(known), bool)
+            ordered = np.sort(known[alike])
+            found[cells] = (1 + np.searchsorted(ordered, new[cells], side="right")) / (1 + len(ordered))
+        return found
+
+
+def calibration_of(
+    source: str, geometry: Geometry, logits: np.ndarray, labels: np.ndarray, distances: np.ndarray
+) -> Calibration | None:
+    """Learn from cells that were not trained on; None if they are too few to tell anything."""
+    if len(labels) < LEAST_CELLS:
+        return None
+    return Calibration(source, geometry, logits, labels, distances, fitted_temperature(logits, labels))
+
+
+def as_tree(calibration: Calibration) -> dict[str, Any]:
+    """Its parts as arrays, to be saved.
+
+    Examples
+    --------
+    >>> as_tree(from_tree(tree))["source"]  # doctest: +SKIP
+    array([b'groups'])
+    """
+    return {
+        "source": np.array([calibration.source], dtype=bytes),
+        "temperature": np.array([calibration.temperature]),
+        **calibration.geometry._asdict(),
+        **{name: getattr(calibration, name) for name in ("logits", "labels", "distances")},
+    }
+
+
+def from_tree(tree: dict[str, Any]) -> Calibration:
+    """What `as_tree` gives, turned back."""
+    parts = {name: np.asarray(value) for name, value in tree.items()}
+    geometry = Geometry(parts.pop("means"), parts.pop("whitening"))
+    source, temperature = parts.pop("source").astype(bytes)[0].decode(), float(parts.pop("temperature")[0])
+    return Calibration(source, geometry, **parts, temperature=temperature)
