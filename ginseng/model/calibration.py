@@ -175,13 +175,13 @@ class Calibration:
         """Calibrated probabilities: the softmax of the logits divided by the temperature."""
         return special.softmax(logits / np.float32(self.temperature), axis=1)
 
-    def novelty(self, distances: Float[np.ndarray, " cells"], labels: Int[np.ndarray, " cells"]) -> np.ndarray:
-        """Share of the held-out cells of the type given to each cell that are nearer to the training cells than it.
+    def novelty(self, distances: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
+        """Share of the held-out cells, of all types, that are nearer to the training cells than each cell.
 
-        Under 1 for all cells: one minus a conformal p-value, so that of new cells like the held-out ones a share of
-        `error` at most is above ``1 - error``. Types of few cells are pooled.
+        One minus a conformal p-value: of new cells like the held-out ones at most a share of `error` has ``1 - error``
+        or more.
         """
-        return 1 - self._p_values(-self.distances, self.logits.argmax(axis=1), -distances, labels)
+        return 1 - _p_values(-self.distances, -distances)
 
     def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.
@@ -195,9 +195,13 @@ class Calibration:
         """
         scores, held_out = self.probabilities(logits), self.probabilities(self.logits)
         of_truth = held_out[np.arange(len(held_out)), self.labels]
+        n_of_class = np.bincount(self.labels, minlength=scores.shape[1])
+        is_of_few = n_of_class[self.labels] < LEAST_CELLS
+        if is_of_few.sum() < LEAST_CELLS:
+            is_of_few = np.ones(len(held_out), bool)
         columns = [
-            self._p_values(of_truth, self.labels, scores[:, nth], np.full(len(scores), nth))
-            for nth in range(scores.shape[1])
+            _p_values(of_truth[self.labels == nth if n >= LEAST_CELLS else is_of_few], scores[:, nth])
+            for nth, n in enumerate(n_of_class)
         ]
         return np.stack(columns, axis=1)
 
@@ -216,20 +220,10 @@ class Calibration:
         will_do = np.flatnonzero((np.where(n_wrong == n_kept, 1.0, bound) < target_error) & is_last_of_ties)
         return float(confidence[order][will_do[-1]]) if will_do.size else np.inf
 
-    def _p_values(self, known: np.ndarray, of_known: np.ndarray, new: np.ndarray, of_new: np.ndarray) -> np.ndarray:
-        """For each new value, the share of the known ones of its class, and of itself, that are not above it."""
-        n_of_class = np.bincount(of_known, minlength=self.logits.shape[1])
-        is_pooled = n_of_class < LEAST_CELLS
-        classes = np.unique(np.where(is_pooled[of_new], -1, of_new))
-        found = np.empty(len(new))
-        for nth in classes:
-            cells = is_pooled[of_new] if nth == -1 else of_new == nth
-            alike = is_pooled[of_known] if nth == -1 else of_known == nth
-            if alike.sum() < LEAST_CELLS:
-                alike = np.ones(len(known), bool)
-            ordered = np.sort(known[alike])
-            found[cells] = (1 + np.searchsorted(ordered, new[cells], side="right")) / (1 + len(ordered))
-        return found
+
+def _p_values(known: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """For each new value, the share of the known ones, and of itself, that are not above it."""
+    return (1 + np.searchsorted(np.sort(known), new, side="right")) / (1 + len(known))
 
 
 def calibration_of(

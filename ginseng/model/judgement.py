@@ -15,6 +15,7 @@ from ginseng.model.forward import Answer
 from ginseng.utils.values import require_number
 
 ASSIGNED, AMBIGUOUS, NOVEL = STATUSES = ("assigned", "ambiguous", "novel")
+IN_PROBABILITIES = ("second", "margin")  # told by the columns of a table, too
 _TARGET_ERROR = 0.05
 COLUMNS = ("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin", "spread")
 SEPARATOR = "; "  # between the types that an ambiguous cell may be
@@ -59,7 +60,7 @@ class Judgement:
             raise ValueError("`target_error` and `class_error` are two promises: choose one.")
         if given and self.calibration is None:
             raise ValueError(
-                f"`{given[0]}` needs a model that is calibrated, as training does here with cells held out; this one is "
+                f"`{given[0]}` needs a model that is calibrated, as training with cells held out does; this one is "
                 "of ginseng 0.2.1, or of few cells."
             )
 
@@ -73,7 +74,7 @@ class Judgement:
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
         best = logits.argmax(axis=1)
-        novelty = calibration.novelty(answer.distances, best)
+        novelty = calibration.novelty(answer.distances)
         fits = self._fitting(calibration, logits, probabilities)
         fits[np.arange(len(fits)), best] = True
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))

@@ -17,7 +17,7 @@ from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
-from ginseng.model.judgement import COLUMNS, NOVEL, Judgement, require_key
+from ginseng.model.judgement import COLUMNS, IN_PROBABILITIES, NOVEL, Judgement, require_key
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
@@ -283,13 +283,14 @@ def classify(
         if "status" in columns:
             _warn_of_another_kind(columns["status"])
 
-    named = {f"{key_added}_{name}": values for name, values in columns.items()}
     if return_table:
         table = pd.DataFrame(probabilities, columns=pd.Index(annotator.labels), index=data.obs_names, copy=False)
-        for place, (name, values) in enumerate(named.items()):
-            table.insert(place, name, values)
+        told = [name for name in columns if name not in IN_PROBABILITIES]
+        for place, name in enumerate(told):
+            table.insert(place, f"{key_added}_{name}", columns[name])
         return table
     data = copy_of(data) if copy else data
+    named = {f"{key_added}_{name}": values for name, values in columns.items()}
     with quiet_about_views():
         stale = [name for name in (f"{key_added}_{column}" for column in COLUMNS) if name not in named]
         obs: Any = data.obs
@@ -303,7 +304,7 @@ def classify(
 
 def _warn_of_another_kind(status: pd.Categorical) -> None:
     """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
-    share = float(np.mean(status == NOVEL))
+    share = float(np.mean(np.asarray(status) == NOVEL))
     if share > _MOST_NOVEL:
         warn(
             f"{share:.0%} of the cells are further from the training cells than held-out ones: this data set differs "

@@ -174,6 +174,7 @@ class GinsengClassifierTrainerSettings:
             "warmup": 0.0,
             "center": False,
             "stratify_label": False,
+            "calibrate": "none",
         }
         return cls(**{**recipe, **changes})
 

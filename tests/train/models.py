@@ -9,7 +9,13 @@ import numpy as np
 from ginseng import AttentionClassifier, GinsengClassifierTrainerSettings
 
 QUICK = GinsengClassifierTrainerSettings(
-    hidden_dim=8, batch_size=32, lr=5e-3, balance_train=False, schedule="constant", warmup=0.0
+    hidden_dim=8,
+    batch_size=32,
+    lr=5e-3,
+    balance_train=False,
+    schedule="constant",
+    warmup=0.0,
+    calibrate="none",
 )
 
 
