@@ -8,6 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
+from ginseng.model.calibration import SOURCES
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import layer_names
 from ginseng.utils.messages import shorten
@@ -35,11 +36,31 @@ def describe_model(state: GinsengClassifierState) -> str:
             f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
             f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}".replace(", holdout accuracy nan", "")
         )
+    lines += _card(state.metadata.get("card") or {})
     if settings := state.metadata.get("settings"):
         lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
     if versions := state.metadata.get("versions"):
         lines.append(f"saved: {state.metadata['created']} by {', '.join(f'{n} {v}' for n, v in versions.items())}")
     return "\n".join(lines)
+
+
+def _card(card: dict[str, Any]) -> list[str]:
+    """Lines of a model card: each type, how answers are calibrated, and what its maker tells."""
+    card = dict(card)
+    lines, types, calibration = [], card.pop("types", {}), card.pop("calibration", None)
+    if types:
+        table = pd.DataFrame.from_dict(types, orient="index").rename(columns={"holdout_f1": "held-out F1"})
+        shown = table.to_string(na_rep="-", formatters={"held-out F1": "{:.3f}".format}).splitlines()
+        lines += ["trained on:", *(f"  {line}" for line in shown)]
+    if calibration:
+        before, after = calibration["before"], calibration["after"]
+        lines += [
+            f"calibration: temperature {calibration['temperature']:.2f}, by {calibration['cells']:,} cells of "
+            f"{SOURCES[calibration['source']]}",
+            f"  expected calibration error {before['ece']:.3f} before, {after['ece']:.3f} after; log loss "
+            f"{before['nll']:.3f} before, {after['nll']:.3f} after",
+        ]
+    return lines + [f"{name}: {text}" for name, text in card.items()]
 
 
 def describe_dataset(dataset: GinsengDataset) -> str:

@@ -1,4 +1,4 @@
-"""How well predicted cell types agree with true ones."""
+"""How well predicted cell types, and the confidence in them, agree with true ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from ginseng.utils.values import require_integer
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class Scores:
         Fraction of cells whose type is right.
     macro_f1 : float
         Mean of ``f1`` over the types, each counting the same.
+    calibration : pandas.DataFrame, optional
+        Of a trained classifier: ``ece`` and ``nll`` of cells that it was not trained on, before and after calibration,
+        see `ginseng.model.calibration.Calibration.table`.
     """
 
     table: pd.DataFrame
     confusion: pd.DataFrame
     accuracy: float
     macro_f1: float
+    calibration: pd.DataFrame | None = None
 
     def report(self, cells: str = "cells") -> str:
         """The table, and a last line with accuracy, macro-F1 and the number of `cells`."""
@@ -106,3 +112,74 @@ def scores_of(confusion: pd.DataFrame) -> Scores:
         index=pd.Index(types, name="cell type"),
     )
     return Scores(table, confusion, float(right.sum() / n_true.sum()), float(table["f1"].mean()))
+
+
+def reliability(confidence: Sequence[float] | Any, is_right: Sequence[bool] | Any, n_bins: int = 15) -> pd.DataFrame:
+    """Compare confidence with accuracy, in bins of equally many cells.
+
+    Cells of equal confidence share a bin, so that the order of the cells does not matter; bins may then differ in size.
+
+    Parameters
+    ----------
+    confidence : sequence of float
+        Probability, in [0, 1], that each cell's type is right.
+    is_right : sequence of bool
+        Whether it is.
+    n_bins : int
+        Number of bins, at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each bin that has cells, by rising confidence: ``cells``, mean ``confidence`` and ``accuracy``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, there is no cell, or a value is out of range.
+
+    Examples
+    --------
+    >>> reliability([0.6, 0.6, 0.9, 0.9], [True, False, True, True], n_bins=2)
+       cells  confidence  accuracy
+    0      2         0.6       0.5
+    1      2         0.9       1.0
+    """
+    require_integer("n_bins", n_bins, 1)
+    confidence, is_right = np.asarray(confidence, np.float64), np.asarray(is_right, np.float64)
+    if confidence.shape != is_right.shape or confidence.ndim != 1:
+        raise ValueError(
+            f"`confidence` and `is_right` must be of the same cells, but have shapes {confidence.shape} and "
+            f"{is_right.shape}."
+        )
+    if not len(confidence):
+        raise ValueError("There is no cell whose confidence could be compared.")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("`confidence` must lie in [0, 1].")
+    if not np.isin(is_right, (0, 1)).all():
+        raise ValueError("`is_right` must be true or false.")
+    n_below = np.searchsorted(np.sort(confidence), confidence)
+    cells = pd.DataFrame({"confidence": confidence, "accuracy": is_right})
+    of_bins = cells.groupby(n_below * n_bins // len(confidence))
+    table = of_bins.mean().reset_index(drop=True)
+    table.insert(0, "cells", of_bins.size().to_numpy())
+    return table
+
+
+def ece(confidence: Sequence[float] | Any, is_right: Sequence[bool] | Any, n_bins: int = 15) -> float:
+    """Expected calibration error: the mean over cells of how far the confidence of their bin is from its accuracy.
+
+    Takes and raises what `reliability` does.
+
+    References
+    ----------
+    Naeini, Cooper & Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015; bins of
+    equally many cells as in Nguyen & O'Connor, EMNLP 2015.
+
+    Examples
+    --------
+    >>> round(ece([0.6, 0.6, 0.9, 0.9], [True, False, True, True], n_bins=2), 3)
+    0.1
+    """
+    table = reliability(confidence, is_right, n_bins)
+    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["cells"]))

@@ -76,6 +76,7 @@ ORDER = [
     "train.checkpoint",
     "train.settings",
     "train.calibrating",
+    "train.card",
     "train.loop",
     "train.trainer",
     "train",

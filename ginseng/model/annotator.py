@@ -100,6 +100,12 @@ class Annotator:
         second = None if state.second_names is None else np.asarray(state.second_names).tolist()
         return cls(state.module, genes, labels, bool(state.normalize), state.background, second, state.calibration)
 
+    @property
+    def id(self) -> str:
+        """Short name of its weights and names, the same wherever it is loaded."""
+        arrays = jax.tree.leaves(eqx.filter(self.module, eqx.is_array))
+        return digest(*arrays, np.array([*self.genes, *self.labels]))
+
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.
 

@@ -5,12 +5,18 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special, stats
 from scipy.optimize import minimize_scalar
 
+from ginseng.metrics import ece
 from ginseng.utils.values import require_number
 
+SOURCES = {
+    "groups": "groups (donors, batches) left out in turn",
+    "holdout": "the holdout, drawn at random: on other donors expect more errors",
+}
 LEAST_CELLS = 20  # of a type, to be judged by its own cells
 _SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
 _AT_ONCE = 4096
@@ -140,7 +146,7 @@ class Calibration:
     >>> calibration = Calibration("holdout", geometry, *held_out, fitted_temperature(logits, labels))
     >>> calibration.p_values(np.array([[4, 0], [2, 2]], "float32")) > 0.05
     array([[ True, False],
-           [False, False]])
+           [ True,  True]])
     """
 
     source: str
@@ -159,6 +165,33 @@ class Calibration:
         is_known = [np.isfinite(self.geometry.whitening), np.isfinite(self.distances), self.logits < np.inf]
         if not all(part.all() for part in is_known) or not np.isin(self.labels, np.arange(n_classes)).all():
             raise ValueError("A calibration must have finite numbers, and labels among the outputs.")
+
+    def confidence(self, *, before: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence in the likeliest type of each held-out cell, and whether that is right: as `metrics.ece` takes it.
+
+        With `before`, without the temperature.
+        """
+        probabilities = special.softmax(self.logits, axis=1) if before else self.probabilities(self.logits)
+        return probabilities.max(axis=1), self.logits.argmax(axis=1) == self.labels
+
+    def table(self) -> pd.DataFrame:
+        """Expected calibration error and log loss, before and after, of the held-out cells it is fitted to.
+
+        Columns ``ece`` (15 bins of equally many cells) and ``nll`` (mean negative logarithm of the probability of the
+        true type).
+        """
+        rows = {}
+        for name, temperature in (("before", 1.0), ("after", self.temperature)):
+            log_probabilities = special.log_softmax(self.logits.astype(np.float64) / temperature, axis=1)
+            of_truth = log_probabilities[np.arange(len(self.labels)), self.labels]
+            rows[name] = {"ece": ece(*self.confidence(before=name == "before")), "nll": float(-of_truth.mean())}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def summary(self) -> dict[str, Any]:
+        """What a model card tells."""
+        table = self.table().round(4).to_dict("index")
+        of_fit = {"source": self.source, "cells": len(self.labels), "temperature": round(self.temperature, 4)}
+        return {**of_fit, **table}
 
     def require_classes(self, n_classes: int) -> None:
         """Raise a ValueError if it is of a network with another number of outputs."""
@@ -186,14 +219,15 @@ class Calibration:
     def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.
 
-        The set of types of which it is above `error` leaves out the true one for a share of `error` of the cells of
-        each type, at most, as far as new cells are like the held-out ones. Types of few cells are pooled.
+        How well a cell fits a type is how much less likely that is than the likeliest one, whose p-value is 1. The
+        types of which the p-value is above `error` leave out the true one for at most a share of `error` of the cells
+        of each type, as far as new cells are like the held-out ones. Types of few cells are pooled.
 
         References
         ----------
         Vovk, Gammerman & Shafer, Algorithmic learning in a random world, 2005: label-conditional conformal prediction.
         """
-        scores, held_out = self.probabilities(logits), self.probabilities(self.logits)
+        scores, held_out = _behind(self.probabilities(logits)), _behind(self.probabilities(self.logits))
         of_truth = held_out[np.arange(len(held_out)), self.labels]
         n_of_class = np.bincount(self.labels, minlength=scores.shape[1])
         is_of_few = n_of_class[self.labels] < LEAST_CELLS
@@ -219,6 +253,11 @@ class Calibration:
         is_last_of_ties = np.append(np.diff(confidence[order]) < 0, True)
         will_do = np.flatnonzero((np.where(n_wrong == n_kept, 1.0, bound) < target_error) & is_last_of_ties)
         return float(confidence[order][will_do[-1]]) if will_do.size else np.inf
+
+
+def _behind(probabilities: np.ndarray) -> np.ndarray:
+    """How far each type is behind the likeliest: 0 or less."""
+    return probabilities - probabilities.max(axis=1, keepdims=True, initial=0)
 
 
 def _p_values(known: np.ndarray, new: np.ndarray) -> np.ndarray:

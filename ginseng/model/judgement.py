@@ -73,10 +73,8 @@ class Judgement:
             return self._ranked(probabilities, logits, answer.is_empty), probabilities
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
-        best = logits.argmax(axis=1)
         novelty = calibration.novelty(answer.distances)
         fits = self._fitting(calibration, logits, probabilities)
-        fits[np.arange(len(fits)), best] = True
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))
         columns["status"] = _categories(status, answer.is_empty, STATUSES)
         columns["novelty"] = np.where(answer.is_empty, np.nan, novelty).astype(np.float32)

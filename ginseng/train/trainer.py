@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ginseng.model.instance import GinsengClassifier
 from ginseng.model.nn import nn_init_linear
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.calibrating import calibrated, source_of
+from ginseng.train.card import card_of, require_card
 from ginseng.train.feed import require_nonnegative
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
@@ -62,6 +63,9 @@ class GinsengClassifierTrainer:
         and `warmup` are then without effect, and not among the settings that are saved with the model.
     devices : int or sequence of jax.Device, optional
         Devices that share each batch, see `Trainer`; by default all.
+    card : dict of str, optional
+        What is to be told of the model, by names such as "data" and "licence": kept in its file and shown by
+        ``ginseng inspect``, with what training knows.
 
     Attributes
     ----------
@@ -104,6 +108,7 @@ class GinsengClassifierTrainer:
         memory: int | str | None = None,
         optimizer: optax.GradientTransformation | None = None,
         devices: int | Sequence[Any] | None = None,
+        card: Mapping[str, str] | None = None,
     ):
         state = load_model(start) if isinstance(start, str | Path) else start
         self._sibling = functools.partial(
@@ -114,6 +119,7 @@ class GinsengClassifierTrainer:
             optimizer=optimizer,
             devices=devices,
         )
+        self._told = require_card(card)
         self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
         self.settings = _with_those_of(state, GinsengClassifierTrainerSettings() if settings is None else settings)
         self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
@@ -184,8 +190,13 @@ class GinsengClassifierTrainer:
 
     @property
     def holdout_scores(self) -> Scores | None:
-        """Scores of the held-out cells after the last epoch."""
-        return self._trainer.holdout_scores
+        """Scores of the held-out cells after the last epoch, and how confidence is calibrated."""
+        scores, calibration = self._trainer.holdout_scores, self.calibration
+        return (
+            scores
+            if scores is None or calibration is None
+            else dataclasses.replace(scores, calibration=calibration.table())
+        )
 
     def fit(
         self,
@@ -241,7 +252,11 @@ class GinsengClassifierTrainer:
 
     def metadata(self) -> dict[str, Any]:
         """Settings and history of the training, for the model file."""
-        described = {"settings": self._settings_in_words, "history": dataclasses.asdict(self.logger)}
+        history = dataclasses.asdict(self.logger)
+        if self.calibration is not None:
+            history["calibration"] = self.calibration.summary()
+        described = {"settings": self._settings_in_words, "history": history}
+        described["card"] = card_of(self.dataset, self.holdout_scores, self.calibration, self._told)
         return {**described, **self._start_metadata}
 
 
