@@ -279,11 +279,11 @@ def as_tree(calibration: Calibration) -> dict[str, Any]:
 
     Examples
     --------
-    >>> as_tree(from_tree(tree))["source"]  # doctest: +SKIP
-    array([b'groups'])
+    >>> as_tree(calibration)["temperature"]  # doctest: +SKIP
+    array([1.07])
     """
     return {
-        "source": np.array([calibration.source], dtype=bytes),
+        "source": np.frombuffer(calibration.source.encode(), np.uint8),
         "temperature": np.array([calibration.temperature]),
         **calibration.geometry._asdict(),
         **{name: getattr(calibration, name) for name in ("logits", "labels", "distances")},
@@ -294,5 +294,5 @@ def from_tree(tree: dict[str, Any]) -> Calibration:
     """What `as_tree` gives, turned back."""
     parts = {name: np.asarray(value) for name, value in tree.items()}
     geometry = Geometry(parts.pop("means"), parts.pop("whitening"))
-    source, temperature = parts.pop("source").astype(bytes)[0].decode(), float(parts.pop("temperature")[0])
+    source, temperature = parts.pop("source").astype(np.uint8).tobytes().decode(), float(parts.pop("temperature")[0])
     return Calibration(source, geometry, **parts, temperature=temperature)

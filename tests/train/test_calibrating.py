@@ -1,0 +1,128 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ginseng import GinsengClassifierTrainer, GinsengDataset, classify, load_model, save_model
+from ginseng import state_from_classifier_trainer as state_of
+from ginseng.describe import describe_model
+from ginseng.model.calibration import Geometry
+from ginseng.train import calibrating
+from tests.conftest import simulate
+from tests.train.models import QUICK, assert_same_weights
+
+CALIBRATED = dataclasses.replace(QUICK, calibrate="auto")
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("calibrating") / "cells.zarr"
+    dataset = GinsengDataset.create(path, simulate(), "cell_type", group_key="donor", silent=True)
+    trainer = GinsengClassifierTrainer(dataset, CALIBRATED, card={"data": "simulated", "licence": "CC0"})
+    trainer.fit(4, silent=True)
+    return trainer
+
+
+def test_each_cell_is_answered_by_a_network_that_did_not_see_its_group(trainer):
+    calibration, dataset = trainer.calibration, trainer.dataset
+    assert calibration.source == "groups"
+    folds = calibrating.left_out_in_turn(dataset.groups[dataset.train_idx])
+    expected = np.concatenate([dataset.labels[dataset.train_idx][is_out] for is_out in folds])
+    np.testing.assert_array_equal(calibration.labels, expected)
+    assert isinstance(calibration.geometry, Geometry)
+
+
+def test_the_classifier_is_the_same_with_and_without(trainer, tmp_path):
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", simulate(), "cell_type", group_key="donor", silent=True)
+    plain = GinsengClassifierTrainer(dataset, QUICK)
+    plain.fit(4, silent=True)
+    assert_same_weights(plain.model, trainer.model)
+    assert plain.calibration is None
+
+
+def test_scores_history_and_card_tell_of_it(trainer, tmp_path):
+    assert (
+        trainer.holdout_scores.calibration.loc["after", "nll"]
+        <= trainer.holdout_scores.calibration.loc["before", "nll"]
+    )
+    save_model(state_of(trainer), tmp_path / "m.h5")
+    state = load_model(tmp_path / "m.h5")
+    assert state.metadata["history"]["calibration"]["source"] == "groups"
+    assert state.metadata["card"]["types"]["B cell"]["groups"] == 4
+    told = describe_model(state)
+    for text in ("held-out F1", "of groups (donors, batches) left out in turn", "data: simulated", "licence: CC0"):
+        assert text in told
+
+
+def test_weights_that_were_changed_are_not_calibrated(trainer, tmp_path):
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", simulate(), "cell_type", group_key="donor", silent=True)
+    other = GinsengClassifierTrainer(dataset, CALIBRATED)
+    other.fit(1, silent=True)
+    assert other.calibration is not None
+    other.classifier.params = trainer.classifier.params
+    assert other.calibration is None
+
+
+@pytest.mark.parametrize("asked", ["auto", "holdout"])
+def test_without_groups_the_holdout_tells(tmp_path, asked):
+    adata = simulate(300)
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+    trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, calibrate=asked))
+    trainer.fit(2, silent=True)
+    assert trainer.calibration.source == "holdout"
+    np.testing.assert_array_equal(trainer.calibration.labels, dataset.labels[dataset.test_idx])
+    table = classify(state_of(trainer), adata, return_table=True, silent=True)
+    assert (table["ginseng_novelty"].dropna() < 1).all()
+
+
+def test_too_few_held_out_cells_tell_nothing(tmp_path):
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", simulate(60), "cell_type", silent=True)
+    trainer = GinsengClassifierTrainer(dataset, CALIBRATED)
+    trainer.fit(1, silent=True)
+    assert trainer.calibration is None
+    assert "calibration" not in state_of(trainer).metadata["card"]
+
+
+def test_a_type_of_one_group_is_not_asked_of_those_that_never_saw_it(tmp_path):
+    adata = simulate()
+    of_one = (adata.obs["donor"] == "d1").to_numpy() & (np.arange(120) % 2 == 0)
+    adata.obs["cell_type"] = np.where(of_one, "only in d1", adata.obs["cell_type"].astype(str))
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", group_key="donor", silent=True)
+    trainer = GinsengClassifierTrainer(dataset, CALIBRATED)
+    trainer.fit(1, silent=True)
+    assert dataset.label_names.index("only in d1") not in trainer.calibration.labels
+
+
+def test_it_goes_on_after_a_kill(dataset, tmp_path, monkeypatch):
+    whole = GinsengClassifierTrainer(dataset, CALIBRATED)
+    whole.fit(2, silent=True)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patched.setattr(calibrating, "calibration_of", killed)
+        GinsengClassifierTrainer(dataset, CALIBRATED).fit(2, silent=True, checkpoint=tmp_path / "run")
+    again = GinsengClassifierTrainer(dataset, CALIBRATED)
+    again.fit(2, silent=True, checkpoint=tmp_path / "run")
+    assert_same_weights(again.model, whole.model)
+    np.testing.assert_array_equal(again.calibration.logits, whole.calibration.logits)
+
+
+def test_many_groups_are_left_out_a_few_at_a_time():
+    groups = np.repeat(np.arange(12), np.arange(1, 13))
+    folds = list(calibrating.left_out_in_turn(groups))
+    assert len(folds) == 5
+    assert np.sum(folds, axis=0).tolist() == [1] * len(groups)
+    assert not any(set(groups[is_out]) & set(groups[~is_out]) for is_out in folds)
+
+
+def test_bad_choices_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`calibrate` must be one of auto, groups, holdout, none"):
+        dataclasses.replace(QUICK, calibrate="donors")
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", simulate(), "cell_type", silent=True)
+    with pytest.raises(ValueError, match="`group_key`"):
+        GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, calibrate="groups"))
+    with pytest.raises(ValueError, match="dictionary of texts"):
+        GinsengClassifierTrainer(dataset, QUICK, card={"cells": 3})
+    assert dataset.train_idx is None
