@@ -19,6 +19,7 @@ SOURCES = {
 }
 LEAST_CELLS = 20  # of a type, to be judged by its own cells
 _SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
+_PRIOR_CELLS = 100
 _AT_ONCE = 4096
 _CERTAINTY = 0.95  # of the bound on the error among kept cells
 
@@ -208,13 +209,21 @@ class Calibration:
         """Calibrated probabilities: the softmax of the logits divided by the temperature."""
         return special.softmax(logits / np.float32(self.temperature), axis=1)
 
-    def novelty(self, distances: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
+    def novelty(self, distances: Float[np.ndarray, " cells"], labels: Int[np.ndarray, " cells"]) -> np.ndarray:
         """Share of the held-out cells, of all types, that are nearer to the training cells than each cell.
 
-        One minus a conformal p-value: of new cells like the held-out ones at most a share of `error` has ``1 - error``
-        or more.
+        Distances are relative to those usual for the type (place among the outputs) that a cell is given, since some
+        types are wider than others. One minus a conformal p-value: of new cells like the held-out ones at most a share
+        of `error` has ``1 - error`` or more.
         """
-        return 1 - _p_values(-self.distances, -distances)
+        scales, given = self._usual_distances(), self.logits.argmax(axis=1)
+        return 1 - _p_values(-self.distances / scales[given], -distances / scales[labels])
+
+    def _usual_distances(self) -> Float[np.ndarray, " classes"]:
+        """Geometric mean distance of the held-out cells given each type, drawn towards the median of all by a prior."""
+        n_classes, given, logs = self.logits.shape[1], self.logits.argmax(axis=1), np.log(self.distances + 1e-6)
+        sums, n_cells = np.bincount(given, logs, n_classes), np.bincount(given, minlength=n_classes)
+        return np.exp((sums + _PRIOR_CELLS * np.median(logs)) / (n_cells + _PRIOR_CELLS))
 
     def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.

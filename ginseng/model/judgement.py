@@ -73,7 +73,7 @@ class Judgement:
             return self._ranked(probabilities, logits, answer.is_empty), probabilities
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
-        novelty = calibration.novelty(answer.distances)
+        novelty = calibration.novelty(answer.distances, logits.argmax(axis=1))
         fits = self._fitting(calibration, logits, probabilities)
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))
         columns["status"] = _categories(status, answer.is_empty, STATUSES)

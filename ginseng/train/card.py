@@ -10,7 +10,7 @@ from ginseng.metrics import Scores
 from ginseng.model.calibration import Calibration
 
 
-def require_card(card: Mapping[str, str] | None) -> dict[str, str]:
+def require_card(card: Any) -> dict[str, str]:
     """What a user tells of a model, by its names, such as "data" and "licence", or a ValueError.
 
     Examples

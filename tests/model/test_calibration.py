@@ -86,9 +86,9 @@ class TestPromises:
     def test_known_cells_are_seldom_novel_and_strange_ones_are(self):
         logits, labels = cells_of(4000)
         calibration = calibrated(logits[::2], labels[::2])
-        of_known = calibration.novelty(np.asarray(calibration.geometry.distances(logits[1::2])))
+        of_known = calibration.novelty(np.asarray(calibration.geometry.distances(logits[1::2])), labels[1::2])
         strange = np.array([[30, 30, -30], [-40, 0, 0]], np.float32)
-        of_strange = calibration.novelty(np.asarray(calibration.geometry.distances(strange)))
+        of_strange = calibration.novelty(np.asarray(calibration.geometry.distances(strange)), np.array([0, 1]))
         assert 0.03 < (of_known >= 0.95).mean() < 0.07
         assert (of_strange >= 0.999).all() and (of_known < 1).all()
 

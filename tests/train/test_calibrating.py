@@ -8,6 +8,7 @@ from ginseng import state_from_classifier_trainer as state_of
 from ginseng.describe import describe_model
 from ginseng.model.calibration import Geometry
 from ginseng.train import calibrating
+from ginseng.train.card import require_card
 from tests.conftest import simulate
 from tests.train.models import QUICK, assert_same_weights
 
@@ -124,5 +125,5 @@ def test_bad_choices_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`group_key`"):
         GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, calibrate="groups"))
     with pytest.raises(ValueError, match="dictionary of texts"):
-        GinsengClassifierTrainer(dataset, QUICK, card={"cells": 3})
+        require_card({"cells": 3})
     assert dataset.train_idx is None
