@@ -32,21 +32,26 @@ class Geometry(NamedTuple):
     means : numpy.ndarray
         Mean logits of the training cells of each type; NaN for a type without any.
     whitening : numpy.ndarray
-        Matrix that takes logits to where the covariance within types is the identity.
+        Matrix that takes logits to where the covariance within types is the identity, and types differ most along the
+        first axis.
     """
 
     means: Float[np.ndarray | Array, "classes outputs"]
     whitening: Float[np.ndarray | Array, "outputs outputs"]
 
-    def distances(self, logits: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, " cells"]:
-        """Mahalanobis distance of cells to the nearest mean.
+    def coordinates(self, logits: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, "cells outputs"]:
+        """Where cells lie, in units of the spread within types."""
+        return jnp.asarray(logits) @ self.whitening
+
+    def distances(self, coordinates: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, " cells"]:
+        """Mahalanobis distance of cells, by their coordinates, to the nearest mean.
 
         References
         ----------
         Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS 2018; in the space of
         the logits rather than of the features (see ``benchmarks/recipes.md``).
         """
-        between = (logits @ self.whitening)[:, None, :] - (self.means @ self.whitening)[None, :, :]
+        between = jnp.asarray(coordinates)[:, None, :] - self.coordinates(self.means)[None, :, :]
         return jnp.sqrt(jnp.nanmin(jnp.square(between).sum(axis=-1), axis=1))
 
 
@@ -58,7 +63,7 @@ def geometry_of(logits: Float[np.ndarray, "cells outputs"], labels: Int[np.ndarr
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 500)
     >>> geometry = geometry_of(rng.normal(size=(1000, 2)) + 8 * np.eye(2)[labels], labels)
-    >>> geometry.distances(jnp.array([[8.0, 0.0], [0.0, 4.0], [8.0, 8.0]])).round()
+    >>> geometry.distances(geometry.coordinates(jnp.array([[8.0, 0.0], [0.0, 4.0], [8.0, 8.0]]))).round()
     Array([0., 4., 8.], dtype=float32)
     """
     n_classes, logits = logits.shape[1], logits.astype(np.float64)
@@ -71,7 +76,10 @@ def geometry_of(logits: Float[np.ndarray, "cells outputs"], labels: Int[np.ndarr
     scale = np.trace(covariance) / n_classes
     shrunk = (1 - _SHRINKAGE) * covariance + (_SHRINKAGE * scale + 1e-6) * np.eye(n_classes)
     values, vectors = np.linalg.eigh(shrunk)
-    return Geometry(means.astype(np.float32), (vectors / np.sqrt(values)).astype(np.float32))
+    whitening = vectors / np.sqrt(values)
+    between = (means[n_cells > 0] - logits.mean(axis=0)) @ whitening
+    whitening = whitening @ np.linalg.svd(between)[2].T
+    return Geometry(means.astype(np.float32), whitening.astype(np.float32))
 
 
 def distances_in_parts(geometry: Geometry, logits: Float[np.ndarray, "cells outputs"]) -> np.ndarray:
@@ -83,7 +91,7 @@ def distances_in_parts(geometry: Geometry, logits: Float[np.ndarray, "cells outp
     array([0., 3.], dtype=float32)
     """
     parts = np.split(logits.astype(np.float32), np.arange(_AT_ONCE, len(logits), _AT_ONCE))
-    return np.concatenate([np.asarray(geometry.distances(part)) for part in parts])
+    return np.concatenate([np.asarray(geometry.distances(geometry.coordinates(part))) for part in parts])
 
 
 def fitted_temperature(logits: Float[np.ndarray, "cells classes"], labels: Int[np.ndarray, " cells"]) -> float:
@@ -143,7 +151,7 @@ class Calibration:
     >>> labels = np.repeat([0, 1], 500)
     >>> logits = (rng.normal(size=(1000, 2)) + 4 * np.eye(2)[labels]).astype("float32")
     >>> geometry = geometry_of(logits, labels)
-    >>> held_out = logits, labels, np.asarray(geometry.distances(logits))
+    >>> held_out = logits, labels, distances_in_parts(geometry, logits)
     >>> calibration = Calibration("holdout", geometry, *held_out, fitted_temperature(logits, labels))
     >>> calibration.p_values(np.array([[4, 0], [2, 2]], "float32")) > 0.05
     array([[ True, False],

@@ -34,14 +34,17 @@ class Answer(NamedTuple):
         Of each cell for each cell type; of several members, the logarithm of their mean probabilities.
     spread : numpy.ndarray
         Standard deviation over members of their probability of the likeliest type.
+    coordinates : numpy.ndarray
+        Where they lie, and
     distances : numpy.ndarray
-        How far they are from training cells, see `Geometry`; 0 where there is none.
+        how far they are from training cells, see `Geometry`; 0 where there is none.
     is_empty : numpy.ndarray
         Which cells have no count of the module's genes.
     """
 
     logits: Float[np.ndarray, "cells classes"]
     spread: Float[np.ndarray, " cells"]
+    coordinates: Float[np.ndarray, "cells classes"]
     distances: Float[np.ndarray, " cells"]
     is_empty: Bool[np.ndarray, " cells"]
 
@@ -84,7 +87,7 @@ class Forward:
         shape = SlabShape.of(self.batch_size, self.devices.padded(self.batch_size), gene_map.n_inputs, np.float32)
         module = self.devices.replicate(eqx.nn.inference_mode(self.module, self.seed is None))
         key = None if self.seed is None else jr.key(self.seed)
-        logits = np.empty((counts.n_cells, n_classes), np.float32)
+        logits, coordinates = (np.empty((counts.n_cells, n_classes), np.float32) for _ in range(2))
         spread, distances = np.empty(counts.n_cells, np.float32), np.empty(counts.n_cells, np.float32)
         is_empty = np.zeros(counts.n_cells, bool)
 
@@ -102,10 +105,12 @@ class Forward:
                 placed = self.devices.place_batches(x)
                 of_slab = None if key is None else jr.fold_in(key, cells[0])
                 found = _answers(module, placed, n_steps, n_classes, self.precision, of_slab, self.geometry)
-                for target, values in zip((logits, spread, distances), map(np.asarray, found), strict=True):
+                for target, values in zip(
+                    (logits, spread, coordinates, distances), map(np.asarray, found), strict=True
+                ):
                     target[cells] = values[:, : self.batch_size].reshape(-1, *target.shape[1:])[: len(cells)]
                 bar.update(len(cells))
-        return Answer(logits, spread, distances, is_empty)
+        return Answer(logits, spread, coordinates, distances, is_empty)
 
 
 @eqx.filter_jit
@@ -117,10 +122,10 @@ def _answers(
     precision: str,
     key: PRNGKeyArray | None,
     geometry: Geometry | None,
-) -> tuple[Float[Array, "steps width classes"], Float[Array, "steps width"], Float[Array, "steps width"]]:
-    """Logits, the standard deviation over members of the probability of the likeliest class, and distances."""
+) -> list[Float[Array, "steps width ..."]]:
+    """Logits, the standard deviation over members of the probability of the likeliest class, places and distances."""
 
-    def step(nth: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(nth: Array, found: list[Array]) -> list[Array]:
         def of_batch(batch: Array) -> tuple[Array, Array]:
             of_step = None if key is None else jr.fold_in(key, nth)
             of_members = member_logits_of(module, batch, of_step)
@@ -132,9 +137,11 @@ def _answers(
             return logits, jnp.exp(jnp.take_along_axis(log_probabilities, likeliest, axis=-1)[..., 0]).std(axis=0)
 
         logits, spread = in_precision(of_batch, precision)(x[nth].astype(jnp.float32))
-        of_step = logits, spread, jnp.zeros(len(logits)) if geometry is None else geometry.distances(logits)
-        return tuple(whole.at[nth].set(part) for whole, part in zip(found, of_step, strict=True))  # pyright: ignore
+        coordinates = jnp.zeros_like(logits) if geometry is None else geometry.coordinates(logits)
+        distances = jnp.zeros_like(spread) if geometry is None else geometry.distances(coordinates)
+        of_step = logits, spread, coordinates, distances
+        return [whole.at[nth].set(part) for whole, part in zip(found, of_step, strict=True)]
 
     of_cells = x.shape[:2]
-    nothing = jnp.zeros((*of_cells, n_classes)), jnp.zeros(of_cells), jnp.zeros(of_cells)
-    return jax.lax.fori_loop(0, n_steps, step, nothing)
+    shapes = (*of_cells, n_classes), of_cells, (*of_cells, n_classes), of_cells
+    return jax.lax.fori_loop(0, n_steps, step, [jnp.zeros(shape) for shape in shapes])

@@ -26,6 +26,7 @@ from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
 
+_MOST_DIMENSIONS = 64
 _MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
@@ -297,6 +298,8 @@ def classify(
         data.obs = obs.drop(columns=stale, errors="ignore")  # of another model
         for name, values in named.items():
             data.obs[name] = values
+        if calibration is not None:
+            data.obsm[f"X_{key_added}"] = answer.coordinates[:, :_MOST_DIMENSIONS]
         if store_probs:
             data.obsm[f"{key_added}_probs"] = probabilities
     return data if copy or not isinstance(adata, AnnData) else None

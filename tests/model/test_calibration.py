@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from ginseng import Annotator, classify, load_annotator, load_model, save_annotator, save_model
 from ginseng.metrics import ece
-from ginseng.model.calibration import LEAST_CELLS, Calibration, calibration_of, fitted_temperature, geometry_of
+from ginseng.model.calibration import (
+    LEAST_CELLS,
+    Calibration,
+    calibration_of,
+    distances_in_parts,
+    fitted_temperature,
+    geometry_of,
+)
 from ginseng.model.forward import Answer
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.judgement import Judgement
@@ -30,7 +37,7 @@ def cells_of(n_cells=900, n_types=3, seed=0, scale=1.0, apart=5.0):
 
 def calibrated(logits, labels, source="holdout"):
     geometry = geometry_of(logits, labels)
-    found = calibration_of(source, geometry, logits, labels, np.asarray(geometry.distances(logits)))
+    found = calibration_of(source, geometry, logits, labels, distances_in_parts(geometry, logits))
     assert found is not None
     return found
 
@@ -86,9 +93,9 @@ class TestPromises:
     def test_known_cells_are_seldom_novel_and_strange_ones_are(self):
         logits, labels = cells_of(4000)
         calibration = calibrated(logits[::2], labels[::2])
-        of_known = calibration.novelty(np.asarray(calibration.geometry.distances(logits[1::2])), labels[1::2])
+        of_known = calibration.novelty(distances_in_parts(calibration.geometry, logits[1::2]), labels[1::2])
         strange = np.array([[30, 30, -30], [-40, 0, 0]], np.float32)
-        of_strange = calibration.novelty(np.asarray(calibration.geometry.distances(strange)), np.array([0, 1]))
+        of_strange = calibration.novelty(distances_in_parts(calibration.geometry, strange), np.array([0, 1]))
         assert 0.03 < (of_known >= 0.95).mean() < 0.07
         assert (of_strange >= 0.999).all() and (of_known < 1).all()
 
@@ -124,13 +131,13 @@ class TestParts:
     def test_types_without_training_cells_have_no_place(self):
         logits, labels = cells_of(300)
         geometry = geometry_of(logits, np.where(labels == 2, 1, labels))
-        distances = np.asarray(geometry.distances(logits))
+        distances = distances_in_parts(geometry, logits)
         assert np.isfinite(distances).all() and np.isnan(geometry.means[2]).all()
 
     def test_too_few_cells_tell_nothing(self):
         logits, labels = cells_of(LEAST_CELLS - 1)
         geometry = geometry_of(logits, labels)
-        assert calibration_of("holdout", geometry, logits, labels, np.asarray(geometry.distances(logits))) is None
+        assert calibration_of("holdout", geometry, logits, labels, distances_in_parts(geometry, logits)) is None
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -235,7 +242,7 @@ class TestClassify:
 
         def n_ambiguous(**promise):
             judgement = Judgement(TYPES, np.ones(3, bool), calibration, **promise)
-            columns, _ = judgement(Answer(logits, nothing, nothing, nothing > 0))
+            columns, _ = judgement(Answer(logits, nothing, logits, nothing, nothing > 0))
             assert (columns["candidates"].codes >= 0).tolist() == (columns["status"] == "ambiguous").tolist()
             return (columns["status"] == "ambiguous").sum()
 
