@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ginseng import cluster as cluster
     from ginseng import data as data
     from ginseng import demo as demo
     from ginseng import metrics as metrics
@@ -54,7 +55,7 @@ __all__ = [
     "state_from_classifier_trainer",
 ]
 
-_MODULES = ("data", "demo", "metrics", "model", "plot", "train", "utils")
+_MODULES = ("cluster", "data", "demo", "metrics", "model", "plot", "train", "utils")
 _NAMES_OF = {
     "data.dataset": ["GinsengDataset"],
     "data.io": ["load_model", "read_adata", "save_model"],

@@ -27,11 +27,16 @@ ORDER = [
     "utils.transpose",
     "utils.counts",
     "utils.genes",
+    "utils.pairs",
     "utils.names",
     "utils.hvg",
     "utils.markers",
     "utils",
+    "cluster",
     "metrics",
+    "model.hierarchy",
+    "model.choice",
+    "model.consensus",
     "model.modules",
     "model.nn",
     "model.attention",
@@ -92,7 +97,7 @@ ORDER = [
     "__main__",
 ]
 LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
-EXTRAS = {"plot": {"matplotlib"}, "demo": {"scanpy"}}
+EXTRAS = {"cluster": {"igraph", "scanpy"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
 
 
 def modules():
@@ -170,7 +175,7 @@ def test_the_names_people_type():
     names = {}
     exec("from ginseng import *", names)
     assert set(ginseng.__all__) <= set(names)
-    for name in ("data", "demo", "metrics", "model", "plot", "train", "utils"):
+    for name in ("cluster", "data", "demo", "metrics", "model", "plot", "train", "utils"):
         assert getattr(ginseng, name).__name__ == f"ginseng.{name}"
     assert {*ginseng.__all__, "plot"} <= set(dir(ginseng))
     with pytest.raises(AttributeError, match="module 'ginseng' has no attribute 'fit'"):
@@ -223,7 +228,7 @@ def test_the_command_line_answers_without_importing_what_commands_need(option, s
     assert printed.endswith("set()\n")
 
 
-@pytest.mark.parametrize(("name", "package"), [("plot", "matplotlib"), ("demo", "scanpy")])
+@pytest.mark.parametrize(("name", "package"), [("plot", "matplotlib"), ("demo", "scanpy"), ("cluster", "scanpy")])
 def test_a_missing_extra_is_named(name, package):
     printed = in_a_fresh_process(
         f"""if True:

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.files import naming
 from ginseng.utils.genes import GeneMap, match_genes, unversioned
 from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.pairs import Pairs, read_pairs
 
 _IDENTIFIER = re.compile(
     r"(ENS[A-Z]*G\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
@@ -31,9 +30,8 @@ _SYMBOL_COLUMNS = (
 _N_LOOKED_AT = 2000
 _NOT_IN_TABLE = -2  # -1: no gene of the model
 _CLEARLY = 1.1  # a few names that differ do not outvote the index
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
-GeneTable = str | Path | pd.DataFrame | Mapping[str, str]
+GeneTable = Pairs
 
 
 def kind_of_names(names: Iterable[Any]) -> str:
@@ -171,28 +169,8 @@ def read_gene_table(given: GeneTable) -> pd.DataFrame:
     >>> read_gene_table({"Cd3d": "CD3D", "Cd4": "CD4"})["model"].tolist()
     ['CD3D', 'CD4']
     """
-    if isinstance(given, Mapping):
-        table = pd.DataFrame(list(given.items()), columns=pd.Index(["data", "model"]))
-    elif isinstance(given, pd.DataFrame):
-        table = given
-    elif not isinstance(given, str | Path):
-        raise ValueError(f"`gene_map` must be a file, a table of two columns or a dictionary, but got {given!r}.")
-    else:
-        path = Path(given)
-        separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
-        if separator is None:
-            raise ValueError(f"`gene_map` must be a .csv or .tsv file, a table or a dictionary, but got {path}.")
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path} to map genes by.")
-        with naming(path, "is no table of gene names"):
-            table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
-    if table.shape[1] != 2:
-        raise ValueError(
-            "`gene_map` must have two columns, the name in the data and the name in the model, but has "
-            f"{table.shape[1]}."
-        )
-    table = table.set_axis(["data", "model"], axis=1).replace("", np.nan).dropna()
-    return table.astype(str).reset_index(drop=True)
+    columns = ("the name in the data", "the name in the model")
+    return read_pairs(given, "gene_map", "gene names", columns).set_axis(["data", "model"], axis=1)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class TestReadGeneTable:
         assert positions.positions.tolist() == [2, 0, -1, 3]
 
     def test_what_is_no_table_is_refused(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"There is no file .*t.csv to map genes by"):
+        with pytest.raises(FileNotFoundError, match=r"There is no file .*t.csv, which `gene_map` names"):
             read_gene_table(tmp_path / "t.csv")
         with pytest.raises(ValueError, match=r"must be a .csv or .tsv file, a table or a dictionary, but got t.xlsx"):
             read_gene_table("t.xlsx")

@@ -1,0 +1,66 @@
+"""Tables of two names a line: from files, frames and mappings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ginseng.utils.files import naming
+
+Pairs = str | Path | pd.DataFrame | Mapping[str, str]
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+
+
+def read_pairs(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> pd.DataFrame:
+    """Read two columns of names.
+
+    Parameters
+    ----------
+    given : str, Path, pandas.DataFrame or mapping
+        A .csv or .tsv file or a table, of two columns. A header in a file is a line like others. Lines that lack one of
+        the names are left out.
+    argument : str
+        What the caller typed, for messages.
+    what : str
+        What the names are of, for messages.
+    columns : tuple of str
+        What the columns hold; the names of the columns that are returned.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of text.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If there are not two columns, or the kind of file is another.
+
+    Examples
+    --------
+    >>> read_pairs({"CD4 T": "T"}, "hierarchy", "types", ("child", "parent"))
+       child parent
+    0  CD4 T      T
+    """
+    if isinstance(given, Mapping):
+        table = pd.DataFrame(list(given.items()), columns=pd.Index(columns))
+    elif isinstance(given, pd.DataFrame):
+        table = given
+    elif not isinstance(given, str | Path):
+        raise ValueError(f"`{argument}` must be a file, a table of two columns or a dictionary, but got {given!r}.")
+    else:
+        path = Path(given)
+        separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
+        if separator is None:
+            raise ValueError(f"`{argument}` must be a .csv or .tsv file, a table or a dictionary, but got {path}.")
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}, which `{argument}` names.")
+        with naming(path, f"is no table of {what}"):
+            table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
+    if table.shape[1] != 2:
+        raise ValueError(f"`{argument}` must have two columns, {' and '.join(columns)}, but has {table.shape[1]}.")
+    table = table.set_axis(list(columns), axis=1).replace("", np.nan).dropna()
+    return table.astype(str).reset_index(drop=True)
