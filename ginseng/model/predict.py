@@ -12,7 +12,9 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Array, Float
 
+from ginseng.data.matching import matched_genes
 from ginseng.data.models import load_model
+from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
 from ginseng.model.ensemble import n_members_of
@@ -21,32 +23,20 @@ from ginseng.model.judgement import COLUMNS, IN_PROBABILITIES, NOVEL, Judgement,
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
-from ginseng.utils.genes import GeneMap, least_genes
+from ginseng.utils.genes import GeneMap
 from ginseng.utils.messages import warn
-from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
+from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
 
 _MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
-def _gene_map(var: Any, model: GeneNames, gene_key: str | None, min_overlap: float | None) -> GeneMap:
-    """Match the genes of `var` to those of a model."""
-    of_data = names_by_place(var, gene_key)
-    gene_map = model.match(of_data)
-
-    def way_out() -> str:
-        columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
-        n_found = {column: model.best(names_by_place(var, column))[1].n_found for column in columns}
-        best = max(columns, key=lambda column: n_found[column])
-        if n_found[best] > gene_map.n_found:
-            return f"gene_key={best!r} would match {n_found[best]:,} of them"
-        return (
-            "other species, or symbols on one side and identifiers on the other? For a panel of few genes, pass a "
-            "lower min_overlap"
-        )
-
-    gene_map.require(least_genes(len(model.first), min_overlap), next(iter(of_data.values())), model.first, way_out)
-    return gene_map
+def _gene_map(var: Any, genes: np.ndarray, gene_key: str | None) -> GeneMap:
+    """Match the genes of `var` to those of a model, of which one is enough."""
+    matched = matched_genes(var, GeneNames(genes), gene_key, 0.0)
+    if matched.problems:
+        raise ValueError(matched.problems[0])
+    return matched.genes
 
 
 def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +70,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     >>> _get_gene_indices(adata, np.array(["C", "X", "A"]), None)
     (array([2, 0]), array([0, 2]))
     """
-    positions = _gene_map(adata.var, GeneNames(gene_names), gene_key, 0.0).positions
+    positions = _gene_map(adata.var, gene_names, gene_key).positions
     available_idx = np.flatnonzero(positions >= 0)
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
@@ -130,7 +120,7 @@ def annotate_iter(
     """
     require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
-    gene_map = _gene_map(counts.var, GeneNames(gene_names), gene_key, 0.0)
+    gene_map = _gene_map(counts.var, gene_names, gene_key)
     gene_map.warn_of_differences()
     for start, end, block in counts.blocks(batch_size):
         yield jnp.asarray(gene_map.of(block).toarray(), jnp.float32), start, end
@@ -155,6 +145,7 @@ def classify(
     min_overlap: float | None = None,
     gene_map: GeneTable | None = None,
     ignore_case: bool = False,
+    fix: bool = False,
     target_error: float | None = None,
     class_error: float | None = None,
     novel_error: float = 0.05,
@@ -212,6 +203,11 @@ def classify(
         several names in the model counts as the first of them that the model has.
     ignore_case : bool
         Match what is not found as it is written without regard to case, where the model has one such gene.
+    fix : bool
+        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts where the
+        one that was asked for does not; else undo logarithms and square roots (of which the network's own normalisation
+        makes the same input as of the counts); match genes by another column, or without regard to case, where that
+        finds clearly more. By default such data are refused.
     precision : {"float32", "bfloat16"}
         "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
     devices : int or sequence of jax.Device, optional
@@ -225,13 +221,14 @@ def classify(
         ``ginseng_confidence`` (the probability of that type) and one column of probabilities per cell type. Else the
         annotated AnnData if `copy` is True or `adata` was a path, and None if `adata` was annotated in place. AnnData
         gets ``obs["ginseng_cell_type"]`` and ``obs["ginseng_confidence"]``. A classifier of several members adds
-        ``ginseng_spread``, the standard deviation of their probabilities of that type.
+        ``ginseng_spread``, the standard deviation of their probabilities of that type. What was found of the data is in
+        ``uns[key_added]["preflight"]``.
 
     Raises
     ------
     ValueError
-        If a file, layer, column or value is not usable, or too few genes are known; the message says what to do.
-        `adata` is then as it was.
+        If a file, layer, column or value is not usable, the counts are in the wrong form, or too few genes are known;
+        the message says what to do. `adata` is then as it was.
 
     Examples
     --------
@@ -255,13 +252,21 @@ def classify(
             data = files.enter_context(opened_counts(adata)) if return_table and backed else read_adata(adata, backed)
         if not (copy or return_table):
             require_writable(data)
-        file, is_raw = None if isinstance(adata, AnnData) else adata, annotator.takes_counts
-        counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
-        table = None if gene_map is None else read_gene_table(gene_map)
-        names = GeneNames(annotator.genes, annotator.second_names, table, ignore_case)
-        genes = _gene_map(counts.var, names, gene_key, min_overlap)
+        counts, genes, found = preflight(
+            annotator,
+            data,
+            gene_key,
+            layer,
+            min_overlap=min_overlap,
+            gene_map=None if gene_map is None else read_gene_table(gene_map),
+            ignore_case=ignore_case,
+            fix=fix,
+            file=None if isinstance(adata, AnnData) else adata,
+        )
+        found.require()
         zeros = annotator.background is None
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
+        found.warn()
         annotator = annotator.lacking(genes.is_lacking)
         forward = Forward(
             annotator.module,
@@ -297,6 +302,7 @@ def classify(
         data.obs = obs.drop(columns=stale, errors="ignore")  # of another model
         for name, values in named.items():
             data.obs[name] = values
+        data.uns[key_added] = {"preflight": found.as_dict()}
         if store_probs:
             data.obsm[f"{key_added}_probs"] = probabilities
     return data if copy or not isinstance(adata, AnnData) else None
