@@ -166,8 +166,7 @@ class GinsengDataset:
             Whether the network to be trained normalises, so that values which are no counts (logarithms, scaled ones)
             are refused; False takes any.
         fix : bool
-            Take the layer, or raw, that holds raw counts where the one that was asked for does not; else undo
-            logarithms, square roots and normalisation, cell by cell, where counts show in them.
+            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them.
         silent : bool
             Show no progress bar.
 

@@ -98,7 +98,7 @@ class Form:
         """
         values = _UNDO[self.function](block.data.astype(np.float64))
         if self.shows_counts and len(values):
-            n_cells = block.shape[0]
+            n_cells = len(block.indptr) - 1
             of_cell = np.repeat(np.arange(n_cells), np.diff(block.indptr))
             smallest = np.full(n_cells, 1.0 if self.is_of_raw else np.inf)
             if not self.is_of_raw:
@@ -142,14 +142,15 @@ def form_of(sample: sparse.csr_matrix) -> Form:
     values = sample.data[is_nonzero].astype(np.float64)
     if not len(values):
         return Form(EMPTY)
+    n_cells, n_genes = np.shape(sample)
     n_negative = np.count_nonzero(values < 0)
-    if n_negative >= _LEAST_NEGATIVE * sample.shape[0] * sample.shape[1]:
+    if n_negative >= _LEAST_NEGATIVE * n_cells * n_genes:
         return Form(SCALED, example=float(values.min()))
     fractions = values != np.rint(values)
     if not fractions.any():
-        is_binary = values.max() == 1 and len(values) ** 2 / 2 >= _LEAST_PAIRS * sample.shape[0] * sample.shape[1]
+        is_binary = values.max() == 1 and len(values) ** 2 / 2 >= _LEAST_PAIRS * n_cells * n_genes
         return Form(BINARY) if is_binary else Form(RAW)
-    cells = np.repeat(np.arange(sample.shape[0]), np.diff(sample.indptr))[is_nonzero]
+    cells = np.repeat(np.arange(n_cells), np.diff(sample.indptr))[is_nonzero]
     if n_negative:
         cells, values = cells[values > 0], values[values > 0]
     cells = np.unique(cells, return_inverse=True)[1]
@@ -238,5 +239,5 @@ def _range_within(values: np.ndarray, cells: np.ndarray) -> float:
 
 def _is_scaled_by_gene(sample: sparse.csr_matrix) -> bool:
     """Whether genes that many cells express have about unit variance."""
-    genes = sample[:, sample.getnnz(axis=0) >= _OFTEN * sample.shape[0]].toarray().astype(np.float64)
+    genes = sample[:, sample.getnnz(axis=0) >= _OFTEN * np.shape(sample)[0]].toarray().astype(np.float64)
     return genes.shape[1] > 0 and float((np.abs(np.log2(genes.std(axis=0) + 1e-30)) < _AROUND_ONE).mean()) > _MOST
