@@ -44,6 +44,12 @@ GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to c
 RequireLabels = Annotated[
     bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
 ]
+Fix = Annotated[
+    bool,
+    typer.Option(
+        "--fix", help="Put right what can be: take the layer that holds raw counts, undo logarithms, match other names."
+    ),
+]
 Precision = Annotated[
     str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
 ]

@@ -18,6 +18,7 @@ _COMMANDS = {
     "create": "Make a dataset of labelled counts, to train on again and again.",
     "fit": "Train a classifier on labelled counts.",
     "annotate": "Annotate new counts with a trained classifier.",
+    "doctor": "Tell whether data can be annotated, or trained on, and what to pass if not.",
     "inspect": "Tell what is in a model, a dataset or a file of counts.",
     "demo": "Train on labelled cells, annotate others, draw the result.",
 }

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
+from ginseng.data.preflight import forms_of, name_of
 from ginseng.model.calibration import SOURCES
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import layer_names
 from ginseng.utils.messages import shorten
-
-_N_LOOKED_AT = 100_000  # values, or cells of a dense matrix with so many in all
 
 
 def describe_model(state: GinsengClassifierState) -> str:
@@ -76,17 +73,16 @@ def describe_dataset(dataset: GinsengDataset) -> str:
 
 
 def describe_counts(adata: AnnData) -> str:
-    """Size, genes, layers, raw and annotation of a file of counts; which of its matrices hold whole numbers."""
-    matrices: dict[str, Any] = {"X": adata.X, **{f"layer {name}": adata.layers[name] for name in layer_names(adata)}}
-    if adata.raw is not None:
-        matrices["raw"] = adata.raw.X
-    whole = [name for name, matrix in matrices.items() if matrix is not None and _holds_whole_numbers(matrix)]
+    """Size, genes, layers, raw and annotation of a file of counts; in what form its matrices are."""
+    found = {name_of(layer, adata): form for layer, form in forms_of(adata).items()}
+    whole = [name for name, form in found.items() if form.is_whole]
     lines = [
         f"counts: {adata.n_obs:,} cells x {adata.n_vars:,} genes",
         f"genes: {shorten(adata.var_names, 8)}",
         f"layers: {shorten(layer_names(adata)) or 'none'}",
         f"raw: {'none' if adata.raw is None else f'{adata.raw.n_vars:,} genes'}",
         f"whole numbers, as raw counts are: {shorten(whole) or 'none'}",
+        *(f"  {name}: {form.name}" for name, form in found.items()),
         f"var: {shorten(adata.var.columns) or 'no columns'}",
         "obs:" if len(adata.obs.columns) else "obs: no columns",
     ]
@@ -94,14 +90,3 @@ def describe_counts(adata: AnnData) -> str:
         values = pd.Series(adata.obs[column]).value_counts()
         lines.append(f"  {column}: {len(values):,} values ({shorten(values.index, 6)})")
     return "\n".join(lines)
-
-
-def _holds_whole_numbers(matrix: Any) -> bool:
-    """Whether the first values of a matrix, in memory or on disk, are whole."""
-    if sparse.issparse(matrix):
-        values = matrix.data[:_N_LOOKED_AT]
-    elif hasattr(matrix, "group"):
-        values = matrix.group["data"][:_N_LOOKED_AT]
-    else:
-        values = np.asarray(matrix[: 1 + _N_LOOKED_AT // max(1, matrix.shape[1])])
-    return bool((values == np.round(values)).all())

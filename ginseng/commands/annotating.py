@@ -11,6 +11,7 @@ import typer
 from ginseng.arguments import (
     Cells,
     Data,
+    Fix,
     Layer,
     Precision,
     Quiet,
@@ -59,6 +60,7 @@ def annotate(
         typer.Option(help=".csv or .tsv of synonyms or orthologs: the name in the data, the name in the model."),
     ] = None,
     ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
+    fix: Fix = False,
     precision: Precision = _PRECISION,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +91,7 @@ def annotate(
             min_overlap=min_overlap,
             gene_map=gene_map,
             ignore_case=ignore_case,
+            fix=fix,
             precision=precision,
             store_probs=probabilities,
             return_table=to_table,

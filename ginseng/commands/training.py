@@ -11,6 +11,7 @@ import ginseng
 from ginseng.arguments import (
     Cells,
     ChosenBy,
+    Fix,
     GeneColumn,
     Genes,
     Group,
@@ -66,6 +67,7 @@ def create(
     hold_out_groups: HoldOutGroups = False,
     seed: Annotated[int, typer.Option(help="Seed of what is held out.")] = _DEFAULTS.seed,
     require_labels: RequireLabels = False,
+    fix: Fix = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,7 +88,7 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, **how)
+        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
     say(quiet, f"{dataset}: saved {output}")
 
 
@@ -111,6 +113,7 @@ def fit(
     gene_column: GeneColumn = None,
     other_genes: OtherGenes = None,
     require_labels: RequireLabels = False,
+    fix: Fix = False,
     start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
@@ -170,6 +173,7 @@ def fit(
         "--[no-]other-genes": other_genes,
         "--gene-column": gene_column,
         "--require-labels": require_labels or None,
+        "--fix": fix or None,
         "--dataset": dataset,
     }
     if is_dataset:
@@ -209,7 +213,7 @@ def fit(
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
             how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
-            made = GinsengDataset.create(path, counts, label, layer, group_key=group, **how)
+            made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)

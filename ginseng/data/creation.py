@@ -35,15 +35,18 @@ def create_dataset(
     select: str,
     split: Mapping[str, Any] | None,
     other_genes: bool,
+    normalize: bool,
+    fix: bool,
     silent: bool,
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
-    require_flag("other_genes", other_genes)
+    for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
+        require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    with Sources(adata, label_key, group_key, layer, genes, missing_labels) as sources:
+    with Sources(adata, label_key, group_key, layer, genes, missing_labels, normalize=normalize, fix=fix) as sources:
         codes = {"labels": sources.labels.codes}
         obs = {label_key: sources.labels}
         if group_key is not None and sources.groups is not None:
@@ -59,7 +62,8 @@ def create_dataset(
             "second_names": sources.second_names,
             "n_cells": len(sources.labels),
             "n_genes": len(sources.gene_names),
-            "layer_used": layer or "X",
+            "layer_used": sources.findings[0].used.removeprefix("layer "),
+            "preflight": [found.as_dict() for found in sources.findings],
             **({"genes_chosen_by": select} if is_chosen else {}),
         }
         with (

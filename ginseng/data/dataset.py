@@ -120,6 +120,8 @@ class GinsengDataset:
         select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
+        normalize: bool = True,
+        fix: bool = False,
         silent: bool = False,
     ) -> "GinsengDataset":
         """Create a dataset from labelled counts.
@@ -160,6 +162,11 @@ class GinsengDataset:
             Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept,
             if there are any: a network then normalises by all counts of a cell. Annotation adds up what such a model
             does not know.
+        normalize : bool
+            Whether the network to be trained normalises, so that values which are no counts (logarithms, scaled ones)
+            are refused; False takes any.
+        fix : bool
+            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them.
         silent : bool
             Show no progress bar.
 
@@ -173,10 +180,11 @@ class GinsengDataset:
         FileExistsError
             If `path` exists and must not be replaced.
         ValueError
-            If a column, layer or gene does not exist, a value is not finite, or there are fewer than two labels.
+            If a column, layer or gene does not exist, the counts are in the wrong form, a value is not finite, or there
+            are fewer than two labels.
         """
         options: dict[str, Any] = {"missing_labels": missing_labels, "select": select, "split": split}
-        options |= {"other_genes": other_genes, "silent": silent}
+        options |= {"other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
         create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 

@@ -18,6 +18,7 @@ from ginseng.data.annotation import (
     positions_of,
     require_column,
 )
+from ginseng.data.preflight import checked_counts
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
@@ -48,6 +49,8 @@ class Sources:
         all until `keep_best` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
+    normalize, fix : bool
+        See `checked_counts`.
 
     Attributes
     ----------
@@ -61,12 +64,14 @@ class Sources:
         Names of the labelled cells. Where names are repeated between inputs, the number of the input is appended.
     n_read : int
         Number of all cells.
+    findings : list of Preflight
+        Of each input.
 
     Raises
     ------
     ValueError
-        If a column, layer or gene does not exist, there are fewer than two labels, or too few genes are common, see
-        `least_genes`.
+        If a column, layer or gene does not exist, the counts are in the wrong form, there are fewer than two labels, or
+        too few genes are common, see `least_genes`.
 
     Examples
     --------
@@ -86,6 +91,9 @@ class Sources:
         layer: str | None = None,
         genes: Genes = None,
         missing_labels: str = "drop",
+        *,
+        normalize: bool = True,
+        fix: bool = False,
     ):
         given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
         self._files = ExitStack()
@@ -94,22 +102,26 @@ class Sources:
         self._n_chosen = n_chosen(genes)
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
             raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
-        data, self._counts, self._columns = [], [], []
+        data, self._counts, self._columns, self.findings = [], [], [], []
         for number, source in enumerate(given):
             try:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                counts = Counts(adata, layer, nonnegative=self._n_chosen is not None, raw=True, file=file)
+                counts, found = checked_counts(adata, layer, normalizes=normalize, fix=fix, file=file)
+                found.require()
+                counts.nonnegative = self._n_chosen is not None
                 self._columns.append(gene_columns(counts.var, genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
                 kind = UnknownName if isinstance(error, UnknownName) else ValueError
                 raise kind(f"In input {number + 1} of {len(given)}: {error}") from error
+            found.warn()
             data.append(adata)
             self._counts.append(counts)
+            self.findings.append(found)
         self._keep(
             _common([counts.var.index[chosen] for counts, chosen in zip(self._counts, self._columns, strict=True)])
         )

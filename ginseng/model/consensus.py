@@ -210,6 +210,17 @@ def novel_by_cluster(
     )
 
 
+def require_compat(compat: str | None) -> None:
+    """Raise a ValueError unless columns are known to be called so.
+
+    Examples
+    --------
+    >>> require_compat("celltypist")
+    """
+    if compat not in (None, "celltypist"):
+        raise ValueError(f"`compat` must be 'celltypist' or None, but got {compat!r}.")
+
+
 def celltypist_columns(
     cell_type: pd.Categorical,
     confidence: Float[np.ndarray, " cells"],

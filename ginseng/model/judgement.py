@@ -12,12 +12,25 @@ from scipy import special
 
 from ginseng.model.calibration import Calibration
 from ginseng.model.forward import Answer
+from ginseng.model.hierarchy import Hierarchy
 from ginseng.utils.values import require_number
 
 ASSIGNED, AMBIGUOUS, NOVEL = STATUSES = ("assigned", "ambiguous", "novel")
 IN_PROBABILITIES = ("second", "margin")  # told by the columns of a table, too
 _TARGET_ERROR = 0.05
-COLUMNS = ("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin", "spread")
+COLUMNS = (
+    "cell_type",
+    "confidence",
+    "status",
+    "novelty",
+    "candidates",
+    "second",
+    "margin",
+    "spread",
+    "parent",
+    "consensus",
+    "consensus_share",
+)
 SEPARATOR = "; "  # between the types that an ambiguous cell may be
 
 
@@ -40,7 +53,9 @@ class Judgement:
         In place of that: cells are ambiguous if several types remain once those are left out which at most such a share
         of their held-out cells fits as badly.
     novel_error : float
-        Cells are novel if at most such a share of held-out cells of their type is as far from the training cells.
+        Cells are novel if at most such a share of the held-out cells is as far from the training cells.
+    hierarchy : Hierarchy, optional
+        Types above these.
     """
 
     labels: Sequence[str]
@@ -49,6 +64,7 @@ class Judgement:
     target_error: float | None = None
     class_error: float | None = None
     novel_error: float = 0.05
+    hierarchy: Hierarchy | None = None
 
     def __post_init__(self):
         require_number("novel_error", self.novel_error, "(0, 1)")
@@ -70,7 +86,11 @@ class Judgement:
         calibration = None if self.calibration is None else self.calibration.among(self.is_possible)
         if calibration is None or not len(calibration.labels):
             probabilities = special.softmax(logits, axis=1)
-            return self._ranked(probabilities, logits, answer.is_empty), probabilities
+            columns = self._ranked(probabilities, logits, answer.is_empty)
+            if self.hierarchy is not None:
+                parent = self.hierarchy.backed_off(probabilities)
+                columns["parent"] = _categories(parent.codes, answer.is_empty, parent.categories)
+            return columns, probabilities
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
         novelty = calibration.novelty(answer.distances, logits.argmax(axis=1))
@@ -79,6 +99,11 @@ class Judgement:
         columns["status"] = _categories(status, answer.is_empty, STATUSES)
         columns["novelty"] = np.where(answer.is_empty, np.nan, novelty).astype(np.float32)
         columns["candidates"] = self._named(fits, (status == 1) & ~answer.is_empty)
+        if self.hierarchy is not None:
+            fits[np.arange(len(fits)), logits.argmax(axis=1)] = True
+            fits[status == 0] &= np.eye(len(self.labels), dtype=bool)[logits[status == 0].argmax(axis=1)]
+            parent = self.hierarchy.common_parent(fits)
+            columns["parent"] = _categories(parent.codes, answer.is_empty | (status == 2), parent.categories)
         return columns, probabilities
 
     def _ranked(self, probabilities: np.ndarray, logits: np.ndarray, is_empty: np.ndarray) -> dict[str, Any]:

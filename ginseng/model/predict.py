@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +13,39 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Array, Float
 
+import ginseng
+from ginseng.data.matching import matched_genes
 from ginseng.data.models import load_model
+from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
+from ginseng.model.choice import chosen_labels
+from ginseng.model.consensus import MADE, celltypist_columns, clusters_in, novel_by_cluster, require_compat, require_way
+from ginseng.model.consensus import consensus as consensus_of
 from ginseng.model.ensemble import n_members_of
-from ginseng.model.forward import Forward
+from ginseng.model.forward import Answer, Forward
+from ginseng.model.hierarchy import read_hierarchy
 from ginseng.model.judgement import COLUMNS, IN_PROBABILITIES, NOVEL, Judgement, require_key
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
-from ginseng.utils.genes import GeneMap, least_genes
-from ginseng.utils.messages import warn
-from ginseng.utils.names import GeneNames, GeneTable, names_by_place, read_gene_table
+from ginseng.utils.genes import GeneMap
+from ginseng.utils.messages import shorten, warn
+from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
 
 _MOST_DIMENSIONS = 64
+_MOST_DIMENSIONS = 64  # of an embedding
+_VERSIONED = ("ginseng-eqx", "jax", "equinox", "anndata", "numpy")
 _MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
-def _gene_map(var: Any, model: GeneNames, gene_key: str | None, min_overlap: float | None) -> GeneMap:
-    """Match the genes of `var` to those of a model."""
-    of_data = names_by_place(var, gene_key)
-    gene_map = model.match(of_data)
-
-    def way_out() -> str:
-        columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufc")]
-        n_found = {column: model.best(names_by_place(var, column))[1].n_found for column in columns}
-        best = max(columns, key=lambda column: n_found[column])
-        if n_found[best] > gene_map.n_found:
-            return f"gene_key={best!r} would match {n_found[best]:,} of them"
-        return (
-            "other species, or symbols on one side and identifiers on the other? For a panel of few genes, pass a "
-            "lower min_overlap"
-        )
-
-    gene_map.require(least_genes(len(model.first), min_overlap), next(iter(of_data.values())), model.first, way_out)
-    return gene_map
+def _gene_map(var: Any, genes: np.ndarray, gene_key: str | None) -> GeneMap:
+    """Match the genes of `var` to those of a model, of which one is enough."""
+    matched = matched_genes(var, GeneNames(genes), gene_key, 0.0)
+    if matched.problems:
+        raise ValueError(matched.problems[0])
+    return matched.genes
 
 
 def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +79,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     >>> _get_gene_indices(adata, np.array(["C", "X", "A"]), None)
     (array([2, 0]), array([0, 2]))
     """
-    positions = _gene_map(adata.var, GeneNames(gene_names), gene_key, 0.0).positions
+    positions = _gene_map(adata.var, gene_names, gene_key).positions
     available_idx = np.flatnonzero(positions >= 0)
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
@@ -131,7 +129,7 @@ def annotate_iter(
     """
     require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
-    gene_map = _gene_map(counts.var, GeneNames(gene_names), gene_key, 0.0)
+    gene_map = _gene_map(counts.var, gene_names, gene_key)
     gene_map.warn_of_differences()
     for start, end, block in counts.blocks(batch_size):
         yield jnp.asarray(gene_map.of(block).toarray(), jnp.float32), start, end
@@ -156,11 +154,18 @@ def classify(
     min_overlap: float | None = None,
     gene_map: GeneTable | None = None,
     ignore_case: bool = False,
+    fix: bool = False,
+    only: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    hierarchy: Any = None,
     target_error: float | None = None,
     class_error: float | None = None,
     novel_error: float = 0.05,
     calibrate: bool = True,
+    over: Any = None,
+    consensus: str = "soft",
     key_added: str = "ginseng",
+    compat: str | None = None,
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
 ) -> AnnData | pd.DataFrame | None:
@@ -213,6 +218,41 @@ def classify(
         several names in the model counts as the first of them that the model has.
     ignore_case : bool
         Match what is not found as it is written without regard to case, where the model has one such gene.
+    fix : bool
+        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts where the
+        one that was asked for does not; else undo logarithms and square roots (of which the network's own normalisation
+        makes the same input as of the counts); match genes by another column, or without regard to case, where that
+        finds clearly more. By default such data are refused.
+    only, exclude : str or sequence of str, optional
+        Cell types (or types above them in `hierarchy`) that can, or cannot, be in the data: probabilities are
+        renormalised over those that can.
+    hierarchy : str, Path, pandas.DataFrame or mapping, optional
+        Types above the model's: a .csv or .tsv file, table or dictionary of each type and its parent, or an ontology
+        (.obo). Unsure cells are then named by a wider type, too, in ``ginseng_parent``.
+    target_error : float, optional
+        Cells are "assigned" from the confidence on above which surely (Clopper-Pearson, 95 %) fewer of the cells that
+        the model was not trained on are wrong, and "ambiguous" below it; by default 0.05. It is a promise about all
+        cells that are assigned together.
+    class_error : float, optional
+        In its place, a promise for each type: the types that a cell may be leave out the true one for at most so many
+        of the cells of any type, and cells for which several remain are "ambiguous". Types that are hard to tell then
+        keep many cells ambiguous.
+    novel_error : float
+        Cells are "novel" if they are as far from the training cells as this share of known cells of other donors.
+    calibrate : bool
+        Whether the model's calibration is used: without it confidence is the network's own, as of ginseng 0.2.1, and
+        there is no status and no novelty.
+    over : str or array-like, optional
+        Clusters to agree over: a column of ``obs`` such as "leiden", the cluster of each cell, or "auto" to make small
+        ones (with the extra `cluster`).
+    consensus : {"soft", "majority"}
+        Average the probabilities of a cell with the mean of its cluster, which keeps rare types, or call all cells of a
+        cluster by its most frequent type, which does not.
+    key_added : str
+        Beginning of the names of columns, and key in ``uns``.
+    compat : {"celltypist"}, optional
+        Add columns as CellTypist calls them: ``predicted_labels``, ``conf_score``, and with `over` ``over_clustering``
+        and ``majority_voting``.
     precision : {"float32", "bfloat16"}
         "bfloat16" rounds the factors of matrix products, which is faster where the hardware has such products.
     devices : int or sequence of jax.Device, optional
@@ -222,23 +262,52 @@ def classify(
     Returns
     -------
     AnnData, pandas.DataFrame or None
-        With `return_table`, a table indexed by ``obs_names`` with the columns ``ginseng_cell_type``,
-        ``ginseng_confidence`` (the probability of that type) and one column of probabilities per cell type. Else the
-        annotated AnnData if `copy` is True or `adata` was a path, and None if `adata` was annotated in place. AnnData
-        gets ``obs["ginseng_cell_type"]`` and ``obs["ginseng_confidence"]``. A classifier of several members adds
-        ``ginseng_spread``, the standard deviation of their probabilities of that type.
+        With `return_table`, a table indexed by ``obs_names``; else the annotated AnnData if `copy` is True or `adata`
+        was a path, and None if `adata` was annotated in place. Columns, of the table and of ``obs``, with `key_added`
+        in place of ``ginseng``:
+
+        - ``ginseng_cell_type`` and ``ginseng_confidence``, the probability of that type;
+        - of a calibrated model ``ginseng_status`` ("assigned", "ambiguous" or "novel"), ``ginseng_novelty`` (the share
+          of known cells of other donors that are nearer to the training cells) and ``ginseng_candidates`` (the types
+          that an ambiguous cell may be);
+        - in ``obs`` ``ginseng_second``, the second likeliest type, and ``ginseng_margin``, how much less likely it is;
+          in a table the probability of every type, by its name;
+        - of several members ``ginseng_spread``, the standard deviation of their probabilities of that type;
+        - with `hierarchy` ``ginseng_parent``; with `over` ``ginseng_consensus`` and ``ginseng_consensus_share``, the
+          share of the cells of the cluster that are called so on their own.
+
+        ``obsm["X_ginseng"]`` has where the cells lie, in which neighbours and UMAP are found; ``uns["ginseng"]`` the
+        model, parameters, versions, what was found of the data, and how novel each cluster is.
 
     Raises
     ------
     ValueError
-        If a file, layer, column or value is not usable, or too few genes are known; the message says what to do.
-        `adata` is then as it was.
+        If a file, layer, column or value is not usable, the counts are in the wrong form, or too few genes are known;
+        the message says what to do. `adata` is then as it was.
 
     Examples
     --------
     >>> import ginseng
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
+    asked = {
+        "layer": layer,
+        "gene_key": gene_key,
+        "normalize": normalize,
+        "target_sum": target_sum,
+        "min_overlap": min_overlap,
+        "ignore_case": ignore_case,
+        "fix": fix,
+        "only": only,
+        "exclude": exclude,
+        "target_error": target_error,
+        "class_error": class_error,
+        "novel_error": novel_error,
+        "calibrate": calibrate,
+        "over": over if over is None or isinstance(over, str) else "given",
+        "consensus": None if over is None else consensus,
+        "precision": precision,
+    }
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
             warnings.simplefilter("ignore")
@@ -248,21 +317,34 @@ def classify(
         require_key(key_added)
         require_flag("calibrate", calibrate)
         calibration = annotator.calibration if calibrate else None
-        is_possible = np.ones(len(annotator.labels), bool)
-        judgement = Judgement(annotator.labels, is_possible, calibration, target_error, class_error, novel_error)
+        above = None if hierarchy is None else read_hierarchy(hierarchy, annotator.labels)
+        is_possible = chosen_labels(annotator.labels, only, exclude, above)
+        promises = target_error, class_error, novel_error
+        judgement = Judgement(annotator.labels, is_possible, calibration, *promises, above)
+        require_way(consensus)
+        require_compat(compat)
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read
             data = files.enter_context(opened_counts(adata)) if return_table and backed else read_adata(adata, backed)
         if not (copy or return_table):
             require_writable(data)
-        file, is_raw = None if isinstance(adata, AnnData) else adata, annotator.takes_counts
-        counts = Counts(data, layer, nonnegative=is_raw, raw=is_raw, file=file)
-        table = None if gene_map is None else read_gene_table(gene_map)
-        names = GeneNames(annotator.genes, annotator.second_names, table, ignore_case)
-        genes = _gene_map(counts.var, names, gene_key, min_overlap)
+        counts, genes, found = preflight(
+            annotator,
+            data,
+            gene_key,
+            layer,
+            min_overlap=min_overlap,
+            gene_map=None if gene_map is None else read_gene_table(gene_map),
+            ignore_case=ignore_case,
+            fix=fix,
+            file=None if isinstance(adata, AnnData) else adata,
+        )
+        found.require()
         zeros = annotator.background is None
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
+        found.warn()
+        model_id = annotator.id
         annotator = annotator.lacking(genes.is_lacking)
         forward = Forward(
             annotator.module,
@@ -283,15 +365,35 @@ def classify(
             columns["spread"] = np.where(is_empty, np.float32(0), answer.spread)
         if "status" in columns:
             _warn_of_another_kind(columns["status"])
+        about = {
+            "model": model_id,
+            "labels": annotator.labels,
+            "parameters": {name: value for name, value in asked.items() if value is not None},
+            "versions": {package: version(package) for package in _VERSIONED},
+            "preflight": found.as_dict(),
+        }
+        clusters = None
+        if over is not None:
+            clusters = _clusters(over, data.obs, answer)
+            agreed = consensus_of(probabilities, clusters, consensus, is_empty=is_empty)
+            columns["consensus"] = pd.Categorical.from_codes(agreed.codes, categories=pd.Index(annotator.labels))
+            columns["consensus_share"] = agreed.share
+            if "status" in columns:
+                is_novel = np.asarray(columns["status"]) == NOVEL
+                about["clusters"] = novel_by_cluster(is_novel, clusters, novel_error, is_empty=is_empty)
+                _warn_of_novel_clusters(about["clusters"])
 
+    named = {f"{key_added}_{name}": values for name, values in columns.items()}
+    if compat is not None:
+        of_clusters = () if clusters is None else (clusters, columns["consensus"])
+        named |= celltypist_columns(columns["cell_type"], columns["confidence"], *of_clusters)
     if return_table:
         table = pd.DataFrame(probabilities, columns=pd.Index(annotator.labels), index=data.obs_names, copy=False)
-        told = [name for name in columns if name not in IN_PROBABILITIES]
+        told = [name for name in named if name not in {f"{key_added}_{known}" for known in IN_PROBABILITIES}]
         for place, name in enumerate(told):
-            table.insert(place, f"{key_added}_{name}", columns[name])
+            table.insert(place, name, named[name])
         return table
     data = copy_of(data) if copy else data
-    named = {f"{key_added}_{name}": values for name, values in columns.items()}
     with quiet_about_views():
         stale = [name for name in (f"{key_added}_{column}" for column in COLUMNS) if name not in named]
         obs: Any = data.obs
@@ -300,6 +402,7 @@ def classify(
             data.obs[name] = values
         if calibration is not None:
             data.obsm[f"X_{key_added}"] = answer.coordinates[:, :_MOST_DIMENSIONS]
+        data.uns[key_added] = about
         if store_probs:
             data.obsm[f"{key_added}_probs"] = probabilities
     return data if copy or not isinstance(adata, AnnData) else None
@@ -314,6 +417,18 @@ def _warn_of_another_kind(status: pd.Categorical) -> None:
             "from the training data (another protocol, tissue, condition or species, or a wrong layer?). Confidence "
             "and status are less reliable here, and novel cells need not be new types."
         )
+
+
+def _clusters(over: Any, obs: pd.DataFrame, answer: Answer) -> pd.Categorical:
+    """Clusters that there are, or that are made of where the cells lie."""
+    if not isinstance(over, str) or over != MADE:
+        return clusters_in(obs, over)
+    return ginseng.cluster.leiden(answer.coordinates if answer.distances.any() else answer.logits)
+
+
+def _warn_of_novel_clusters(clusters: pd.DataFrame) -> None:
+    if (names := clusters.index[clusters["is_novel"]].tolist()) and len(names) < len(clusters):
+        warn(f"These clusters look unlike the training cells as a whole, and may be of other types: {shorten(names)}.")
 
 
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
+from ginseng.data.preflight import require_counts
 from ginseng.data.sampling import draw_split, mixes_groups
 from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
@@ -31,7 +32,6 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.step import Fixed, Slab, State, key_of
-from ginseng.utils.counts import warn_of_fractions
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames
 
@@ -136,7 +136,7 @@ class GinsengClassifierTrainer:
         self._calibration: tuple[Any, Calibration | None] = None, None
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
-            warn_of_fractions(self.dataset.sample(_N_MEAN), str(self.dataset.path))
+            require_counts(self.dataset.sample(_N_MEAN), str(self.dataset.path))
         classifiers = _classifiers(len(self.genes), len(self.label_names), self.settings, state)
         self.background = None if state is None else state.background
         if state is None and train.size:

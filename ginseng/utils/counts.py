@@ -12,10 +12,12 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from ginseng.utils.files import naming
-from ginseng.utils.messages import Caller, caller, shorten, unknown_name, warn
+from ginseng.utils.forms import Form
+from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
+_N_SAMPLED, _SAMPLED_TOGETHER = 250, 50  # cells: the form of counts shows in few
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -81,24 +83,6 @@ def x_of(adata: AnnData) -> Any:
         return None
 
 
-def warn_of_fractions(values: np.ndarray, name: str, at: Caller | None = None) -> bool:
-    """Warn of values that are no whole numbers, as raw counts are, and tell whether there are any.
-
-    Examples
-    --------
-    >>> warn_of_fractions(np.array([0.0, 7.0]), "adata.X")
-    False
-    """
-    fractions = values[values != np.rint(values)]
-    if len(fractions):
-        warn(
-            f"{name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected: normalised data would "
-            "be normalised once more (unless normalize=False). Is there a layer of raw counts?",
-            at,
-        )
-    return len(fractions) > 0
-
-
 class Counts:
     """The count matrix of an AnnData, read in blocks of rows as CSR whatever its storage.
 
@@ -112,6 +96,8 @@ class Counts:
         Refuse negative values, which cannot be counts to normalise.
     raw : bool
         Warn, once, of values that are no whole numbers, as raw counts are.
+    form : Form, optional
+        What is undone in each block that is read: see `Form.undone`.
     file : str, Path or None
         Where they are from, to be named in errors; by default the file of a backed AnnData.
 
@@ -119,7 +105,9 @@ class Counts:
     ----------
     n_cells, n_genes : int
         Shape of the matrix.
-    nonnegative : bool
+    name : str
+        What errors call it.
+    nonnegative, raw, form
         As given; may be assigned.
     var : pandas.DataFrame
         Annotation of the genes of this matrix (``adata.raw`` has its own).
@@ -144,25 +132,26 @@ class Counts:
         *,
         nonnegative: bool = False,
         raw: bool = False,
+        form: Form | None = None,
         file: str | Path | None = None,
     ):
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
-        self.nonnegative, self._raw, self._caller = nonnegative, raw, caller()
+        self.nonnegative, self.raw, self.form, self._caller = nonnegative, raw, form, caller()
         self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
         if layer is None:
-            self._name = "adata.X"
+            self.name = "adata.X"
             if adata.isbacked and adata.is_view:
                 with naming(self._place, "is damaged"):
                     require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)
         elif layer in adata.layers:
-            self._name = f"adata.layers['{layer}']"
+            self.name = f"adata.layers['{layer}']"
             self._matrix = adata.layers[layer]
         elif layer == "raw" and adata.raw is not None:
-            self._name = "adata.raw"
+            self.name = "adata.raw"
             self.var = adata.raw.var
             self._matrix = adata.raw.X
         else:
@@ -182,7 +171,7 @@ class Counts:
 
     @property
     def _place(self) -> str:
-        return self._name if self._file is None else f"{self._name} of {self._file}"
+        return self.name if self._file is None else f"{self.name} of {self._file}"
 
     def _require_numbers(self) -> None:
         shape, dtype = self._matrix.shape, self._matrix.dtype
@@ -190,7 +179,7 @@ class Counts:
             raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {(self.n_cells, self.n_genes)}.")
         if dtype.kind not in "biuf":
             raise ValueError(
-                f"{self._place} holds {dtype}, where numbers are expected; try {self._name}.astype('float32')."
+                f"{self._place} holds {dtype}, where numbers are expected; try {self.name}.astype('float32')."
             )
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -217,9 +206,23 @@ class Counts:
                 "counts to normalise must not be negative; scaled or centred data cannot be used: pass the layer that "
                 "holds the raw counts, or normalize=False",
             )
-        if self._raw and not is_whole:
-            self._raw = not warn_of_fractions(block.data, self._name, self._caller)
+        if self.form is not None:
+            return self.form.undone(block)
+        if self.raw and not is_whole and len(fractions := block.data[block.data != np.rint(block.data)]):
+            self.raw = False
+            warn(
+                f"{self.name} holds fractions such as {fractions[0]:.4g}, where raw counts are expected. Is there a "
+                "layer of raw counts?",
+                self._caller,
+            )
         return block
+
+    def sample(self) -> sparse.csr_matrix:
+        """Read some cells, in blocks that are spread evenly."""
+        if self.n_cells <= _N_SAMPLED:
+            return self.rows(0, self.n_cells)
+        starts = np.linspace(0, self.n_cells - _SAMPLED_TOGETHER, _N_SAMPLED // _SAMPLED_TOGETHER).astype(int).tolist()
+        return sparse.csr_matrix(sparse.vstack([self.rows(start, start + _SAMPLED_TOGETHER) for start in starts]))
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
         """Yield ``(start, stop, block)`` for blocks of `size` cells in order."""
@@ -236,6 +239,6 @@ class Counts:
         cell = start + int(np.searchsorted(block.indptr, entry, side="right")) - 1
         gene = block.indices[entry]
         raise ValueError(
-            f"{self._name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
+            f"{self.name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
             f"'{self._cell_names[cell]}': {rule}."
         )

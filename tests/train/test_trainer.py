@@ -142,7 +142,9 @@ class TestTrainer:
 
     def test_negative_values_are_refused_where_the_model_normalises_them(self, adata, tmp_path):
         adata.X = adata.X.toarray() - 1
-        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="holds scaled or centred values, such as -1.*normalize=False"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", normalize=False, silent=True)
         with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
             Trainer(attention(), dataset).fit(1, silent=True)
 
@@ -462,7 +464,9 @@ class TestGinsengClassifierTrainer:
 
     def test_negative_values_are_refused_where_counts_are_normalised(self, adata, tmp_path):
         adata.X = adata.X.toarray() - 1
-        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        with pytest.raises(ValueError, match="holds scaled or centred values, such as -1.*normalize=False"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", normalize=False, silent=True)
         with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
             GinsengClassifierTrainer(dataset, QUICK)
         with pytest.raises(ValueError, match="negative values, which cannot be normalised"):
@@ -479,6 +483,13 @@ class TestGinsengClassifierTrainer:
             GinsengClassifierTrainer(dataset, settings)
         found = [str(each.message) for each in warned if "c.zarr holds fractions such as" in str(each.message)]
         assert len(found) == normalize
+
+    def test_a_dataset_of_logarithms_is_refused_where_it_is_normalised(self, adata, tmp_path):
+        adata.X = np.log1p(adata.X)
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", normalize=False, silent=True)
+        with pytest.raises(ValueError, match="c.zarr holds log1p of raw counts.*fix=True.*normalize=False"):
+            GinsengClassifierTrainer(dataset, QUICK)
+        GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, normalize=False))
 
     def test_all_cells_held_out(self, dataset):
         dataset.train_idx, dataset.test_idx = np.array([], int), np.arange(120)

@@ -1,0 +1,59 @@
+"""The command that looks at data before they are annotated or trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ginseng.arguments import Fix, Layer
+from ginseng.commands.registry import command
+from ginseng.data.models import is_model, load_model
+from ginseng.data.preflight import checked_counts, preflight
+from ginseng.data.readers import opened_counts
+from ginseng.model.annotator import Annotator
+from ginseng.utils.names import read_gene_table
+
+_REFUSED = 3
+
+
+@command
+def doctor(
+    files: Annotated[
+        list[str], typer.Argument(help="A model and a file of counts; or only this, to train on.", show_default=False)
+    ],
+    layer: Layer = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Share of the model's genes that the data must have, in [0, 1].")
+    ] = None,
+    gene_map: Annotated[Path | None, typer.Option(help=".csv or .tsv of synonyms or orthologs.")] = None,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
+    fix: Fix = False,
+) -> None:
+    """Tell whether data can be annotated, or trained on, and what to pass if not. Exits with 3 if they are refused.
+
+    Example: ginseng doctor model.h5 new.h5ad
+    """
+    *models, data = files
+    if len(models) > 1:
+        raise ValueError(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
+    if models and not is_model(models[0]):
+        raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
+    look = {"fix": fix, "looks_at_all": True, "file": data}
+    with opened_counts(data) as adata:
+        if not models:
+            found = checked_counts(adata, layer, **look)[1]
+        else:
+            found = preflight(
+                Annotator.of(load_model(models[0])),
+                adata,
+                gene_key,
+                layer,
+                min_overlap=min_overlap,
+                gene_map=None if gene_map is None else read_gene_table(gene_map),
+                ignore_case=ignore_case,
+                **look,
+            )[2]
+    typer.echo(found.report())
+    if found.problems:
+        raise typer.Exit(_REFUSED)
