@@ -72,6 +72,7 @@ ORDER = [
     "data",
     "model.forward",
     "model.judgement",
+    "model.results",
     "model.predict",
     "train.augment",
     "train.opt",

@@ -29,6 +29,17 @@ class Consensus(NamedTuple):
     share: Float[np.ndarray, " cells"]
 
 
+def is_to_be_made(over: Any) -> bool:
+    """Whether clusters are asked for that are made of the embedding.
+
+    Examples
+    --------
+    >>> is_to_be_made("auto"), is_to_be_made("leiden")
+    (True, False)
+    """
+    return isinstance(over, str) and over == MADE
+
+
 def require_way(way: str) -> None:
     """Raise a ValueError unless a way to a consensus exists.
 

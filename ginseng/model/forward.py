@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 from scipy import sparse
 from tqdm.auto import tqdm
@@ -47,6 +48,16 @@ class Answer(NamedTuple):
     coordinates: Float[np.ndarray, "cells classes"]
     distances: Float[np.ndarray, " cells"]
     is_empty: Bool[np.ndarray, " cells"]
+
+    def require_finite(self, cell_names: pd.Index, takes_counts: bool) -> None:
+        """Raise a ValueError if there is no answer for some cells."""
+        is_finite = np.isfinite(self.logits).all(axis=1)
+        if not is_finite.all():
+            raise ValueError(
+                f"The network's answer is not finite for {(~is_finite).sum():,} of {is_finite.size:,} cells, such as "
+                f"'{cell_names[np.argmin(is_finite)]}': values too large for it? It takes "
+                f"{'raw counts' if takes_counts else 'normalised values'}."
+            )
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,7 @@ from ginseng.model.hierarchy import Hierarchy
 from ginseng.utils.values import require_number
 
 ASSIGNED, AMBIGUOUS, NOVEL = STATUSES = ("assigned", "ambiguous", "novel")
-IN_PROBABILITIES = ("second", "margin")  # told by the columns of a table, too
 _TARGET_ERROR = 0.05
-COLUMNS = (
-    "cell_type",
-    "confidence",
-    "status",
-    "novelty",
-    "candidates",
-    "second",
-    "margin",
-    "spread",
-    "parent",
-    "consensus",
-    "consensus_share",
-)
 SEPARATOR = "; "  # between the types that an ambiguous cell may be
 
 
@@ -154,5 +140,5 @@ def require_key(key: str) -> None:
         raise ValueError(f"`key_added` must be letters, digits, _ and ., beginning with a letter, but got {key!r}.")
 
 
-def _categories(codes: np.ndarray, is_unknown: np.ndarray, names: Sequence[str]) -> pd.Categorical:
+def _categories(codes: np.ndarray, is_unknown: np.ndarray, names: Any) -> pd.Categorical:
     return pd.Categorical.from_codes(np.where(is_unknown, -1, codes), categories=pd.Index(names))

@@ -20,24 +20,31 @@ from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
 from ginseng.model.choice import chosen_labels
-from ginseng.model.consensus import MADE, celltypist_columns, clusters_in, novel_by_cluster, require_compat, require_way
-from ginseng.model.consensus import consensus as consensus_of
+from ginseng.model.consensus import clusters_in, is_to_be_made, require_compat, require_way
 from ginseng.model.ensemble import n_members_of
-from ginseng.model.forward import Answer, Forward
+from ginseng.model.forward import Forward
 from ginseng.model.hierarchy import read_hierarchy
-from ginseng.model.judgement import COLUMNS, IN_PROBABILITIES, NOVEL, Judgement, require_key
+from ginseng.model.judgement import Judgement, require_key
+from ginseng.model.results import Results
 from ginseng.model.state import GinsengClassifierState
-from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
+from ginseng.utils.counts import Counts, copy_of, require_writable
 from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
 
+_RECORDED = (
+    *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "ignore_case", "fix", "only", "exclude"),
+    *("target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "precision"),
+)
 _MOST_DIMENSIONS = 64
+_RECORDED = (
+    *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "ignore_case", "fix", "only", "exclude"),
+    *("target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "precision"),
+)
 _MOST_DIMENSIONS = 64  # of an embedding
 _VERSIONED = ("ginseng-eqx", "jax", "equinox", "anndata", "numpy")
-_MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
 def _gene_map(var: Any, genes: np.ndarray, gene_key: str | None) -> GeneMap:
@@ -290,23 +297,9 @@ def classify(
     >>> import ginseng
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
+    given = locals()
     asked = {
-        "layer": layer,
-        "gene_key": gene_key,
-        "normalize": normalize,
-        "target_sum": target_sum,
-        "min_overlap": min_overlap,
-        "ignore_case": ignore_case,
-        "fix": fix,
-        "only": only,
-        "exclude": exclude,
-        "target_error": target_error,
-        "class_error": class_error,
-        "novel_error": novel_error,
-        "calibrate": calibrate,
-        "over": over if over is None or isinstance(over, str) else "given",
-        "consensus": None if over is None else consensus,
-        "precision": precision,
+        name: given[name] for name in _RECORDED if isinstance(given[name], bool | int | float | str | list | tuple)
     }
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
@@ -355,7 +348,7 @@ def classify(
             None if calibration is None else calibration.geometry,
         )
         answer = forward(counts, genes, len(annotator.labels), silent)
-        _require_finite(answer.logits, data.obs_names, annotator.takes_counts)
+        answer.require_finite(data.obs_names, annotator.takes_counts)
         is_empty = answer.is_empty
         if is_empty.any():
             warn(f"{is_empty.sum():,} cells have no count of the model's genes and get no type.")
@@ -363,72 +356,27 @@ def classify(
         columns, probabilities = judgement(answer)
         if n_members_of(annotator.module) > 1:
             columns["spread"] = np.where(is_empty, np.float32(0), answer.spread)
-        if "status" in columns:
-            _warn_of_another_kind(columns["status"])
         about = {
             "model": model_id,
             "labels": annotator.labels,
-            "parameters": {name: value for name, value in asked.items() if value is not None},
+            "parameters": asked,
             "versions": {package: version(package) for package in _VERSIONED},
             "preflight": found.as_dict(),
         }
-        clusters = None
+        embedding = None if calibration is None else answer.coordinates[:, :_MOST_DIMENSIONS]
+        results = Results(annotator.labels, columns, probabilities, is_empty, embedding, about)
+        results.warn()
         if over is not None:
-            clusters = _clusters(over, data.obs, answer)
-            agreed = consensus_of(probabilities, clusters, consensus, is_empty=is_empty)
-            columns["consensus"] = pd.Categorical.from_codes(agreed.codes, categories=pd.Index(annotator.labels))
-            columns["consensus_share"] = agreed.share
-            if "status" in columns:
-                is_novel = np.asarray(columns["status"]) == NOVEL
-                about["clusters"] = novel_by_cluster(is_novel, clusters, novel_error, is_empty=is_empty)
-                _warn_of_novel_clusters(about["clusters"])
+            obs: Any = data.obs
+            places = answer.logits if embedding is None else embedding
+            clusters = ginseng.cluster.leiden(places) if is_to_be_made(over) else clusters_in(obs, over)
+            results = results.agreed(clusters, consensus, novel_error)
 
-    named = {f"{key_added}_{name}": values for name, values in columns.items()}
-    if compat is not None:
-        of_clusters = () if clusters is None else (clusters, columns["consensus"])
-        named |= celltypist_columns(columns["cell_type"], columns["confidence"], *of_clusters)
     if return_table:
-        table = pd.DataFrame(probabilities, columns=pd.Index(annotator.labels), index=data.obs_names, copy=False)
-        told = [name for name in named if name not in {f"{key_added}_{known}" for known in IN_PROBABILITIES}]
-        for place, name in enumerate(told):
-            table.insert(place, name, named[name])
-        return table
+        return results.table(data.obs_names, key_added, compat)
     data = copy_of(data) if copy else data
-    with quiet_about_views():
-        stale = [name for name in (f"{key_added}_{column}" for column in COLUMNS) if name not in named]
-        obs: Any = data.obs
-        data.obs = obs.drop(columns=stale, errors="ignore")  # of another model
-        for name, values in named.items():
-            data.obs[name] = values
-        if calibration is not None:
-            data.obsm[f"X_{key_added}"] = answer.coordinates[:, :_MOST_DIMENSIONS]
-        data.uns[key_added] = about
-        if store_probs:
-            data.obsm[f"{key_added}_probs"] = probabilities
+    results.put_into(data, key_added, compat, store_probs=store_probs)
     return data if copy or not isinstance(adata, AnnData) else None
-
-
-def _warn_of_another_kind(status: pd.Categorical) -> None:
-    """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
-    share = float(np.mean(np.asarray(status) == NOVEL))
-    if share > _MOST_NOVEL:
-        warn(
-            f"{share:.0%} of the cells are further from the training cells than held-out ones: this data set differs "
-            "from the training data (another protocol, tissue, condition or species, or a wrong layer?). Confidence "
-            "and status are less reliable here, and novel cells need not be new types."
-        )
-
-
-def _clusters(over: Any, obs: pd.DataFrame, answer: Answer) -> pd.Categorical:
-    """Clusters that there are, or that are made of where the cells lie."""
-    if not isinstance(over, str) or over != MADE:
-        return clusters_in(obs, over)
-    return ginseng.cluster.leiden(answer.coordinates if answer.distances.any() else answer.logits)
-
-
-def _warn_of_novel_clusters(clusters: pd.DataFrame) -> None:
-    if (names := clusters.index[clusters["is_novel"]].tolist()) and len(names) < len(clusters):
-        warn(f"These clusters look unlike the training cells as a whole, and may be of other types: {shorten(names)}.")
 
 
 def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
@@ -442,13 +390,3 @@ def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annota
     if str(given).endswith(".eqx"):
         raise ValueError(f"{given} is of save_annotator: pass what load_annotator({str(given)!r}, like=...) returns.")
     return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
-
-
-def _require_finite(logits: np.ndarray, cell_names: pd.Index, takes_counts: bool) -> None:
-    is_finite = np.isfinite(logits).all(axis=1)
-    if not is_finite.all():
-        raise ValueError(
-            f"The network's answer is not finite for {(~is_finite).sum():,} of {is_finite.size:,} cells, such as "
-            f"'{cell_names[np.argmin(is_finite)]}': values too large for it? It takes "
-            f"{'raw counts' if takes_counts else 'normalised values'}."
-        )

@@ -1,0 +1,112 @@
+"""What is told of annotated cells, as a table or in AnnData."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from jaxtyping import Bool, Float
+
+from ginseng.model.consensus import celltypist_columns, consensus, novel_by_cluster
+from ginseng.model.judgement import NOVEL
+from ginseng.utils.counts import quiet_about_views
+from ginseng.utils.messages import shorten, warn
+
+COLUMNS = (
+    *("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin"),
+    *("spread", "parent", "consensus", "consensus_share"),
+)
+_IN_PROBABILITIES = ("second", "margin")  # which a table has anyway
+_MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is told of annotated cells.
+
+    Attributes
+    ----------
+    labels : sequence of str
+        Cell types, in the order of the outputs.
+    columns : dict
+        Of each cell, by their names without the key.
+    probabilities : numpy.ndarray
+        Of each cell type.
+    is_empty : numpy.ndarray
+        Which cells have no count, and so no type.
+    embedding : numpy.ndarray, optional
+        Where the cells lie.
+    about : dict
+        How they were annotated.
+    clusters : pandas.Categorical, optional
+        Over which they agree.
+    """
+
+    labels: Sequence[str]
+    columns: dict[str, Any]
+    probabilities: Float[np.ndarray, "cells classes"]
+    is_empty: Bool[np.ndarray, " cells"]
+    embedding: Float[np.ndarray, "cells dimensions"] | None
+    about: dict[str, Any]
+    clusters: Any = field(default=None)
+
+    @property
+    def is_novel(self) -> np.ndarray | None:
+        """Which cells are novel, if that is known."""
+        return np.asarray(self.columns["status"]) == NOVEL if "status" in self.columns else None
+
+    def warn(self) -> None:
+        """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
+        share = 0 if self.is_novel is None or not len(self.is_novel) else self.is_novel.mean()
+        if share > _MOST_NOVEL:
+            warn(
+                f"{share:.0%} of the cells are further from the training cells than nearly all held-out ones: this "
+                "data set differs from the training data (another protocol, tissue, condition or species, or a wrong "
+                "layer?). Confidence and status are less reliable here, and novel cells need not be new types."
+            )
+
+    def agreed(self, clusters: pd.Categorical, way: str, novel_error: float) -> "Results":
+        """The same with what clusters call their cells, and how novel they are; those that stand out are told."""
+        found = consensus(self.probabilities, clusters, way, is_empty=self.is_empty)
+        called = pd.Categorical.from_codes(found.codes, categories=pd.Index(self.labels))
+        columns = {**self.columns, "consensus": called, "consensus_share": found.share}
+        about = dict(self.about)
+        if self.is_novel is not None:
+            table = novel_by_cluster(self.is_novel, clusters, novel_error, is_empty=self.is_empty)
+            about["clusters"] = table
+            stand_out = table.index[table["is_novel"]].tolist()
+            if 0 < len(stand_out) < len(table):
+                warn(f"Clusters unlike the training cells, perhaps of types not among them: {shorten(stand_out)}.")
+        return dataclasses.replace(self, columns=columns, about=about, clusters=clusters)
+
+    def table(self, cell_names: pd.Index, key: str, compat: str | None) -> pd.DataFrame:
+        """A row for each cell: columns, and the probability of each type by its name."""
+        table = pd.DataFrame(self.probabilities, columns=pd.Index(self.labels), index=cell_names, copy=False)
+        told = self._named(key, compat, [name for name in self.columns if name not in _IN_PROBABILITIES])
+        for place, (name, values) in enumerate(told.items()):
+            table.insert(place, name, values)
+        return table
+
+    def put_into(self, adata: AnnData, key: str, compat: str | None, *, store_probs: bool) -> None:
+        """Add columns to ``obs``, the embedding (and probabilities) to ``obsm``, and how it was done to ``uns``."""
+        with quiet_about_views():
+            stale = [f"{key}_{name}" for name in COLUMNS if name not in self.columns]  # of another model
+            obs: Any = adata.obs
+            adata.obs = obs.drop(columns=stale, errors="ignore")
+            for name, values in self._named(key, compat, list(self.columns)).items():
+                adata.obs[name] = values
+            if self.embedding is not None:
+                adata.obsm[f"X_{key}"] = self.embedding
+            if store_probs:
+                adata.obsm[f"{key}_probs"] = self.probabilities
+            adata.uns[key] = self.about
+
+    def _named(self, key: str, compat: str | None, names: list[str]) -> dict[str, Any]:
+        named = {f"{key}_{name}": self.columns[name] for name in names}
+        if compat is None:
+            return named
+        of_clusters = () if self.clusters is None else (self.clusters, self.columns["consensus"])
+        return named | celltypist_columns(self.columns["cell_type"], self.columns["confidence"], *of_clusters)
