@@ -142,7 +142,7 @@ def form_of(sample: sparse.csr_matrix) -> Form:
     values = sample.data[is_nonzero].astype(np.float64)
     if not len(values):
         return Form(EMPTY)
-    n_cells, n_genes = np.shape(sample)
+    n_cells, n_genes = sample.get_shape()
     n_negative = np.count_nonzero(values < 0)
     if n_negative >= _LEAST_NEGATIVE * n_cells * n_genes:
         return Form(SCALED, example=float(values.min()))
@@ -239,5 +239,5 @@ def _range_within(values: np.ndarray, cells: np.ndarray) -> float:
 
 def _is_scaled_by_gene(sample: sparse.csr_matrix) -> bool:
     """Whether genes that many cells express have about unit variance."""
-    genes = sample[:, sample.getnnz(axis=0) >= _OFTEN * np.shape(sample)[0]].toarray().astype(np.float64)
+    genes = sample[:, sample.getnnz(axis=0) >= _OFTEN * (len(sample.indptr) - 1)].toarray().astype(np.float64)
     return genes.shape[1] > 0 and float((np.abs(np.log2(genes.std(axis=0) + 1e-30)) < _AROUND_ONE).mean()) > _MOST
