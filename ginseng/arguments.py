@@ -70,6 +70,21 @@ def refuse(options: dict[str, Any], where: str) -> None:
         raise ValueError(f"{' and '.join(given)} cannot be chosen {where}.")
 
 
+def card_texts(entries: list[str] | None) -> dict[str, str]:
+    """What ``--card name=text`` tells of a model.
+
+    Examples
+    --------
+    >>> card_texts(["data=Kang et al. 2018", "licence=CC BY 4.0"])
+    {'data': 'Kang et al. 2018', 'licence': 'CC BY 4.0'}
+    """
+    parts = [entry.partition("=") for entry in entries or []]
+    for name, separator, _ in parts:
+        if not (name and separator):
+            raise ValueError(f"--card takes name=text, such as licence=MIT, but got {name!r}.")
+    return {name: text for name, _, text in parts}
+
+
 def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     """How the options of `create` and `fit` choose genes; None for all."""
     if number is not None and column is not None:

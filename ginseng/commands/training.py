@@ -21,6 +21,7 @@ from ginseng.arguments import (
     Precision,
     Quiet,
     RequireLabels,
+    card_texts,
     cells_of,
     chosen_genes,
     how_to_create,
@@ -145,6 +146,17 @@ def fit(
         int | None,
         typer.Option(help="Networks whose probabilities are averaged: more accurate, so many times the work.", min=1),
     ] = None,
+    calibrate: Annotated[
+        str,
+        typer.Option(
+            help="Cells that tell what answers are worth: groups (whole donors left out in turn of up to five more "
+            "trainings), holdout, none, or auto: groups with --group, else holdout."
+        ),
+    ] = _DEFAULTS.calibrate,
+    card: Annotated[
+        list[str] | None,
+        typer.Option(help="What to tell of the model, e.g. --card 'licence=CC BY 4.0'; repeat for more."),
+    ] = None,
     precision: Precision = _DEFAULTS.precision,
     memory: Annotated[
         str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
@@ -192,6 +204,7 @@ def fit(
         group_level=hold_out_groups,
         patience=patience,
         precision=precision,
+        calibrate=calibrate,
         members=_DEFAULTS.members if members is None else members,
         seed=seed,
     )
@@ -215,7 +228,7 @@ def fit(
             how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
             made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
-        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory)
+        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=card_texts(card))
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
