@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ginseng.model.annotator import Annotator, load_annotator, save_annotator
     from ginseng.model.attention import AttentionClassifier
     from ginseng.model.ensemble import Ensemble
+    from ginseng.model.explain import explain
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
@@ -45,6 +46,7 @@ __all__ = [
     "adam_l2",
     "classifier_from_state",
     "classify",
+    "explain",
     "load_annotator",
     "load_model",
     "read_adata",
@@ -63,6 +65,7 @@ _NAMES_OF = {
     "model.annotator": ["Annotator", "load_annotator", "save_annotator"],
     "model.attention": ["AttentionClassifier"],
     "model.ensemble": ["Ensemble"],
+    "model.explain": ["explain"],
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],

@@ -74,6 +74,7 @@ ORDER = [
     "model.judgement",
     "model.results",
     "model.predict",
+    "model.explain",
     "train.augment",
     "train.opt",
     "train.schedule",
