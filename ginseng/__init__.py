@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
+    from ginseng.multiqc import mqc
+    from ginseng.reporting import report
     from ginseng.train.loop import Trainer
     from ginseng.train.opt import adam_l2
     from ginseng.train.recipe import Recipe, Sampling
@@ -49,7 +51,9 @@ __all__ = [
     "explain",
     "load_annotator",
     "load_model",
+    "mqc",
     "read_adata",
+    "report",
     "save_annotator",
     "save_model",
     "select_hvgs",
@@ -69,6 +73,8 @@ _NAMES_OF = {
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],
+    "multiqc": ["mqc"],
+    "reporting": ["report"],
     "train.loop": ["Trainer"],
     "train.opt": ["adam_l2"],
     "train.recipe": ["Recipe", "Sampling"],

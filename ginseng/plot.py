@@ -162,7 +162,7 @@ def contributions(table: pd.DataFrame, n_genes: int = 4) -> Figure:
     """
     groups = list(table["group"].unique())
     genes = list(table.groupby("group", sort=False).head(n_genes)["gene"].unique())
-    drawn = table[table["gene"].isin(genes)]
+    drawn: Any = table[table["gene"].isin(genes)]
     x, y = drawn["gene"].map(genes.index), drawn["group"].map(groups.index)
     farthest = drawn["contribution"].abs().max()
     width, height = 2.4 + 0.26 * len(genes), 1.5 + 0.3 * len(groups)

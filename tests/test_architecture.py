@@ -93,11 +93,18 @@ ORDER = [
     "plot",
     "demo",
     "describe",
+    "page",
+    "multiqc",
+    "reporting",
     "arguments",
     "commands.registry",
     "commands.training",
     "commands.annotating",
+<<<<<<< HEAD
     "commands.checking",
+=======
+    "commands.reporting",
+>>>>>>> e4ff411 (wip: report, MultiQC and their commands)
     "commands",
     "cli",
     "__main__",
