@@ -12,11 +12,14 @@ import numpy as np
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser then fetches nothing
 _N_BINS, _WIDTH, _HEIGHT = 20, 360, 130
-_DPI = 150
+_DPI, _PIXELS_PER_INCH = 150, 90  # of pictures as they are kept, and shown
 
 
 class Picture(Protocol):
     """What of a `matplotlib.figure.Figure` a page needs."""
+
+    def get_size_inches(self) -> Any:
+        """Its width and height."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
         """Write it to a file."""
@@ -31,15 +34,13 @@ def tag(name: str, *children: Element | str | None, **attributes: str) -> Elemen
     '<p class="x">1 &lt; 2 <b>&amp;</b></p>'
     """
     element = Element(name, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
-    last = None
     for child in children:
         if isinstance(child, Element):
             element.append(child)
-            last = child
-        elif child is not None and last is None:
-            element.text = (element.text or "") + child
+        elif child is not None and len(element):
+            element[-1].tail = (element[-1].tail or "") + child
         elif child is not None:
-            last.tail = (last.tail or "") + child
+            element.text = (element.text or "") + child
     return element
 
 
@@ -136,5 +137,6 @@ def picture(figure: Picture, text: str) -> Element:
     """A picture, kept in the page, and what it shows."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI)
+    width = f"{_PIXELS_PER_INCH * figure.get_size_inches()[0]:.0f}"
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return tag("figure", tag("div", tag("img", src=source, alt=text), class_="paper"), tag("figcaption", text))
+    return tag("figure", tag("div", tag("img", src=source, alt=text, width=width), class_="paper"), tag("figcaption", text))

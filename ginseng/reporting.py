@@ -92,22 +92,21 @@ class _Told:
     def __init__(self, adata: AnnData | pd.DataFrame, key: str, truth: str | None):
         self.adata, self.key = adata, key
         self._obs: Any = adata.obs if isinstance(adata, AnnData) else adata
-        self.types = given_types(self._obs, key)
+        self.types: Any = given_types(self._obs, key)
         if truth is not None and truth not in self._obs:
             raise unknown_name("column of true cell types", truth, "the annotated cells", self._obs.columns)
         self.truth_name = truth
-        self.truth = None if truth is None else self._obs[truth]
+        self.truth: Any = None if truth is None else self._obs[truth]
 
     @property
     def uns(self) -> Mapping[str, Any]:
         return self.adata.uns if isinstance(self.adata, AnnData) else {}
 
-    def column(self, name: str) -> pd.Series | None:
-        """A column of the annotation, if it has it."""
-        full = f"{self.key}_{name}"
-        return self._obs[full] if full in self._obs else None
+    def column(self, name: str) -> Any:
+        """A column of the annotation, or None if it has none."""
+        return self._obs.get(f"{self.key}_{name}")
 
-    def shares_of_status(self) -> dict[str, pd.Series] | None:
+    def by_status(self) -> dict[str, Any] | None:
         """For each cell, whether it is of each status."""
         status = self.column("status")
         return None if status is None else {name: status.astype(str) == name for name in _STATUSES}
@@ -125,7 +124,7 @@ def _first_numbers(told: _Told) -> dict[str, str]:
         numbers["cells without counts"] = f"{(~has_type).sum():,}"
     if (confidence := told.column("confidence")) is not None:
         numbers["median confidence"] = _number(confidence[has_type].median())
-    if (statuses := told.shares_of_status()) is not None:
+    if (statuses := told.by_status()) is not None:
         numbers |= {name: f"{is_of.mean():.1%}" for name, is_of in statuses.items()}
     if told.truth is not None:
         numbers["agree with truth"] = f"{score(told.truth, told.types).accuracy:.1%}"
@@ -136,28 +135,28 @@ def _types(told: _Told) -> Element:
     counts = told.types.value_counts()
     medians = {name: told.column(name) for name in ("confidence", "novelty")}
     medians = {name: values.groupby(told.types).median() for name, values in medians.items() if values is not None}
-    statuses = told.shares_of_status()
+    statuses = told.by_status()
     of_types = {} if statuses is None else {name: of.groupby(told.types).mean() for name, of in statuses.items()}
+    whole = {"cells": counts / counts}
     rows = [
         [
             name,
             f"{n_cells:,}",
             f"{n_cells / len(told.types):.1%}",
-            bar({"cells": n_cells / counts.iloc[0]}),
+            bar({status: share[name] * n_cells / counts.iloc[0] for status, share in (of_types or whole).items()}),
             *(_number(median[name]) for median in medians.values()),
             *(f"{share[name]:.0%}" for share in of_types.values()),
-            *([bar({status: share[name] for status, share in of_types.items()})] if of_types else []),
         ]
         for name, n_cells in counts.items()
     ]
     columns = ["cell type", "cells", "share", "", *(f"median {name}" for name in medians), *of_types]
     colours = [part for name in of_types for part in (tag("i", class_=name), name)]
     key = tag("p", *colours, class_="note key") if of_types else None
-    return section("Cell types", key, table([*columns, ""] if of_types else columns, rows))
+    return section("Cell types", key, table(columns, rows))
 
 
 def _certainty(told: _Told) -> Element | None:
-    confidence, novelty, statuses = told.column("confidence"), told.column("novelty"), told.shares_of_status()
+    confidence, novelty, statuses = told.column("confidence"), told.column("novelty"), told.by_status()
     has_type = (told.types != NO_TYPE).to_numpy()
     drawn = [
         histogram(values[has_type].dropna().to_numpy(np.float64), name)
@@ -186,7 +185,7 @@ def _certainty(told: _Told) -> Element | None:
 
 
 def _candidates(told: _Told) -> Element | None:
-    candidates, statuses = told.column("candidates"), told.shares_of_status()
+    candidates, statuses = told.column("candidates"), told.by_status()
     if candidates is None or statuses is None or not statuses["ambiguous"].any():
         return None
     counts = candidates[statuses["ambiguous"].to_numpy()].astype(str).value_counts()
@@ -205,7 +204,8 @@ def _embedding(told: _Told) -> Element | None:
     named = {"cell type": told.types} | ({} if told.truth is None else {f"{told.truth_name}, true": told.truth})
     measured = {name: told.column(name) for name in ("confidence", "novelty")}
     shown = {name: values.iloc[chosen] for name, values in {**named, **measured}.items() if values is not None}
-    cells = AnnData(obs=pd.DataFrame(shown), obsm={_UMAP: np.asarray(told.adata.obsm[_UMAP])[chosen]})
+    cells = AnnData(obs=pd.DataFrame(shown))
+    cells.obsm[_UMAP] = np.asarray(told.adata.obsm[_UMAP])[chosen]
     what = "UMAP of the cells" if len(chosen) == n_cells else f"UMAP of {len(chosen):,} of the cells, drawn at random"
     panels = [[name for name in shown if name in some] for some in (named, measured)]
     drawn = [
@@ -231,10 +231,8 @@ def _markers(told: _Told) -> Element | None:
     found = told.uns.get("rank_genes_groups")
     if found is None:
         return None
-    names: Any = found["names"]
-    rows = [
-        [group, tag("span", ", ".join(map(str, names[group][:_N_MARKERS])))] for group in np.asarray(names).dtype.names
-    ]
+    names = pd.DataFrame.from_records(found["names"]).head(_N_MARKERS)
+    rows = [[str(group), tag("span", ", ".join(names[group].astype(str)))] for group in names]
     grouped = found.get("params", {}).get("groupby", "group")
     return section("Markers", _words([str(grouped), "first genes by rank_genes_groups"], rows))
 
@@ -285,7 +283,7 @@ def _agreement(told: _Told) -> Element | None:
         known = told.truth.notna().to_numpy()
         is_right = told.truth.astype(str).to_numpy() == told.types.to_numpy()
         figure = plot.reliability(confidence.to_numpy()[known], is_right[known])
-        drawn.append(picture(figure, "Accuracy by confidence, in bins of equally many cells; ECE: expected error."))
+        drawn.append(picture(figure, "Accuracy by confidence, in bins of equally many cells."))
     note = f"Accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}, on {scores.table['cells'].sum():,} cells."
     of_types = table(["cell type", "cells", "precision", "recall", "F1"], rows)
     return section("Agreement with true types", tag("p", note), *drawn, of_types)
@@ -305,5 +303,5 @@ def _origin(told: _Told, state: GinsengClassifierState | None) -> Element | None
     return section("How it was made", *parts) if parts else None
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
     return "" if pd.isna(value) else f"{value:.3f}"

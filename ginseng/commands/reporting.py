@@ -8,13 +8,15 @@ import typer
 import ginseng
 from ginseng.arguments import Cells, Data, Layer, Quiet, cells_of
 from ginseng.commands.registry import command, say, warnings_unless
-from ginseng.data.readers import read_adata
+from ginseng.data.readers import read_adata, read_annotation
 from ginseng.utils.files import replacing, require_writable_path
 
 
 @command
 def report(
-    data: Annotated[str, typer.Argument(help="Cells annotated by `ginseng annotate`, .h5ad.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="Cells annotated by `ginseng annotate`, .h5ad or .zarr.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.", show_default=False)],
     model: Annotated[Path | None, typer.Option(help="The model, to be described.")] = None,
     truth: Annotated[str | None, typer.Option(help="Column of obs with true cell types.")] = None,
@@ -31,14 +33,14 @@ def report(
     write_page = ginseng.report  # first of all, since it needs an extra
     if sample is not None and mqc is None:
         raise ValueError("--sample is for --mqc, which is not given.")
-    if Path(data).exists() and output.exists() and output.samefile(data):
+    if data.exists() and output.exists() and output.samefile(data):
         raise ValueError(f"{output} is the file of annotated cells itself; name another output.")
     require_writable_path(output)
     with warnings_unless(quiet):
-        adata = read_adata(data)
+        adata = read_annotation(data)
         if mqc is not None:
             ginseng.mqc(adata, mqc, sample=sample, key=key)
-        write_page(adata, output, model=model, truth=truth, key=key, title=title or Path(data).name)
+        write_page(adata, output, model=model, truth=truth, key=key, title=title or data.name)
     say(quiet, f"{adata.n_obs:,} cells: saved {output}")
 
 
