@@ -43,7 +43,7 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     >>> import tempfile
     >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T", "T"]}, index=["c1", "c2", "c3"])
     >>> path = Path(tempfile.mkdtemp()) / "donor1_mqc.json"
-    >>> ginseng.mqc(cells, path)
+    >>> mqc(cells, path)
     >>> json.loads(path.read_text())["data"]
     {'donor1': {'B': 1, 'T': 2}}
     """

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -13,16 +13,6 @@ import numpy as np
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser then fetches nothing
 _N_BINS, _WIDTH, _HEIGHT = 20, 360, 130
 _DPI, _PIXELS_PER_INCH = 150, 90  # of pictures as they are kept, and shown
-
-
-class Picture(Protocol):
-    """What of a `matplotlib.figure.Figure` a page needs."""
-
-    def get_size_inches(self) -> Any:
-        """Its width and height."""
-
-    def savefig(self, fname: Any, **kwargs: Any) -> None:
-        """Write it to a file."""
 
 
 def tag(name: str, *children: Element | str | None, **attributes: str) -> Element:
@@ -133,10 +123,12 @@ def histogram(values: np.ndarray, name: str) -> Element:
     return tag("figure", drawn, tag("figcaption", f"{what}; the tallest bar: {tallest:,}."))
 
 
-def picture(figure: Picture, text: str) -> Element:
-    """A picture, kept in the page, and what it shows."""
+def picture(figure: Any, text: str) -> Element:
+    """A figure of matplotlib, kept in the page, and what it shows."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI)
     width = f"{_PIXELS_PER_INCH * figure.get_size_inches()[0]:.0f}"
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return tag("figure", tag("div", tag("img", src=source, alt=text, width=width), class_="paper"), tag("figcaption", text))
+    return tag(
+        "figure", tag("div", tag("img", src=source, alt=text, width=width), class_="paper"), tag("figcaption", text)
+    )

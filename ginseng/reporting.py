@@ -67,7 +67,7 @@ def report(
     --------
     >>> import tempfile
     >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T"], "ginseng_confidence": [0.9, 0.8]}, index=["c1", "c2"])
-    >>> ginseng.report(cells, Path(tempfile.mkdtemp()) / "report.html")
+    >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
     state = load_model(model) if isinstance(model, str | Path) else model
     told = _Told(adata, key, truth)
