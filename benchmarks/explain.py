@@ -3,7 +3,8 @@
     python benchmarks/explain.py --folder DATA
 
 `--folder` holds pbmc3k.h5ad and pancreas_baron_human_sub.h5ad. Ranks, of 1,001 inputs, are by integrated gradients, as
-`ginseng.explain` tells them, and by gate x value x head at the position of the gene. Prints a JSON line for each marker.
+`ginseng.explain` tells them, and by gate x value x head at the position of the gene. Prints a JSON line for
+each marker.
 """
 
 import argparse
@@ -57,7 +58,9 @@ def main() -> None:
             dataset = GinsengDataset.create(
                 Path(folder) / "x.zarr", adata, "cell_type", genes=1000, other_genes=True, silent=True
             )
-            trainer = GinsengClassifierTrainer(dataset, GinsengClassifierTrainerSettings(seed=arguments.seed))
+            trainer = GinsengClassifierTrainer(
+                dataset, GinsengClassifierTrainerSettings(holdout_fraction=0.0, seed=arguments.seed)
+            )
             trainer.fit(10, silent=True)
         state = state_from_classifier_trainer(trainer)
         table = explain(state, adata, n_genes=None, silent=True)
