@@ -15,13 +15,14 @@ from jaxtyping import Array, Float, Int
 from scipy import sparse
 from tqdm.auto import tqdm
 
+from ginseng.data.matching import matched_genes
 from ginseng.data.readers import opened_counts
 from ginseng.data.slabs import DenseSlab, SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import joined, member_logits_of, members_of
 from ginseng.model.forward import Forward
-from ginseng.model.predict import _annotator, _gene_map
+from ginseng.model.predict import _annotator
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, quiet_about_views, require_writable
@@ -110,7 +111,10 @@ def explain(
         if isinstance(adata, AnnData):
             require_writable(adata)
         counts = Counts(data, layer, nonnegative=annotator.takes_counts, raw=annotator.takes_counts)
-        genes = _gene_map(counts.var, GeneNames(annotator.genes, annotator.second_names), gene_key, None)
+        matched = matched_genes(counts.var, GeneNames(annotator.genes, annotator.second_names), gene_key, None)
+        if matched.problems:
+            raise ValueError(matched.problems[0])
+        genes = matched.genes
         of_data = annotator.lacking(genes.is_lacking)
         answer = Forward(of_data.module, batch_size, "float32", among, None)(counts, genes, len(annotator.labels), True)
         types = np.where(answer.is_empty, -1, answer.logits.argmax(axis=1))
