@@ -100,11 +100,8 @@ ORDER = [
     "commands.registry",
     "commands.training",
     "commands.annotating",
-<<<<<<< HEAD
     "commands.checking",
-=======
     "commands.reporting",
->>>>>>> e4ff411 (wip: report, MultiQC and their commands)
     "commands",
     "cli",
     "__main__",
