@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from ginseng.model.annotator import Annotator, load_annotator, save_annotator
     from ginseng.model.attention import AttentionClassifier
     from ginseng.model.ensemble import Ensemble
+    from ginseng.model.explain import explain
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
+    from ginseng.multiqc import mqc
+    from ginseng.reporting import report
     from ginseng.train.loop import Trainer
     from ginseng.train.opt import adam_l2
     from ginseng.train.recipe import Recipe, Sampling
@@ -45,9 +48,12 @@ __all__ = [
     "adam_l2",
     "classifier_from_state",
     "classify",
+    "explain",
     "load_annotator",
     "load_model",
+    "mqc",
     "read_adata",
+    "report",
     "save_annotator",
     "save_model",
     "select_hvgs",
@@ -63,9 +69,12 @@ _NAMES_OF = {
     "model.annotator": ["Annotator", "load_annotator", "save_annotator"],
     "model.attention": ["AttentionClassifier"],
     "model.ensemble": ["Ensemble"],
+    "model.explain": ["explain"],
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],
+    "multiqc": ["mqc"],
+    "reporting": ["report"],
     "train.loop": ["Trainer"],
     "train.opt": ["adam_l2"],
     "train.recipe": ["Recipe", "Sampling"],

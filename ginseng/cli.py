@@ -19,6 +19,8 @@ _COMMANDS = {
     "fit": "Train a classifier on labelled counts.",
     "annotate": "Annotate new counts with a trained classifier.",
     "doctor": "Tell whether data can be annotated, or trained on, and what to pass if not.",
+    "explain": "Tell what each gene contributes to the type of cells.",
+    "report": "Write what an annotation says as a page for the browser.",
     "inspect": "Tell what is in a model, a dataset or a file of counts.",
     "demo": "Train on labelled cells, annotate others, draw the result.",
 }

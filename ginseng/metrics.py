@@ -9,6 +9,8 @@ import pandas as pd
 
 from ginseng.utils.values import require_integer
 
+NO_TYPE = "no type"  # of cells that get none
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -71,7 +73,7 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     if len(truth) != len(predicted):
         raise ValueError(f"`truth` has {len(truth)} cells, but `predicted` has {len(predicted)}.")
     known = truth.notna()
-    truth, predicted = truth[known].astype(str), predicted[known].fillna("no type").astype(str)
+    truth, predicted = truth[known].astype(str), predicted[known].fillna(NO_TYPE).astype(str)
     if len(truth) == 0:
         raise ValueError("No cell has a true type to compare with.")
     types = sorted(set(truth) | set(predicted))
@@ -161,7 +163,7 @@ def reliability(confidence: Sequence[float] | Any, is_right: Sequence[bool] | An
     n_below = np.searchsorted(np.sort(confidence), confidence)
     cells = pd.DataFrame({"confidence": confidence, "accuracy": is_right})
     of_bins = cells.groupby(n_below * n_bins // len(confidence))
-    table = of_bins.mean().reset_index(drop=True)
+    table: Any = of_bins.mean().reset_index(drop=True)
     table.insert(0, "cells", of_bins.size().to_numpy())
     return table
 

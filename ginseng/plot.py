@@ -1,8 +1,9 @@
 """Pictures of training and annotation (needs the `plot` extra: matplotlib)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f"Pictures need {error.name}: pip install 'ginseng-eqx[plot]'.") from error
 
-from ginseng.metrics import Scores
+from ginseng.metrics import Scores, ece
+from ginseng.metrics import reliability as reliability_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.utils.messages import unknown_name
 
@@ -94,6 +96,95 @@ def training_curve(logger: GinsengLogger) -> Figure:
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def reliability(
+    confidence: Sequence[float] | Mapping[str, Sequence[float]] | Any, is_right: Sequence[bool] | Any, n_bins: int = 15
+) -> Figure:
+    """Draw the accuracy of cells against their confidence, in bins of equally many cells.
+
+    Parameters
+    ----------
+    confidence : sequence of float, or mapping of str to sequence of float
+        Probability that each cell's type is right; of a mapping, such as before and after calibration, each is drawn.
+    is_right : sequence of bool
+        Whether the type is right.
+    n_bins : int
+        See `ginseng.metrics.reliability`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With the expected calibration error of each.
+
+    Examples
+    --------
+    >>> figure = reliability([0.6, 0.6, 0.9, 0.9], [True, False, True, True])
+    """
+    curves = confidence if isinstance(confidence, Mapping) else {"": confidence}
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    errors = []
+    for name, values in curves.items():
+        table = reliability_of(values, is_right, n_bins)
+        axes.plot(table["confidence"], table["accuracy"], marker="o", markersize=4, linewidth=1, label=name)
+        errors.append(f"{name} ECE {ece(values, is_right, n_bins):.3f}".strip())
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    axes.set_title(", ".join(errors), fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def contributions(table: pd.DataFrame, n_genes: int = 4) -> Figure:
+    """Draw what genes contribute to the types of groups of cells, as a dot plot.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `ginseng.explain`, or ``adata.uns["ginseng_contributions"]``.
+    n_genes : int
+        So many first genes of each group are drawn, for all groups.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A dot is as large as the share of the cells of a group that express the gene, and of a colour for its mean
+        contribution.
+
+    Examples
+    --------
+    >>> columns = {"group": "B", "gene": ["CD79A", "LYZ"], "contribution": [1.5, 0.2], "share": [0.9, 0.1]}
+    >>> figure = contributions(pd.DataFrame(columns))
+    """
+    groups = list(table["group"].unique())
+    genes = list(table.groupby("group", sort=False).head(n_genes)["gene"].unique())
+    drawn: Any = table[table["gene"].isin(genes)]
+    x, y = drawn["gene"].map(genes.index), drawn["group"].map(groups.index)
+    farthest = drawn["contribution"].abs().max()
+    width, height = 2.4 + 0.26 * len(genes), 1.5 + 0.3 * len(groups)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.scatter(
+        x, y, s=110 * drawn["share"], c=drawn["contribution"], cmap="RdBu_r", vmin=-farthest, vmax=farthest
+    )
+    image.set(edgecolor="grey", linewidth=0.3)
+    axes.set_xticks(range(len(genes)), genes, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set(xlim=(-0.7, len(genes) - 0.3), ylim=(len(groups) - 0.3, -0.7))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.colorbar(image, ax=axes, label="contribution", shrink=0.8, aspect=12, pad=0.01)
+    handles = [axes.scatter([], [], s=110 * share, color="grey", label=f"{share:.0%}") for share in (0.25, 0.5, 1.0)]
+    legend = figure.legend(
+        handles=handles, title="cells that express it", loc="outside upper right", ncols=3, frameon=False, fontsize=8
+    )
+    legend.get_title().set_fontsize(8)
+    left = max(label.get_window_extent().width for label in axes.get_yticklabels()) / figure.dpi
+    below = max(label.get_window_extent().height for label in axes.get_xticklabels()) / figure.dpi
+    figure.set_size_inches(max(width + left, 4.0), height + below)
     return figure
 
 

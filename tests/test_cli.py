@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -424,3 +425,28 @@ def test_real_cells_that_were_held_out(real_data, tmp_path, name):
     output = ginseng("annotate", model, data, "--cells", cells, "--truth", "cell_type", "-o", tmp_path / "a.csv", "-q")
     accuracy = float(output.split("accuracy ")[1].split()[0])
     assert accuracy > at_least, output
+
+
+class TestReport:
+    def test_annotated_cells_get_a_page_and_multiqc_their_counts(self, model, counts, tmp_path):
+        ginseng("annotate", model, counts, "-o", tmp_path / "a.h5ad", "-q")
+        page, content = tmp_path / "r.html", tmp_path / "a_mqc.json"
+        given = ["report", tmp_path / "a.h5ad", "-o", page]
+        output = ginseng(*given, "--truth", "cell_type", "--model", model, "--mqc", content, "--sample", "donor")
+        assert f"120 cells: saved {page}" in output
+        assert "3 cell types, hidden dimension 8" in page.read_text()
+        assert "<h1>a.h5ad</h1>" in page.read_text()
+        assert set(json.loads(content.read_text())["data"]) == {"d1", "d2", "d3", "d4"}
+        assert "--sample is for --mqc" in ginseng(*given, "--sample", "donor", fails=True)
+        assert "is not in the annotated cells" in ginseng("report", counts, "-o", page, fails=True)
+        assert "There is no" in ginseng("report", tmp_path / "none.h5ad", "-o", page, fails=True)
+        assert "holds no annotated cells" in ginseng("report", model, "-o", page, fails=True)
+        assert "is the file of annotated cells itself" in ginseng(*given[:-1], tmp_path / "a.h5ad", fails=True)
+
+    def test_contributions_of_genes_are_a_table(self, model, counts, tmp_path):
+        table = tmp_path / "why.csv"
+        output = ginseng("explain", model, counts, "--groupby", "cell_type", "--n-genes", 2, "-o", table)
+        found = pd.read_csv(table)
+        assert list(found) == ["group", "type", "gene", "contribution", "mean_expression", "share"]
+        assert set(found["group"]) == {"B cell", "NK cell", "T cell"}
+        assert f"{found['gene'].nunique()} genes, 3 groups: saved" in output

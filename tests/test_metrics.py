@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from ginseng.metrics import score
+from ginseng.metrics import ece, reliability, score
 
 PAIRS = st.lists(st.tuples(st.sampled_from("ABCD"), st.sampled_from("ABCDE")), min_size=1, max_size=40)
 
@@ -37,3 +37,49 @@ def test_lengths_must_agree():
 def test_the_last_line_of_the_report():
     report = score(["A", "A", "B"], ["A", "B", "B"]).report("held-out cells")
     assert report.splitlines()[-1] == "accuracy 0.667  macro-F1 0.667  on 3 held-out cells"
+
+
+def test_bins_hold_equally_many_cells_and_their_means():
+    confidence = np.linspace(0.3, 0.99, 45)
+    is_right = np.arange(45) % 3 > 0
+    table = reliability(confidence, is_right)
+    assert table["cells"].tolist() == [3] * 15
+    np.testing.assert_allclose(table["confidence"], confidence.reshape(15, 3).mean(axis=1))
+    np.testing.assert_allclose(table["accuracy"], 2 / 3)
+    expected = np.abs(confidence.reshape(15, 3).mean(axis=1) - 2 / 3).mean()
+    assert ece(confidence, is_right) == pytest.approx(expected)
+
+
+def test_the_order_of_cells_of_equal_confidence_does_not_matter():
+    confidence = np.repeat([0.5, 1.0], [10, 90])
+    is_right = np.arange(100) % 10 > 0
+    shuffled = np.random.default_rng(0).permutation(100)
+    assert reliability(confidence, is_right)["cells"].tolist() == [10, 90]
+    assert ece(confidence, is_right) == pytest.approx(0.1 * 0.4 + 0.9 * 0.1)
+    assert ece(confidence[shuffled], is_right[shuffled]) == pytest.approx(ece(confidence, is_right))
+
+
+@given(pairs=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), n_bins=st.integers(1, 20))
+def test_no_cell_is_lost_and_the_error_is_a_share(pairs, n_bins):
+    confidence, is_right = map(list, zip(*pairs, strict=True))
+    table = reliability(confidence, is_right, n_bins)
+    assert table["cells"].sum() == len(pairs)
+    assert len(table) <= n_bins
+    assert table["confidence"].is_monotonic_increasing
+    assert (table["cells"] * table["accuracy"]).sum() == pytest.approx(sum(is_right))
+    assert 0 <= ece(confidence, is_right, n_bins) <= 1
+
+
+@pytest.mark.parametrize(
+    ("confidence", "is_right", "message"),
+    [
+        ([0.5], [True, False], "must be of the same cells"),
+        ([], [], "no cell"),
+        ([1.5], [True], "must lie in"),
+        ([float("nan")], [True], "must lie in"),
+        ([0.5], [2], "true or false"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(confidence, is_right, message):
+    with pytest.raises(ValueError, match=message):
+        reliability(confidence, is_right)

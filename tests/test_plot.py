@@ -6,7 +6,7 @@ from anndata import AnnData
 from matplotlib.colors import to_hex
 
 from ginseng import plot
-from ginseng.metrics import score
+from ginseng.metrics import ece, reliability, score
 from ginseng.train.logger import GinsengLogger
 
 
@@ -93,3 +93,40 @@ def test_missing_embedding_or_column_is_named(adata):
     adata.obsm["X_umap"] = np.zeros((120, 2))
     with pytest.raises(ValueError, match="column 'celltype' is not in adata.obs; did you mean 'cell_type'"):
         plot.embedding(adata, ["celltype"])
+
+
+def test_reliability_shows_every_bin_and_the_error():
+    confidence, is_right = np.linspace(0.4, 0.99, 90), np.arange(90) % 2 > 0
+    figure = plot.reliability(confidence, is_right)
+    axes = figure.axes[0]
+    table = reliability(confidence, is_right)
+    np.testing.assert_array_equal(axes.lines[1].get_xydata(), table[["confidence", "accuracy"]])
+    assert axes.get_title() == f"ECE {ece(confidence, is_right):.3f}"
+    both = plot.reliability({"before": confidence, "after": np.full(90, 0.5)}, is_right).axes[0]
+    assert both.get_title() == f"before ECE {ece(confidence, is_right):.3f}, after ECE 0.000"
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["before", "after"]
+
+
+@pytest.mark.parametrize("length", [3, 60])
+def test_contributions_are_dots_of_the_first_genes_of_each_group(length):
+    groups = ["B".ljust(length, "x"), "T".ljust(length, "x")]
+    table = pd.DataFrame(
+        {
+            "group": np.repeat(groups, 3),
+            "gene": ["CD79A", "CD3D", "LYZ", "CD3D", "CD79A", "LYZ"],
+            "contribution": [2.0, -0.5, -0.6, 1.0, -1.0, -1.5],
+            "share": [0.9, 0.1, 0.0, 0.8, 0.1, 0.0],
+        }
+    )
+    figure = plot.contributions(table, n_genes=1)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["CD79A", "CD3D"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == groups
+    dots = axes.collections[0]
+    np.testing.assert_array_equal(dots.get_offsets(), [[0, 0], [1, 0], [1, 1], [0, 1]])
+    np.testing.assert_array_equal(dots.get_array(), [2.0, -0.5, 1.0, -1.0])
+    np.testing.assert_allclose(dots.get_sizes(), 110 * np.array([0.9, 0.1, 0.8, 0.1]))
+    assert dots.get_clim() == (-2.0, 2.0)
+    figure.draw_without_rendering()
+    assert all(is_within(label.get_window_extent(), figure) for label in axes.get_yticklabels())
+    assert axes.bbox.width > 0.4 * figure.dpi

@@ -1,10 +1,11 @@
-"""What a dataset takes from the annotation of an AnnData: genes, labels, groups."""
+"""What is taken from the annotation of an AnnData: genes, labels, groups, and types that cells were given."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ginseng.metrics import NO_TYPE
 from ginseng.utils.messages import UnknownName, shorten, unknown_name, warn
 from ginseng.utils.values import is_integer
 
@@ -147,3 +148,22 @@ def _is_named(column: Any) -> np.ndarray:
 
 def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
     return pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))
+
+
+def given_types(obs: Any, key: str = "ginseng") -> pd.Series:
+    """The type that `ginseng.classify` gave each cell, "no type" where it gave none.
+
+    Raises
+    ------
+    ValueError
+        If the cells are not annotated.
+
+    Examples
+    --------
+    >>> given_types(pd.DataFrame({"ginseng_cell_type": ["B", None]})).tolist()
+    ['B', 'no type']
+    """
+    name = f"{key}_cell_type"
+    if name not in obs:
+        raise unknown_name("annotation", name, "the annotated cells", obs.columns)
+    return obs[name].astype(object).where(obs[name].notna(), NO_TYPE).astype(str)

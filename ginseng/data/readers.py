@@ -97,6 +97,37 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
                 adata.file.close()
 
 
+def read_annotation(path: str | Path) -> AnnData:
+    """Read ``obs``, ``obsm`` and ``uns`` of an .h5ad file or a .zarr store, and no counts.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If it is of another kind or damaged.
+
+    Examples
+    --------
+    >>> read_annotation("annotated.h5ad").obs["ginseng_cell_type"]  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}.")
+    with naming(path):
+        if path.is_dir():
+            return _annotation_in(_open_zarr(path))
+        with opened_hdf5(path) as file:
+            if kind_of(file) != "AnnData":
+                raise ValueError("it holds no annotated cells")
+            return _annotation_in(file)
+
+
+def _annotation_in(root: Any) -> AnnData:
+    parts: dict[str, Any] = {name: ad.io.read_elem(root[name]) for name in ("obs", "obsm", "uns") if name in root}
+    return AnnData(**parts)
+
+
 def _is_encoded_h5ad(path: Path) -> bool:
     """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not."""
     if not (path.is_file() and h5py.is_hdf5(path)):

@@ -1,0 +1,71 @@
+"""Cells of each type in each sample, for MultiQC."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from ginseng.data.annotation import given_types
+from ginseng.utils.files import replacing
+from ginseng.utils.messages import unknown_name
+
+_SUFFIX = "_mqc.json"  # by which MultiQC finds the files
+
+
+def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None = None, key: str = "ginseng") -> None:
+    """Write how many cells of each type there are, as MultiQC's custom content: a bar for each sample.
+
+    Parameters
+    ----------
+    adata : AnnData or pandas.DataFrame
+        Annotated by `ginseng.classify`, or the table that it returns.
+    path : str or Path
+        Ends in ``_mqc.json``, by which MultiQC finds it; replaced if it is there.
+    sample : str, optional
+        Column with the sample of each cell; by default all are of one, named as the file.
+    key : str
+        The ``key_added`` of the annotation.
+
+    Raises
+    ------
+    ValueError
+        If there is no annotation of that key, no column of that name, or the file is named otherwise.
+
+    References
+    ----------
+    Ewels et al., MultiQC: summarize analysis results for multiple tools and samples in a single report, Bioinformatics
+    2016.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T", "T"]}, index=["c1", "c2", "c3"])
+    >>> path = Path(tempfile.mkdtemp()) / "donor1_mqc.json"
+    >>> mqc(cells, path)
+    >>> json.loads(path.read_text())["data"]
+    {'donor1': {'B': 1, 'T': 2}}
+    """
+    path = Path(path)
+    if not path.name.endswith(_SUFFIX):
+        raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
+    obs: Any = adata.obs if isinstance(adata, AnnData) else adata
+    types = given_types(obs, key)
+    if sample is None:
+        samples = pd.Series(path.name.removesuffix(_SUFFIX), index=types.index)
+    elif sample in obs:
+        samples = obs[sample].astype(str)
+    else:
+        raise unknown_name("column of samples", sample, "the annotated cells", obs.columns)
+    counts = pd.crosstab(samples.to_numpy(), types.to_numpy())
+    content = {
+        "id": f"{key}_cell_types",
+        "section_name": "Cell types",
+        "description": "Cells of each type, as annotated by ginseng.",
+        "plot_type": "bargraph",
+        "pconfig": {"id": f"{key}_cell_types_plot", "title": "ginseng: cell types", "ylab": "Cells"},
+        "data": {name: {kind: int(n) for kind, n in row.items()} for name, row in counts.iterrows()},
+    }
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
