@@ -16,6 +16,8 @@ from ginseng.data.annotation import given_types
 from ginseng.data.models import load_model
 from ginseng.describe import describe_model
 from ginseng.metrics import NO_TYPE, score
+from ginseng.model.judgement import STATUSES
+from ginseng.model.results import MOST_NOVEL
 from ginseng.model.state import GinsengClassifierState
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
 from ginseng.utils.files import replacing
@@ -23,9 +25,7 @@ from ginseng.utils.messages import unknown_name
 
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
-_MOST_NOVEL = 1 / 3
 _N_MARKERS, _N_CANDIDATES = 8, 10
-_STATUSES = ("assigned", "ambiguous", "novel")
 
 
 def report(
@@ -109,7 +109,7 @@ class _Told:
     def by_status(self) -> dict[str, Any] | None:
         """For each cell, whether it is of each status."""
         status = self.column("status")
-        return None if status is None else {name: status.astype(str) == name for name in _STATUSES}
+        return None if status is None else {name: status.astype(str) == name for name in STATUSES}
 
 
 def _subtitle(told: _Told) -> str:
@@ -166,7 +166,7 @@ def _certainty(told: _Told) -> Element | None:
     if not drawn:
         return None
     warning = None
-    if statuses is not None and statuses["novel"].mean() > _MOST_NOVEL:
+    if statuses is not None and statuses["novel"].mean() > MOST_NOVEL:
         warning = tag(
             "p",
             tag("b", "This data set differs from the training data. "),

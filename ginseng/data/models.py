@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from ginseng.data.readers import kind_of
+from ginseng.model.annotator import Annotator
 from ginseng.model.background import Background
 from ginseng.model.calibration import as_tree, from_tree
 from ginseng.model.state import GinsengClassifierState
@@ -158,6 +159,31 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         kept = file["metadata"].attrs.get("digest") if "metadata" in file else None
         require_digest(kept, _digest_of(file), "weights, names or settings")
     return state
+
+
+def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
+    """What annotates: as it is, of a state, or of a model file.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+
+    Examples
+    --------
+    >>> annotator_of("model.h5").labels  # doctest: +SKIP
+    ['B', 'T']
+    """
+    if isinstance(given, Annotator):
+        return given
+    if not isinstance(given, GinsengClassifierState | str | Path):
+        raise ValueError(
+            f"`model_state` must be a state, an Annotator or a path, but got a {type(given).__name__}: a module is "
+            "named by Annotator(module, genes, labels)."
+        )
+    if str(given).endswith(".eqx"):
+        raise ValueError(f"{given} is of save_annotator: pass what load_annotator({str(given)!r}, like=...) returns.")
+    return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))
 
 
 def is_model(path: str | Path) -> bool:

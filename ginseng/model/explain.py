@@ -16,13 +16,13 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data.matching import matched_genes
+from ginseng.data.models import annotator_of
 from ginseng.data.readers import opened_counts
 from ginseng.data.slabs import DenseSlab, SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import joined, member_logits_of, members_of
 from ginseng.model.forward import Forward
-from ginseng.model.predict import _annotator
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, quiet_about_views, require_writable
@@ -106,7 +106,7 @@ def explain(
     if n_genes is not None:
         require_integer("n_genes", n_genes, 1)
     require_integer("batch_size", batch_size, 1)
-    annotator, among = _annotator(model), Devices(devices, alone=True)
+    annotator, among = annotator_of(model), Devices(devices, alone=True)
     with nullcontext(adata) if isinstance(adata, AnnData) else opened_counts(adata) as data:
         if isinstance(adata, AnnData):
             require_writable(adata)

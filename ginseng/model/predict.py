@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 import ginseng
 from ginseng.data.matching import matched_genes
-from ginseng.data.models import load_model
+from ginseng.data.models import annotator_of
 from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
@@ -39,11 +39,6 @@ _RECORDED = (
     *("target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "precision"),
 )
 _MOST_DIMENSIONS = 64
-_RECORDED = (
-    *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "ignore_case", "fix", "only", "exclude"),
-    *("target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "precision"),
-)
-_MOST_DIMENSIONS = 64  # of an embedding
 _VERSIONED = ("ginseng-eqx", "jax", "equinox", "anndata", "numpy")
 
 
@@ -304,7 +299,7 @@ def classify(
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
             warnings.simplefilter("ignore")
-        annotator = _annotator(model_state).normalizing(normalize, target_sum)
+        annotator = annotator_of(model_state).normalizing(normalize, target_sum)
         if not isinstance(adata, AnnData | str | Path):
             raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
         require_key(key_added)
@@ -377,16 +372,3 @@ def classify(
     data = copy_of(data) if copy else data
     results.put_into(data, key_added, compat, store_probs=store_probs)
     return data if copy or not isinstance(adata, AnnData) else None
-
-
-def _annotator(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
-    if isinstance(given, Annotator):
-        return given
-    if not isinstance(given, GinsengClassifierState | str | Path):
-        raise ValueError(
-            f"`model_state` must be a state, an Annotator or a path, but got a {type(given).__name__}: a module is "
-            "named by Annotator(module, genes, labels)."
-        )
-    if str(given).endswith(".eqx"):
-        raise ValueError(f"{given} is of save_annotator: pass what load_annotator({str(given)!r}, like=...) returns.")
-    return Annotator.of(given if isinstance(given, GinsengClassifierState) else load_model(given))

@@ -20,7 +20,7 @@ COLUMNS = (
     *("spread", "parent", "consensus", "consensus_share"),
 )
 _IN_PROBABILITIES = ("second", "margin")  # which a table has anyway
-_MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
+MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Results:
     def warn(self) -> None:
         """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
         share = 0 if self.is_novel is None or not len(self.is_novel) else self.is_novel.mean()
-        if share > _MOST_NOVEL:
+        if share > MOST_NOVEL:
             warn(
                 f"{share:.0%} of the cells are further from the training cells than nearly all held-out ones: this "
                 "data set differs from the training data (another protocol, tissue, condition or species, or a wrong "
