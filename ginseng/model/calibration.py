@@ -19,7 +19,6 @@ SOURCES = {
 }
 LEAST_CELLS = 20  # of a type, to be judged by its own cells
 _SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
-_PRIOR_CELLS = 100
 _AT_ONCE = 4096
 _CERTAINTY = 0.95  # of the bound on the error among kept cells
 
@@ -137,6 +136,8 @@ class Calibration:
         Their true types, as places among the outputs.
     distances : numpy.ndarray
         How far each is from the training cells of that network, see `Geometry`.
+    groups : numpy.ndarray
+        Number of the group that each is of, from 0 on; 0 for all where groups were not left out.
     temperature : float
         Number that logits are divided by.
 
@@ -151,7 +152,7 @@ class Calibration:
     >>> labels = np.repeat([0, 1], 500)
     >>> logits = (rng.normal(size=(1000, 2)) + 4 * np.eye(2)[labels]).astype("float32")
     >>> geometry = geometry_of(logits, labels)
-    >>> held_out = logits, labels, distances_in_parts(geometry, logits)
+    >>> held_out = logits, labels, distances_in_parts(geometry, logits), np.zeros(1000, int)
     >>> calibration = Calibration("holdout", geometry, *held_out, fitted_temperature(logits, labels))
     >>> calibration.p_values(np.array([[4, 0], [2, 2]], "float32")) > 0.05
     array([[ True, False],
@@ -163,17 +164,20 @@ class Calibration:
     logits: Float[np.ndarray, "cells classes"]
     labels: Int[np.ndarray, " cells"]
     distances: Float[np.ndarray, " cells"]
+    groups: Int[np.ndarray, " cells"]
     temperature: float
 
     def __post_init__(self):
         n_cells, n_classes = self.logits.shape
-        shapes = [np.shape(part) for part in (*self.geometry, self.labels, self.distances)]
-        if shapes != [(n_classes, n_classes)] * 2 + [(n_cells,)] * 2:
+        shapes = [np.shape(part) for part in (*self.geometry, self.labels, self.distances, self.groups)]
+        if shapes != [(n_classes, n_classes)] * 2 + [(n_cells,)] * 3:
             raise ValueError("The parts of a calibration must be of the same cells and types.")
         require_number("temperature", self.temperature, "(0, inf)")
         is_known = [np.isfinite(self.geometry.whitening), np.isfinite(self.distances), self.logits < np.inf]
         if not all(part.all() for part in is_known) or not np.isin(self.labels, np.arange(n_classes)).all():
             raise ValueError("A calibration must have finite numbers, and labels among the outputs.")
+        if self.groups.dtype.kind not in "iu" or self.groups.min(initial=0) < 0 or self.groups.max(initial=0) > n_cells:
+            raise ValueError("The groups of a calibration must be numbered from 0 on.")
 
     def confidence(self, *, before: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Confidence in the likeliest type of each held-out cell, and whether that is right: as `metrics.ece` takes it.
@@ -211,27 +215,21 @@ class Calibration:
         """The same for cells that can be of some types only: as its cells of those are told from each other."""
         kept = is_possible[self.labels]
         logits = np.where(is_possible, self.logits[kept], np.float32(-np.inf))
-        return replace(self, logits=logits, labels=self.labels[kept], distances=self.distances[kept])
+        return replace(
+            self, logits=logits, labels=self.labels[kept], distances=self.distances[kept], groups=self.groups[kept]
+        )
 
     def probabilities(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Calibrated probabilities: the softmax of the logits divided by the temperature."""
         return special.softmax(logits / np.float32(self.temperature), axis=1)
 
-    def novelty(self, distances: Float[np.ndarray, " cells"], labels: Int[np.ndarray, " cells"]) -> np.ndarray:
+    def novelty(self, distances: Float[np.ndarray, " cells"]) -> Float[np.ndarray, " cells"]:
         """Share of the held-out cells, of all types, that are nearer to the training cells than each cell.
 
-        Distances are relative to those usual for the type (place among the outputs) that a cell is given, since some
-        types are wider than others. One minus a conformal p-value: of new cells like the held-out ones at most a share
-        of `error` has ``1 - error`` or more.
+        One minus a conformal p-value: of new cells like the held-out ones at most a share of `error` has ``1 - error``
+        or more.
         """
-        scales, given = self._usual_distances(), self.logits.argmax(axis=1)
-        return 1 - _p_values(-self.distances / scales[given], -distances / scales[labels])
-
-    def _usual_distances(self) -> Float[np.ndarray, " classes"]:
-        """Geometric mean distance of the held-out cells given each type, drawn towards the median of all by a prior."""
-        n_classes, given, logs = self.logits.shape[1], self.logits.argmax(axis=1), np.log(self.distances + 1e-6)
-        sums, n_cells = np.bincount(given, logs, n_classes), np.bincount(given, minlength=n_classes)
-        return np.exp((sums + _PRIOR_CELLS * np.median(logs)) / (n_cells + _PRIOR_CELLS))
+        return 1 - _p_values(-self.distances, -distances)
 
     def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.
@@ -257,19 +255,44 @@ class Calibration:
         return np.stack(columns, axis=1)
 
     def least_confidence(self, target_error: float) -> float:
-        """The lowest confidence at which the error among the held-out cells that have it is surely below a target.
+        """The lowest confidence from which on the error among the held-out cells is surely below a target.
 
-        Surely: the upper bound of Clopper and Pearson, at 95 %, is below it. Infinite where no confidence will do.
+        Surely: the upper bound of Clopper and Pearson, at 95 %, is below it, and so is the error of a further group of
+        cells (a donor), at 95 %, by the errors of the groups that were left out: cells of one donor err together.
+        Infinite where no confidence will do.
+
+        References
+        ----------
+        Clopper & Pearson, Biometrika 1934; prediction interval of one more observation of a normal sample.
         """
-        probabilities = self.probabilities(self.logits)
-        confidence = probabilities.max(axis=1)
+        confidence, is_right = self.confidence()
         order = np.argsort(-confidence, kind="stable")
-        n_wrong = np.cumsum(probabilities.argmax(axis=1)[order] != self.labels[order])
-        n_kept = np.arange(1, len(order) + 1)
-        bound = stats.beta.ppf(_CERTAINTY, n_wrong + 1, n_kept - n_wrong)
-        is_last_of_ties = np.append(np.diff(confidence[order]) < 0, True)
-        will_do = np.flatnonzero((np.where(n_wrong == n_kept, 1.0, bound) < target_error) & is_last_of_ties)
-        return float(confidence[order][will_do[-1]]) if will_do.size else np.inf
+        confidence, is_wrong, of_group = (
+            confidence[order],
+            ~is_right[order],
+            np.eye(self.groups.max() + 1)[self.groups[order]],
+        )
+        n_wrong, n_kept = np.cumsum(is_wrong), np.arange(1, len(order) + 1)
+        bound = np.where(n_wrong == n_kept, 1.0, stats.beta.ppf(_CERTAINTY, n_wrong + 1, n_kept - n_wrong))
+        bound = np.maximum(bound, _bound_of_one_more(is_wrong[:, None] * of_group, of_group))
+        is_last_of_ties = np.append(np.diff(confidence) < 0, True)
+        will_do = np.flatnonzero((bound < target_error) & is_last_of_ties)
+        return float(confidence[will_do[-1]]) if will_do.size else np.inf
+
+
+def _bound_of_one_more(wrong: Float[np.ndarray, "cells groups"], kept: Float[np.ndarray, "cells groups"]) -> np.ndarray:
+    """Upper bound on the share of wrong cells of a further group, for the first one, two, ... cells; 0 of one group."""
+    if kept.shape[1] < 2:
+        return np.zeros(len(kept))
+    n_kept = np.cumsum(kept, axis=0)
+    errors = np.where(n_kept > 0, np.cumsum(wrong, axis=0) / np.maximum(n_kept, 1), np.nan)
+    n_groups = (n_kept > 0).sum(axis=1)
+    mean, spread = (
+        np.nanmean(errors, axis=1),
+        np.nanstd(errors, axis=1) * np.sqrt(n_groups / np.maximum(n_groups - 1, 1)),
+    )
+    quantile = stats.t.ppf(_CERTAINTY, np.maximum(n_groups - 1, 1))
+    return np.where(n_groups > 1, mean + quantile * spread * np.sqrt(1 + 1 / n_groups), 1.0)
 
 
 def _behind(probabilities: np.ndarray) -> np.ndarray:
@@ -283,12 +306,18 @@ def _p_values(known: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 def calibration_of(
-    source: str, geometry: Geometry, logits: np.ndarray, labels: np.ndarray, distances: np.ndarray
+    source: str,
+    geometry: Geometry,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    distances: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> Calibration | None:
     """Learn from cells that were not trained on; None if they are too few to tell anything."""
     if len(labels) < LEAST_CELLS:
         return None
-    return Calibration(source, geometry, logits, labels, distances, fitted_temperature(logits, labels))
+    groups = np.zeros(len(labels), int) if groups is None else np.unique(groups, return_inverse=True)[1]
+    return Calibration(source, geometry, logits, labels, distances, groups, fitted_temperature(logits, labels))
 
 
 def as_tree(calibration: Calibration) -> dict[str, Any]:
@@ -303,7 +332,7 @@ def as_tree(calibration: Calibration) -> dict[str, Any]:
         "source": np.frombuffer(calibration.source.encode(), np.uint8),
         "temperature": np.array([calibration.temperature]),
         **calibration.geometry._asdict(),
-        **{name: getattr(calibration, name) for name in ("logits", "labels", "distances")},
+        **{name: getattr(calibration, name) for name in ("logits", "labels", "distances", "groups")},
     }
 
 

@@ -79,7 +79,7 @@ class Judgement:
             return columns, probabilities
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
-        novelty = calibration.novelty(answer.distances, logits.argmax(axis=1))
+        novelty = calibration.novelty(answer.distances)
         fits = self._fitting(calibration, logits, probabilities)
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))
         columns["status"] = _categories(status, answer.is_empty, STATUSES)
@@ -120,13 +120,14 @@ class Judgement:
         np.put_along_axis(needed, order, is_needed[:, : order.shape[1]], axis=1)
         return needed & self.is_possible & ~is_sure[:, None]
 
-    def _named(self, fits: np.ndarray, is_ambiguous: np.ndarray) -> pd.Categorical:
-        """Names of the types that ambiguous cells may be."""
+    def _named(self, fits: np.ndarray, is_ambiguous: np.ndarray) -> np.ndarray:
+        """Names of the types that ambiguous cells may be; "" for others."""
         sets, of_cells = np.unique(fits[is_ambiguous], axis=0, return_inverse=True)
         names = np.array([SEPARATOR.join(np.asarray(self.labels)[which]) for which in sets], dtype=object)
-        found = np.full(len(fits), None, dtype=object)
-        found[is_ambiguous] = names[of_cells.ravel()] if len(names) else None
-        return pd.Categorical(found)
+        found = np.full(len(fits), "", dtype=object)
+        if len(names):
+            found[is_ambiguous] = names[of_cells.ravel()]
+        return found
 
 
 def require_key(key: str) -> None:

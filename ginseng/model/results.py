@@ -74,8 +74,8 @@ class Results:
         called = pd.Categorical.from_codes(found.codes, categories=pd.Index(self.labels))
         columns = {**self.columns, "consensus": called, "consensus_share": found.share}
         about = dict(self.about)
-        if self.is_novel is not None:
-            table = novel_by_cluster(self.is_novel, clusters, novel_error, is_empty=self.is_empty)
+        if "novelty" in self.columns:
+            table = novel_by_cluster(self.columns["novelty"], clusters, novel_error, is_empty=self.is_empty)
             about["clusters"] = table
             stand_out = table.index[table["is_novel"]].tolist()
             if 0 < len(stand_out) < len(table):

@@ -101,28 +101,32 @@ def calibrated(
     dataset = trainer.dataset
     if source == "none" or (source == "holdout" and not dataset.has_test):
         return None
-    geometry, held_out = _judged(trainer)
+    geometry, (*held_out, _) = _judged(trainer)
     if source == "groups" and dataset.groups is not None and dataset.train_idx is not None:
-        train, parts = np.sort(dataset.train_idx), []
+        train, parts, left_out = np.sort(dataset.train_idx), [], []
         folds = list(left_out_in_turn(dataset.groups[train]))
         for nth, is_out in enumerate(tqdm(folds, "Calibrating", unit="fold", leave=False, disable=silent)):
             with warnings.catch_warnings(action="ignore"):  # told of the whole dataset
                 one = make(dataset.divided(train[~is_out], train[is_out]))
                 one.fit(epochs, True, checkpoint=checkpoint and Path(checkpoint) / f"left_out_{nth + 1}")
-            parts.append(_judged(one)[1])
-        held_out = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+            *answers, is_known = _judged(one)[1]
+            parts.append(answers)
+            left_out.append(train[is_out][is_known])
+        held_out = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        groups = np.concatenate([dataset.groups[cells] for cells in left_out])
+        held_out.append(groups)
     n_cells = len(held_out[0])
     if n_cells > _MOST_KEPT:
         kept = np.sort(np.random.default_rng(0).choice(n_cells, _MOST_KEPT, replace=False))
-        held_out = tuple(part[kept] for part in held_out)
+        held_out = [part[kept] for part in held_out]
     return calibration_of(source, geometry, *held_out)
 
 
 def _judged(trainer: Answering) -> tuple[Any, tuple[np.ndarray, ...]]:
-    """Geometry of the training cells; logits, labels and distances of the others whose types are trained on."""
+    """Geometry of the training cells; logits, labels and distances of others whose types are trained on, and which."""
     train_logits, train_labels = trainer.answers("train")
     geometry = geometry_of(train_logits, train_labels)
     logits, labels = trainer.answers("test") if trainer.dataset.has_test else (train_logits[:0], train_labels[:0])
     is_known = np.isin(labels, train_labels)
     logits, labels = logits[is_known], labels[is_known]
-    return geometry, (logits, labels, distances_in_parts(geometry, logits))
+    return geometry, (logits, labels, distances_in_parts(geometry, logits), is_known)
