@@ -216,9 +216,7 @@ def write_adata(adata: AnnData, path: str | Path) -> None:
     # Files with nullable strings are read without a word; to write them again, anndata wants to be asked.
     with new_hdf5(path) as file, ad.settings.override(allow_write_nullable_strings=True):
         ad.io.write_elem(file, "/", adata)  # pyright: ignore[reportArgumentType]
-        if (
-            adata.raw is None
-        ):  # else told of as a null, which anndata then takes for counts when it opens the file backed
+        if adata.raw is None:  # it is written as a null, by which anndata cannot open the file backed
             file.pop("raw", None)
 
 

@@ -267,11 +267,8 @@ class Calibration:
         """
         confidence, is_right = self.confidence()
         order = np.argsort(-confidence, kind="stable")
-        confidence, is_wrong, of_group = (
-            confidence[order],
-            ~is_right[order],
-            np.eye(self.groups.max() + 1)[self.groups[order]],
-        )
+        confidence, is_wrong = confidence[order], ~is_right[order]
+        of_group = np.eye(self.groups.max() + 1)[self.groups[order]]
         n_wrong, n_kept = np.cumsum(is_wrong), np.arange(1, len(order) + 1)
         bound = np.where(n_wrong == n_kept, 1.0, stats.beta.ppf(_CERTAINTY, n_wrong + 1, n_kept - n_wrong))
         bound = np.maximum(bound, _bound_of_one_more(is_wrong[:, None] * of_group, of_group))
@@ -287,12 +284,10 @@ def _bound_of_one_more(wrong: Float[np.ndarray, "cells groups"], kept: Float[np.
     n_kept = np.cumsum(kept, axis=0)
     errors = np.where(n_kept > 0, np.cumsum(wrong, axis=0) / np.maximum(n_kept, 1), np.nan)
     n_groups = (n_kept > 0).sum(axis=1)
-    mean, spread = (
-        np.nanmean(errors, axis=1),
-        np.nanstd(errors, axis=1) * np.sqrt(n_groups / np.maximum(n_groups - 1, 1)),
-    )
-    quantile = stats.t.ppf(_CERTAINTY, np.maximum(n_groups - 1, 1))
-    return np.where(n_groups > 1, mean + quantile * spread * np.sqrt(1 + 1 / n_groups), 1.0)
+    n_free = np.maximum(n_groups - 1, 1)
+    spread = np.nanstd(errors, axis=1) * np.sqrt(n_groups / n_free)
+    margin = stats.t.ppf(_CERTAINTY, n_free) * spread * np.sqrt(1 + 1 / n_groups)
+    return np.where(n_groups > 1, np.nanmean(errors, axis=1) + margin, 1.0)
 
 
 def _behind(probabilities: np.ndarray) -> np.ndarray:
