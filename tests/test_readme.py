@@ -21,9 +21,12 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
         names = {}
         exec(compile(block, "README.md", "exec"), names)
         results.append(names)
-    train_and_annotate, any_size, training, compose, tune = results
+    train_and_annotate, trust, any_size, training, compose, tune = results
     table = train_and_annotate["table"]
     assert (table["ginseng_cell_type"].astype(str) == simulate(n_cells=60).obs["cell_type"].astype(str)).mean() > 0.9
+    assert set(trust["adata"].obs["ginseng_status"]) <= {"assigned", "ambiguous", "novel"}
+    assert set(trust["genes"]["type"]) == {"B cell", "NK cell", "T cell"}
+    assert "<script" not in (tmp_path / "report.html").read_text()
     assert any_size["dataset"].n_cells == 400
     assert len(training["trainer"].logger.epoch) == len(pd.read_csv("atlas.csv"))
     assert type(compose["trained"]).__name__ == "NewHead"
