@@ -151,7 +151,7 @@ def consensus(
     own = probabilities.argmax(axis=1)
     places = np.asarray(clusters.codes, np.int64)
     is_in = has_voice & (places >= 0)
-    of_cluster = _indicator(places, is_in, len(clusters.categories))
+    of_cluster = _indicator(places, is_in, max(1, len(clusters.categories)))
     votes = of_cluster.T @ np.eye(probabilities.shape[1], dtype=np.float32)[own]
     n_votes = np.maximum(votes.sum(axis=1, keepdims=True), 1)
     means = of_cluster.T @ probabilities / n_votes

@@ -99,7 +99,8 @@ class Hierarchy:
         require_number("least", least, "(0, 1)")
         likeliest = of_labels.argmax(axis=1)
         return self._narrowest(
-            lambda covered: covered[likeliest] & (of_labels @ covered.astype(of_labels.dtype) >= least), len(of_labels)
+            lambda covered: np.logical_and(covered[likeliest], of_labels @ covered.astype(of_labels.dtype) >= least),
+            len(of_labels),
         )
 
     def common_parent(self, is_candidate: Bool[np.ndarray, "cells labels"]) -> pd.Categorical:
@@ -190,7 +191,7 @@ def _parents_in_ontology(path: Path, labels: Sequence[str]) -> dict[str, set[str
         for stanza in path.read_text(encoding="utf-8").split("\n[")[1:]:
             kind, *lines = stanza.splitlines()
             entries = [line.partition(": ")[::2] for line in lines]
-            term = dict(reversed(entries))
+            term = {key: value for key, value in reversed(entries)}  # the first of several
             if kind == "Term]" and term.get("is_obsolete") != "true":
                 names[term["id"]] = term.get("name", term["id"])
                 is_a[term["id"]] = {value.split()[0] for key, value in entries if key == "is_a"}
