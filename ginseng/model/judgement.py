@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from scipy import special
 
 from ginseng.model.calibration import Calibration
+from ginseng.model.choice import probabilities_over
 from ginseng.model.forward import Answer
 from ginseng.model.hierarchy import Hierarchy
 from ginseng.utils.values import require_number
@@ -71,7 +71,7 @@ class Judgement:
         logits = np.where(self.is_possible, answer.logits, np.float32(-np.inf))
         calibration = None if self.calibration is None else self.calibration.among(self.is_possible)
         if calibration is None or not len(calibration.labels):
-            probabilities = special.softmax(logits, axis=1)
+            probabilities = probabilities_over(answer.logits, self.is_possible)
             columns = self._ranked(probabilities, logits, answer.is_empty)
             if self.hierarchy is not None:
                 parent = self.hierarchy.backed_off(probabilities)

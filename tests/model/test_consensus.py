@@ -118,28 +118,28 @@ class TestNovelByCluster:
     def test_the_cluster_of_a_new_type_is_named(self):
         rng = np.random.default_rng(0)
         clusters = pd.Categorical(np.repeat(["known", "new", "few"], [500, 40, 2]))
-        is_novel = rng.random(542) < np.repeat([0.05, 0.6, 1.0], [500, 40, 2])
-        table = novel_by_cluster(is_novel, clusters)
-        assert table["is_novel"].to_dict() == {"few": True, "known": False, "new": True}
+        novelty = rng.random(542) ** np.repeat([1.0, 0.2, 0.01], [500, 40, 2])
+        table = novel_by_cluster(novelty, clusters)
+        assert table["is_novel"].to_dict() == {"few": False, "known": False, "new": True}
         assert table["n_cells"].to_dict() == {"few": 2, "known": 500, "new": 40}
-        assert novel_by_cluster(is_novel[-1:], clusters[-1:]).loc["few", "p_value"] == pytest.approx(0.05)
+        assert table.loc["known", "novel_share"] == pytest.approx(0.05, abs=0.03)
 
     def test_known_types_alone_are_seldom_named(self):
         rng = np.random.default_rng(0)
-        clusters = pd.Categorical(np.arange(4000) % 20)
-        n_named = [novel_by_cluster(rng.random(4000) < 0.05, clusters)["is_novel"].any() for _ in range(200)]
-        assert np.mean(n_named) < 0.1
+        clusters = pd.Categorical(np.arange(4000) % 40)
+        n_named = [novel_by_cluster(rng.random(4000), clusters)["is_novel"].any() for _ in range(50)]
+        assert np.mean(n_named) < 0.05
 
     def test_cells_without_counts_or_cluster_are_not_counted(self):
         clusters = pd.Categorical(["0", "0", None, "1"])
-        table = novel_by_cluster(np.ones(4, bool), clusters, is_empty=np.array([False, True, False, True]))
+        table = novel_by_cluster(np.ones(4), clusters, is_empty=np.array([False, True, False, True]))
         assert table["n_cells"].tolist() == [1, 0]
-        assert table["is_novel"].tolist() == [False, False]
-        assert novel_by_cluster(np.ones(1, bool), pd.Categorical([None])).empty
+        assert table["novelty"].tolist() == [1.0, 0.0]
+        assert novel_by_cluster(np.ones(1), pd.Categorical([None])).empty
 
-    def test_alpha_is_a_share(self):
-        with pytest.raises(ValueError, match=r"`alpha` must lie in \(0, 1\), but got 5.0"):
-            novel_by_cluster(np.ones(1, bool), pd.Categorical(["0"]), 5.0)
+    def test_the_error_is_a_share(self):
+        with pytest.raises(ValueError, match=r"`novel_error` must lie in \(0, 1\), but got 5.0"):
+            novel_by_cluster(np.ones(1), pd.Categorical(["0"]), 5.0)
 
 
 def test_columns_of_celltypist():
