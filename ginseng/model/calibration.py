@@ -93,10 +93,13 @@ def distances_in_parts(geometry: Geometry, logits: Float[np.ndarray, "cells outp
     return np.concatenate([np.asarray(geometry.distances(geometry.coordinates(part))) for part in parts])
 
 
-def fitted_temperature(logits: Float[np.ndarray, "cells classes"], labels: Int[np.ndarray, " cells"]) -> float:
+def fitted_temperature(
+    logits: Float[np.ndarray, "cells classes"], labels: Int[np.ndarray, " cells"], groups: Int[np.ndarray, " cells"]
+) -> float:
     """Find the number to divide logits by under which labels that were not trained on are likeliest.
 
-    A weak prior (log-normal around 1) keeps it finite where all cells are right.
+    Of several groups of cells (donors) it is the median of theirs, so that one for which a network fails does not make
+    it doubt all others. A weak prior (log-normal around 1) keeps it finite where all cells are right.
 
     References
     ----------
@@ -107,16 +110,24 @@ def fitted_temperature(logits: Float[np.ndarray, "cells classes"], labels: Int[n
     >>> rng = np.random.default_rng(0)
     >>> logits = rng.normal(size=(5000, 3)) * 2
     >>> labels = np.array([rng.choice(3, p=row) for row in special.softmax(logits, axis=1)])
-    >>> round(fitted_temperature(3 * logits, labels))
+    >>> round(fitted_temperature(3 * logits, labels, np.zeros(5000, int)))
     3
     """
+    is_of_enough = np.bincount(groups)[groups] >= LEAST_CELLS
+    if not is_of_enough.any():
+        groups, is_of_enough = np.zeros_like(groups), np.ones(len(groups), bool)
+    logarithms = [_log_temperature(logits[groups == n], labels[groups == n]) for n in np.unique(groups[is_of_enough])]
+    return float(np.exp(np.median(logarithms)))
+
+
+def _log_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     logits, cells = logits.astype(np.float64), np.arange(len(labels))
 
-    def loss(log_temperature: float) -> float:
-        log_probabilities = special.log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -log_probabilities[cells, labels].sum() + log_temperature**2 / 2
+    def loss(logarithm: float) -> float:
+        log_probabilities = special.log_softmax(logits / np.exp(logarithm), axis=1)
+        return -log_probabilities[cells, labels].sum() + logarithm**2 / 2
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))  # pyright: ignore
+    return minimize_scalar(loss, bounds=(-3, 3), method="bounded").x  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +163,12 @@ class Calibration:
     >>> labels = np.repeat([0, 1], 500)
     >>> logits = (rng.normal(size=(1000, 2)) + 4 * np.eye(2)[labels]).astype("float32")
     >>> geometry = geometry_of(logits, labels)
-    >>> held_out = logits, labels, distances_in_parts(geometry, logits), np.zeros(1000, int)
-    >>> calibration = Calibration("holdout", geometry, *held_out, fitted_temperature(logits, labels))
+    >>> donors = np.arange(1000) % 5
+    >>> held_out = logits, labels, distances_in_parts(geometry, logits), donors
+    >>> calibration = Calibration("groups", geometry, *held_out, fitted_temperature(logits, labels, donors))
     >>> calibration.p_values(np.array([[4, 0], [2, 2]], "float32")) > 0.05
     array([[ True, False],
-           [ True,  True]])
+           [False, False]])
     """
 
     source: str
@@ -234,15 +246,15 @@ class Calibration:
     def p_values(self, logits: Float[np.ndarray, "cells classes"]) -> Float[np.ndarray, "cells classes"]:
         """Conformal p-value of each type for each cell: the share of its held-out cells that fit it no better.
 
-        How well a cell fits a type is how much less likely that is than the likeliest one, whose p-value is 1. The
-        types of which the p-value is above `error` leave out the true one for at most a share of `error` of the cells
-        of each type, as far as new cells are like the held-out ones. Types of few cells are pooled.
+        How well it fits is its probability. The types of which the p-value is above `error` leave out the true one for
+        at most a share of `error` of the cells of each type, as far as new cells are like the held-out ones. Types of
+        few cells are pooled.
 
         References
         ----------
         Vovk, Gammerman & Shafer, Algorithmic learning in a random world, 2005: label-conditional conformal prediction.
         """
-        scores, held_out = _behind(self.probabilities(logits)), _behind(self.probabilities(self.logits))
+        scores, held_out = self.probabilities(logits), self.probabilities(self.logits)
         of_truth = held_out[np.arange(len(held_out)), self.labels]
         n_of_class = np.bincount(self.labels, minlength=scores.shape[1])
         is_of_few = n_of_class[self.labels] < LEAST_CELLS
@@ -290,11 +302,6 @@ def _bound_of_one_more(wrong: Float[np.ndarray, "cells groups"], kept: Float[np.
     return np.where(n_groups > 1, np.nanmean(errors, axis=1) + margin, 1.0)
 
 
-def _behind(probabilities: np.ndarray) -> np.ndarray:
-    """How far each type is behind the likeliest: 0 or less."""
-    return probabilities - probabilities.max(axis=1, keepdims=True, initial=0)
-
-
 def _p_values(known: np.ndarray, new: np.ndarray) -> np.ndarray:
     """For each new value, the share of the known ones, and of itself, that are not above it."""
     return (1 + np.searchsorted(np.sort(known), new, side="right")) / (1 + len(known))
@@ -312,7 +319,7 @@ def calibration_of(
     if len(labels) < LEAST_CELLS:
         return None
     groups = np.zeros(len(labels), int) if groups is None else np.unique(groups, return_inverse=True)[1]
-    return Calibration(source, geometry, logits, labels, distances, groups, fitted_temperature(logits, labels))
+    return Calibration(source, geometry, logits, labels, distances, groups, fitted_temperature(logits, labels, groups))
 
 
 def as_tree(calibration: Calibration) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _parents_in_ontology(path: Path, labels: Sequence[str]) -> dict[str, set[str
         for stanza in path.read_text(encoding="utf-8").split("\n[")[1:]:
             kind, *lines = stanza.splitlines()
             entries = [line.partition(": ")[::2] for line in lines]
-            term = {key: value for key, value in reversed(entries)}  # the first of several
+            term = dict(reversed(entries))  # the first of several
             if kind == "Term]" and term.get("is_obsolete") != "true":
                 names[term["id"]] = term.get("name", term["id"])
                 is_a[term["id"]] = {value.split()[0] for key, value in entries if key == "is_a"}

@@ -81,12 +81,12 @@ class Judgement:
         columns = self._ranked(probabilities, logits, answer.is_empty)
         novelty = calibration.novelty(answer.distances)
         fits = self._fitting(calibration, logits, probabilities)
+        fits[np.arange(len(fits)), logits.argmax(axis=1)] = True
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))
         columns["status"] = _categories(status, answer.is_empty, STATUSES)
         columns["novelty"] = np.where(answer.is_empty, np.nan, novelty).astype(np.float32)
         columns["candidates"] = self._named(fits, (status == 1) & ~answer.is_empty)
         if self.hierarchy is not None:
-            fits[np.arange(len(fits)), logits.argmax(axis=1)] = True
             fits[status == 0] &= np.eye(len(self.labels), dtype=bool)[logits[status == 0].argmax(axis=1)]
             parent = self.hierarchy.common_parent(fits)
             columns["parent"] = _categories(parent.codes, answer.is_empty | (status == 2), parent.categories)
