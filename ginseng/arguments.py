@@ -1,6 +1,5 @@
 """What the commands take: the options that they share, and what these stand for."""
 
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pandas as pd
@@ -8,7 +7,6 @@ import typer
 from anndata import AnnData
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.readers import opened_counts
 from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
 from ginseng.utils.messages import shorten, unknown_name
@@ -133,12 +131,11 @@ def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: 
         raise ValueError(f"{found}, and no whole groups: {way_out}(0.1, stratify_group=True).")
 
 
-def truth_column(counts: str | AnnData, column: str) -> Any:
-    """The column of ``obs`` with the true types, of data in memory or in a file."""
-    with nullcontext(counts) if isinstance(counts, AnnData) else opened_counts(counts) as adata:
-        if column not in adata.obs:
-            raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
-        return adata.obs[column]
+def truth_column(adata: AnnData, column: str) -> Any:
+    """The column of ``obs`` with the true types."""
+    if column not in adata.obs:
+        raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
+    return adata.obs[column]
 
 
 def cells_of(adata: AnnData, query: str | None) -> AnnData:

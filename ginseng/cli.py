@@ -18,6 +18,7 @@ _COMMANDS = {
     "create": "Make a dataset of labelled counts, to train on again and again.",
     "fit": "Train a classifier on labelled counts.",
     "annotate": "Annotate new counts with a trained classifier.",
+    "merge": "Put the shards of an annotation together.",
     "doctor": "Tell whether data can be annotated, or trained on, and what to pass if not.",
     "explain": "Tell what each gene contributes to the type of cells.",
     "report": "Write what an annotation says as a page for the browser.",

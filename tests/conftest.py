@@ -9,12 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from typer.testing import CliRunner
 
 from ginseng import GinsengDataset
+from ginseng.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden"
 REAL_DATA = Path(os.environ.get("GINSENG_DATA", REPOSITORY.parent / "shared" / "data"))
+
+NEW_OR_TUNED = ["--epochs", "6", "--batch-size", "32", "--lr", "0.005"]
+QUICK = [*NEW_OR_TUNED, "--hidden-dim", "8"]
 
 jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -24,6 +29,16 @@ SUBPROCESS_ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PLATFORMS": "cpu",
 }
+
+
+def ginseng(*args, fails=False):
+    """What a command prints; `fails` may be the exit code that is expected."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == (0 if not fails else result.exit_code), result.output
+    assert not fails or result.exit_code == (fails if fails is not True else result.exit_code) != 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +100,17 @@ def adata():
 @pytest.fixture
 def dataset(adata, tmp_path):
     return GinsengDataset.create(tmp_path / "cells.zarr", adata, "cell_type", group_key="donor", silent=True)
+
+
+@pytest.fixture
+def counts(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    simulate().write_h5ad(folder / "cells.h5ad")
+    ginseng("fit", folder / "cells.h5ad", "--label", "cell_type", "-o", folder / "m.h5", *QUICK)
+    return folder / "m.h5"

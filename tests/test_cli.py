@@ -7,38 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from typer.testing import CliRunner
 
 from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs, select_markers
-from ginseng.cli import app
 from ginseng.utils.genes import OTHER_GENES
-from tests.conftest import simulate
-
-NEW_OR_TUNED = ["--epochs", "6", "--batch-size", "32", "--lr", "0.005"]
-QUICK = [*NEW_OR_TUNED, "--hidden-dim", "8"]
-
-
-def ginseng(*args, fails=False):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == (0 if not fails else result.exit_code), result.output
-    assert not fails or result.exit_code != 0, result.output
-    return result.output
-
-
-@pytest.fixture
-def counts(adata, tmp_path):
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    return tmp_path / "cells.h5ad"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    simulate().write_h5ad(folder / "cells.h5ad")
-    ginseng("fit", folder / "cells.h5ad", "--label", "cell_type", "-o", folder / "m.h5", *QUICK)
-    return folder / "m.h5"
+from tests.conftest import NEW_OR_TUNED, QUICK, ginseng, simulate
 
 
 class TestCreate:
@@ -261,49 +233,6 @@ class TestFit:
         assert (tmp_path / "m.h5").read_bytes() == old
 
 
-class TestAnnotate:
-    def test_h5ad(self, model, counts, tmp_path):
-        output = ginseng(
-            "annotate", model, counts, "-o", tmp_path / "a.h5ad", "--probabilities", "--truth", "cell_type"
-        )
-        assert "120 cells annotated: saved" in output
-        assert "macro-F1" in output
-        annotated = ad.read_h5ad(tmp_path / "a.h5ad")
-        assert (annotated.obs["ginseng_cell_type"].astype(str) == annotated.obs["cell_type"].astype(str)).mean() > 0.9
-        assert annotated.obsm["ginseng_probs"].shape == (120, 3)
-        assert annotated.X.sum() == ad.read_h5ad(counts).X.sum()
-
-    @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
-    def test_tables(self, model, counts, tmp_path, suffix):
-        path = tmp_path / f"a.{suffix}"
-        ginseng("annotate", model, counts, "-o", path, "--cells", "donor == 'd1'")
-        read = {"csv": pd.read_csv, "tsv": lambda p, **k: pd.read_csv(p, sep="\t", **k), "parquet": pd.read_parquet}
-        table = read[suffix](path) if suffix == "parquet" else read[suffix](path, index_col=0)
-        assert table.columns[:2].tolist() == ["ginseng_cell_type", "ginseng_confidence"]
-        assert len(table) == (simulate().obs["donor"] == "d1").sum()
-
-    @pytest.mark.parametrize(
-        ("output", "args", "message"),
-        [
-            ("a.txt", [], r"error: .*must end in .h5ad, .csv, .tsv, .parquet"),
-            ("cells.h5ad", [], "is the file of counts itself; name another"),
-            ("a.csv", ["--truth", "type"], "column of true cell types 'type' is not in adata.obs"),
-            ("a.csv", ["--gene-key", "name"], "gene column 'name' is not in adata.var"),
-            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*gene_key=None would match 30"),
-            ("a.csv", ["--layer", "raw"], "layer 'raw' is not in adata.layers"),
-        ],
-    )
-    def test_errors(self, model, counts, tmp_path, output, args, message):
-        before = counts.read_bytes()
-        printed = ginseng("annotate", model, counts, "-o", tmp_path / output, *args, fails=True)
-        assert pd.Series([printed.replace("\n", " ")]).str.contains(message)[0], printed
-        assert counts.read_bytes() == before
-        assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
-
-    def test_swapped_arguments(self, model, counts, tmp_path):
-        assert "were the two swapped" in ginseng("annotate", counts, model, "-o", tmp_path / "a.csv", fails=True)
-
-
 class TestInspect:
     def test_model(self, model):
         output = ginseng("inspect", model)
@@ -358,21 +287,7 @@ class TestInspect:
         assert "error: There is no" in ginseng("inspect", tmp_path / "x", fails=True)
 
 
-def test_names_of_another_species(model, adata, tmp_path):
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    adata.var_names = [f"m{i}" if i < 9 else f"Gene{i}" for i in range(30)]
-    adata.write_h5ad(tmp_path / "mouse.h5ad")
-    table = tmp_path / "orthologs.csv"
-    table.write_text("".join(f"m{i},GENE{i}\n" for i in range(9)))
-    annotate = ["annotate", model, tmp_path / "mouse.h5ad", "-o", tmp_path / "a.csv", "--truth", "cell_type"]
-    assert "No gene in common" in " ".join(ginseng(*annotate, fails=True).split())
-    whole = ginseng("annotate", model, tmp_path / "cells.h5ad", *annotate[3:], "-q")
-    assert ginseng(*annotate, "--gene-map", table, "--ignore-case", "-q") == whole
-    missing = ginseng(*annotate, "--gene-map", tmp_path / "no.csv", fails=True)
-    assert "There is no file" in missing
-
-
-@pytest.mark.parametrize("command", [[], ["create"], ["fit"], ["annotate"], ["inspect"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["create"], ["fit"], ["annotate"], ["merge"], ["inspect"], ["demo"]])
 def test_help(command):
     output = ginseng(*command, "--help")
     assert "Usage:" in output

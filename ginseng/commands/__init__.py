@@ -1,6 +1,7 @@
 """The commands."""
 
 from ginseng.commands.annotating import annotate as annotate
+from ginseng.commands.annotating import merge as merge
 from ginseng.commands.checking import doctor as doctor
 from ginseng.commands.registry import app as app
 from ginseng.commands.reporting import explain as explain

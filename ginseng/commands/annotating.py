@@ -1,44 +1,77 @@
-"""The command that annotates."""
+"""The commands that annotate, at once or in shards."""
 
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import typer
+from anndata import AnnData
 
-from ginseng.arguments import (
-    Cells,
-    Data,
-    Fix,
-    Layer,
-    Precision,
-    Quiet,
-    cells_of,
-    truth_column,
-)
-from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.arguments import Cells, Fix, Layer, Precision, Quiet, cells_of, truth_column
+from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
+from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
 from ginseng.data.models import load_model
-from ginseng.data.readers import read_adata, write_adata
+from ginseng.data.outputs import SUFFIXES, TABLES, read_told, write_annotated
+from ginseng.data.parts import Shard, merge_shards
+from ginseng.data.readers import opened_counts, read_adata
 from ginseng.metrics import score
 from ginseng.model.predict import classify
+from ginseng.model.state import GinsengClassifierState
 from ginseng.train.trainer import GinsengClassifierTrainerSettings
-from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.digest import digest
+from ginseng.utils.genes import least_genes
+from ginseng.utils.names import read_gene_table
+from ginseng.utils.precision import require_precision
 
 _PRECISION = GinsengClassifierTrainerSettings().precision
-_TABLE_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
-    ".csv": lambda table, path: table.to_csv(path, index_label="cell"),
-    ".tsv": lambda table, path: table.to_csv(path, index_label="cell", sep="\t"),
-    ".parquet": lambda table, path: table.to_parquet(path),
-}
+_SHARES = ("novel", "ambiguous", "unassigned")
+
+Strict = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Exit with code 4 where a larger share of the cells than this is {' or '.join(_SHARES)}, e.g. "
+        "novel=0.3,unassigned=0.1; what is written is the same."
+    ),
+]
 
 
 @command
 def annotate(
     model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
-    data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".h5ad, .csv, .tsv or .parquet.", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, http(s) URL; several, or 'in/*.h5ad' in quotes.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; of several inputs, a folder.",
+            show_default=False,
+        ),
+    ],
+    kind: Annotated[
+        str | None, typer.Option("--format", help="Of several outputs: h5ad (default), zarr, csv, tsv or parquet.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Annotate inputs again whose outputs are finished.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Annotate this part of the cells only, for `ginseng merge`: 1/10, or ${SLURM_ARRAY_TASK_ID}/10 in an "
+            "array of jobs 1-10."
+        ),
+    ] = None,
     cells: Cells = None,
     layer: Layer = None,
     gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
@@ -46,7 +79,7 @@ def annotate(
         str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Store the probability of every type in the .h5ad.")
+        bool, typer.Option("--probabilities", help="Store the probability of every type in AnnData, as tables do.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
     min_overlap: Annotated[
@@ -61,49 +94,197 @@ def annotate(
     ] = None,
     ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
     fix: Fix = False,
+    strict: Strict = None,
     precision: Precision = _PRECISION,
     quiet: Quiet = False,
 ) -> None:
     """Annotate new counts with a trained classifier.
 
+    Of several inputs, those whose outputs a run before has finished are left as they are.
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 input refused, 4 a limit of --strict exceeded.
+
     Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
     """
-    suffix = output.suffix
-    if suffix != ".h5ad" and suffix not in _TABLE_WRITERS:
-        raise ValueError(f"{output} must end in .h5ad, {', '.join(_TABLE_WRITERS)}.")
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
-    if Path(data).exists() and output.exists() and output.samefile(data):
-        raise ValueError(f"{output} is the file of counts itself; name another output.")
-    require_writable_path(output)
-    to_table = suffix != ".h5ad"
+    with refusing(WrongUse):
+        limits = _limits(strict)
+        part = None if shard is None else Shard.parse(shard)
+        require_precision(precision)
+        least_genes(1, min_overlap)
+        inputs = inputs_of(data)
+        is_folder = len(inputs) > 1 or (output.suffix not in SUFFIXES and (inputs != data or output.is_dir()))
+        outputs = outputs_of(inputs, output, kind, is_folder)
+        if part and limits:
+            raise WrongUse("--strict is of all cells: give it to `ginseng merge`.")
+    if is_folder:
+        require_there(inputs)
+    how = {
+        "gene_key": gene_key,
+        "layer": layer,
+        "batch_size": batch_size,
+        "min_overlap": min_overlap,
+        "gene_map": None if gene_map is None else read_gene_table(gene_map),
+        "ignore_case": ignore_case,
+        "fix": fix,
+        "precision": precision,
+        "store_probs": probabilities,
+    }
+    told = {**how, "gene_map": gene_map and digest(np.fromfile(gene_map, np.uint8)), "cells": cells}
+    made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
+    run = _Run(load_model(model), how, made_with, cells, truth, part, quiet)
+    n_refused, exceeded = 0, []
     with warnings_unless(quiet):
-        state = load_model(model)
-        in_memory = None if to_table and cells is None else cells_of(read_adata(data, backed=False), cells)
-        counts = data if in_memory is None else in_memory
-        true_types = None if truth is None else truth_column(counts, truth)
-        table = classify(
-            state,
-            counts,
-            gene_key=gene_key,
-            layer=layer,
-            batch_size=batch_size,
-            min_overlap=min_overlap,
-            gene_map=gene_map,
-            ignore_case=ignore_case,
-            fix=fix,
-            precision=precision,
-            store_probs=probabilities,
-            return_table=to_table,
-            silent=quiet,
+        for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
+            record = Record(target, {**made_with, "input": stamp(source), "shard": part})
+            shares = record.found() if is_folder and not overwrite else None
+            if shares is not None:
+                say(quiet, f"{target} is finished already; --overwrite makes it anew")
+            else:
+                try:
+                    shares = run.annotate(source, target, rows)
+                except InputRefused as error:
+                    if not is_folder:
+                        raise
+                    typer.echo(f"error: {error}" if source in str(error) else f"error: {source}: {error}", err=True)
+                    n_refused += 1
+                    continue
+                if is_folder:
+                    record.keep(shares)
+            exceeded += _exceeded(limits, shares, target)
+    if n_refused:
+        raise InputRefused(f"{n_refused} of {len(inputs)} inputs were refused; the others are annotated.")
+    _require_none(exceeded)
+
+
+@command
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(help="All outputs of `ginseng annotate --shard`, in any order.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A file of their kind; of shards of several inputs, a folder.", show_default=False
+        ),
+    ],
+    strict: Strict = None,
+    quiet: Quiet = False,
+) -> None:
+    """Put the shards of an annotation together, to what one run would have written.
+
+    Example: ginseng merge shard_*.parquet -o annotated.parquet
+    """
+    with refusing(WrongUse):
+        limits = _limits(strict)
+    with refusing(InputRefused):
+        written = merge_shards(shards, output)
+    say(quiet, f"{len(shards)} shards merged: saved {output}")
+    _require_none([text for path in written if limits for text in _exceeded(limits, _shares(read_told(path)), path)])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How inputs are annotated: all that they share."""
+
+    state: GinsengClassifierState
+    how: dict[str, Any]
+    made_with: dict[str, Any]
+    cells: str | None
+    truth: str | None
+    part: Shard | None
+    quiet: bool
+
+    def rows(self, inputs: list[str]) -> list[slice | None]:
+        """Which cells of each input are to be annotated; None for all."""
+        if self.part is None:
+            return [None] * len(inputs)
+        sizes = []
+        for source in inputs:
+            with refusing(InputRefused), self._opened(source, annotation=False) as adata:
+                sizes.append(adata.n_obs)
+        return [*self.part.rows(sizes, self.how["batch_size"])]
+
+    def annotate(self, source: str, target: Path, rows: slice | None) -> dict[str, float]:
+        """Annotate one input, and give the shares of its cells that may be limited."""
+        is_table, mark = target.suffix in TABLES, None
+        with ExitStack() as files:
+            with refusing(InputRefused):
+                adata = files.enter_context(self._opened(source, annotation=not is_table))
+                if rows is not None and self.part is not None:
+                    names = ["\0".join(axis).encode() for axis in (adata.obs_names, adata.var_names)]
+                    mark = {
+                        "number": self.part.number,
+                        "of": self.part.n_shards,
+                        "input": digest(*(np.frombuffer(name, np.uint8) for name in names)),
+                    }
+                    # Types and columns of a part without cells are those of any others.
+                    adata = _part(adata, rows if rows.stop else slice(0, self.how["batch_size"]), is_table)
+                true_types = None if self.truth is None else truth_column(adata, self.truth)
+                table = classify(self.state, adata, **self.how, return_table=is_table, silent=self.quiet)
+            annotated: Any = adata if table is None else table
+            if rows is not None and not rows.stop:
+                annotated, true_types = annotated[:0], None
+            is_whole = self.part is None and self.cells is None
+            write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
+            obs = annotated.obs if table is None else annotated
+        if true_types is not None:
+            typer.echo(score(true_types, obs["ginseng_cell_type"]).report())
+        say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
+        return _shares(obs)
+
+    @contextmanager
+    def _opened(self, source: str, annotation: bool) -> Iterator[AnnData]:
+        if self.cells is not None:
+            yield cells_of(read_adata(source, backed=False), self.cells)
+        else:
+            with opened_counts(source, annotation) as adata:
+                yield adata
+
+
+def _part(adata: AnnData, rows: slice, is_table: bool) -> AnnData:
+    if is_table:
+        return adata[rows]
+    if len(adata.obsp):
+        raise ValueError(
+            f"obsp['{next(iter(adata.obsp))}'] is of pairs of cells, which shards part; write tables, or remove it."
         )
-    if in_memory is not None and not to_table:
-        annotated = in_memory.obs
-        write_adata(in_memory, output)
-    else:
-        annotated: Any = table
-        with replacing(output) as fresh:
-            _TABLE_WRITERS[suffix](annotated, fresh)
-    if true_types is not None:
-        typer.echo(score(true_types, annotated["ginseng_cell_type"]).report())
-    say(quiet, f"{len(annotated):,} cells annotated: saved {output}")
+    with ad.settings.override(remove_unused_categories=False):
+        return adata[rows].to_memory()
+
+
+def _limits(strict: str | None) -> dict[str, float]:
+    """What a text like ``"novel=0.3,unassigned=0.1"`` stands for."""
+    limits = {}
+    for limit in filter(None, (strict or "").split(",")):
+        name, _, share = limit.partition("=")
+        try:
+            limits[name] = float(share)
+        except ValueError:
+            limits[name] = np.nan
+        if name not in _SHARES or not 0 <= limits[name] <= 1:
+            raise ValueError(
+                f"--strict takes shares in [0, 1] of {', '.join(_SHARES)}, like novel=0.3, but got '{limit}'."
+            )
+    return limits
+
+
+def _shares(obs: pd.DataFrame) -> dict[str, float]:
+    shares = {"unassigned": obs["ginseng_cell_type"].isna()}
+    if "ginseng_status" in obs:
+        shares |= {name: obs["ginseng_status"] == name for name in ("novel", "ambiguous")}
+    return {name: float(is_so.mean()) if len(obs) else 0.0 for name, is_so in shares.items()}
+
+
+def _exceeded(limits: Mapping[str, float], shares: Mapping[str, float], path: Path) -> list[str]:
+    for name in limits:
+        if name not in shares:
+            raise WrongUse(f"--strict {name}=... has no meaning for a model that does not tell it; fit it anew.")
+    return [
+        f"{shares[name]:.1%} of the cells of {path} are {name}, more than {limit:.1%}"
+        for name, limit in limits.items()
+        if shares[name] > limit
+    ]
+
+
+def _require_none(exceeded: list[str]) -> None:
+    if exceeded:
+        raise LimitExceeded("; ".join(exceeded) + ".")

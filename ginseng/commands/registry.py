@@ -3,13 +3,32 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
 import pooch
 import typer
+
+
+class WrongUse(ValueError):
+    """Arguments that cannot be meant."""
+
+    exit_code = 2
+
+
+class InputRefused(ValueError):
+    """Data that cannot be used."""
+
+    exit_code = 3
+
+
+class LimitExceeded(ValueError):
+    """Results that are written, and not as they were asked to be."""
+
+    exit_code = 4
+
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -27,7 +46,7 @@ def _keep_what_is_compiled() -> None:
 
 
 def command(function: Callable) -> Callable:
-    """Register a command whose expected errors are one line, without a traceback."""
+    """Register a command whose expected errors are one line, without a traceback, and an exit code of their kind."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -36,7 +55,7 @@ def command(function: Callable) -> Callable:
             return function(*args, **kwargs)
         except (ValueError, OSError, MemoryError, ImportError) as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
     return app.command()(run)
 
@@ -50,3 +69,12 @@ def say(quiet: bool, text: str) -> None:
 def warnings_unless(quiet: bool) -> warnings.catch_warnings:
     """Warnings as they come, or none if asked to be quiet."""
     return warnings.catch_warnings(action="ignore") if quiet else warnings.catch_warnings()
+
+
+@contextmanager
+def refusing(kind: type[ValueError]) -> Iterator[None]:
+    """Raise what is refused with a ValueError as an error of a kind that has an exit code of its own."""
+    try:
+        yield
+    except ValueError as error:
+        raise kind(str(error)) from error

@@ -16,7 +16,7 @@ from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.data.typed import folder_of
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, naming
-from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
+from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten
 from ginseng.utils.soundness import require_sound
 
@@ -56,7 +56,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
     with naming(path):
         if path.is_dir():
-            return _sound(ad.read_zarr(_open_zarr(path))) if _is_zarr(path) else read_10x_mtx(path)
+            return _sound(ad.read_zarr(_open_zarr(path))) if is_zarr(path) else read_10x_mtx(path)
         with opened_hdf5(path) as file:
             kind = kind_of(file)
             found = shorten(file)
@@ -74,8 +74,15 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
 
 
 @contextmanager
-def opened_counts(path: str | Path) -> Iterator[AnnData]:
+def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnData]:
     """Open counts like `read_adata`, but leave layers, raw and those of .zarr stores on disk, too; URLs of these open.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `read_adata`.
+    annotation : bool
+        Have what else is annotated, too, and not only obs and var; pairs of cells or genes stay on disk.
 
     Examples
     --------
@@ -83,11 +90,11 @@ def opened_counts(path: str | Path) -> Iterator[AnnData]:
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
-    if is_zarr_url(path) or (not is_url(path) and _is_zarr(Path(path))):
-        yield _left_on_disk(path, _open_zarr(path))
-    elif _is_encoded_h5ad(Path(path)):
+    if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
+        yield _left_on_disk(path, _open_zarr(path), annotation)
+    elif is_encoded_h5ad(path):
         with opened_hdf5(path) as file:
-            yield _left_on_disk(path, file)
+            yield _left_on_disk(path, file, annotation)
     else:
         adata = read_adata(path)
         try:
@@ -128,8 +135,15 @@ def _annotation_in(root: Any) -> AnnData:
     return AnnData(**parts)
 
 
-def _is_encoded_h5ad(path: Path) -> bool:
-    """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not."""
+def is_encoded_h5ad(path: str | Path) -> bool:
+    """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not.
+
+    Examples
+    --------
+    >>> is_encoded_h5ad("no such file")
+    False
+    """
+    path = Path(path)
     if not (path.is_file() and h5py.is_hdf5(path)):
         return False
     with naming(path), opened_hdf5(path) as file:
@@ -152,8 +166,15 @@ def kind_of(file: h5py.File) -> str | None:
     return "10x" if is_10x_h5(file) else None
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+def is_zarr(path: str | Path) -> bool:
+    """Whether a folder is a zarr store.
+
+    Examples
+    --------
+    >>> is_zarr("no such folder")
+    False
+    """
+    return any((Path(path) / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
 def _open_zarr(path: str | Path) -> zarr.Group:
@@ -175,17 +196,28 @@ def _sound(adata: AnnData) -> AnnData:
     return adata
 
 
-def _left_on_disk(path: str | Path, root: Any) -> AnnData:
+def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
     """AnnData over what is stored: its annotation read, its matrices left where they are."""
     with naming(path):
         layers, raw = root.get("layers", {}), root.get("raw")
+        further = {}
+        if annotation:
+            further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
+            pairs = [name for name in ("obsp", "varp") if name in root]
+            further |= {name: {key: _on_disk(root[name][key]) for key in root[name]} for name in pairs}
         return AnnData(
             _on_disk(root.get("X")),
             obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
             var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
             layers={name: _on_disk(layers[name]) for name in layers},
-            raw={"X": _on_disk(raw["X"]), "var": ad.io.read_elem(raw["var"])} if hasattr(raw, "keys") else None,
+            raw=_raw_on_disk(raw, annotation) if hasattr(raw, "keys") else None,
+            **further,
         )
+
+
+def _raw_on_disk(raw: Any, annotation: bool) -> dict[str, Any]:
+    read = ["var", "varm"] if annotation and "varm" in raw else ["var"]
+    return {"X": _on_disk(raw["X"]), **{name: ad.io.read_elem(raw[name]) for name in read}}
 
 
 def _on_disk(matrix: Any) -> Any:
@@ -193,31 +225,6 @@ def _on_disk(matrix: Any) -> Any:
     if hasattr(matrix, "keys"):
         return ad.io.sparse_dataset(matrix)
     return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix
-
-
-def write_adata(adata: AnnData, path: str | Path) -> None:
-    """Write an .h5ad file beside `path` and rename it, so that a failure leaves an existing file as it was.
-
-    Parameters
-    ----------
-    adata : AnnData
-        In memory.
-    path : str or Path
-        Output file.
-
-    Examples
-    --------
-    >>> import tempfile, numpy as np
-    >>> path = Path(tempfile.mkdtemp()) / "cells.h5ad"
-    >>> write_adata(AnnData(np.eye(2)), path)
-    >>> read_adata(path, backed=False).shape
-    (2, 2)
-    """
-    # Files with nullable strings are read without a word; to write them again, anndata wants to be asked.
-    with new_hdf5(path) as file, ad.settings.override(allow_write_nullable_strings=True):
-        ad.io.write_elem(file, "/", adata)  # pyright: ignore[reportArgumentType]
-        if adata.raw is None:  # it is written as a null, by which anndata cannot open the file backed
-            file.pop("raw", None)
 
 
 def _download(url: str) -> Path:

@@ -14,6 +14,7 @@ from scipy import sparse
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
+from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
@@ -162,6 +163,8 @@ class Counts:
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
         self.n_genes = len(self.var)
         self._require_numbers()
+        if hasattr(self._matrix, "dask"):
+            self._matrix = Partitions(self._matrix)
         with naming(self._place, "is damaged"):
             require_sound(self._matrix)
             if isinstance(self._matrix, CSCDataset):
@@ -186,8 +189,6 @@ class Counts:
         """Read the cells from `start` up to `stop`."""
         with naming(self._place, "is damaged"):
             block: Any = self._matrix[start:stop]
-            if hasattr(block, "compute"):
-                block = block.compute()
             if block.dtype == np.float16 or not block.dtype.isnative:  # which SciPy does not have
                 block = block.astype(np.result_type(block.dtype, np.int8, np.float32))
             block = sparse.csr_matrix(block)

@@ -442,7 +442,7 @@ class TestOtherFiles:
 
 
 FULL_DISK = """
-import json, resource, sys
+import json, os, resource, sys
 import anndata, numpy as np
 from ginseng import GinsengDataset
 from ginseng.cli import main
@@ -464,9 +464,11 @@ writers = {
     "dataset": lambda: GinsengDataset.create(path, adata, "cell_type", silent=True),
     "log": lambda: [LogFile(path).append(logger, 1.0) for _ in range(200)],
     "table": main,
+    "copy": main,
 }
 sys.argv = ["ginseng", "annotate", source, source + "ad", "-o", path, "-q"]
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+most = os.path.getsize(source + "ad") + 4096 if kind == "copy" else 4096
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 try:
     writers[kind]()
 except OSError as error:
@@ -476,7 +478,15 @@ except OSError as error:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("model", "m.h5"), ("cells", "cells.h5ad"), ("dataset", "cells.zarr"), ("log", "log.csv"), ("table", "t.csv")],
+    [
+        ("model", "m.h5"),
+        ("cells", "cells.h5ad"),
+        ("dataset", "cells.zarr"),
+        ("log", "log.csv"),
+        ("table", "t.csv"),
+        ("table", "cells.h5ad"),
+        ("copy", "cells.h5ad"),
+    ],
 )
 def test_a_full_disk_is_an_error_by_name_and_leaves_the_old_file(state, tmp_path, adata, kind, name):
     """HDF5 itself ends the interpreter."""

@@ -1,0 +1,148 @@
+"""Runs over several inputs: which these are, what each becomes, and what a run that was killed has finished."""
+
+import glob
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ginseng.data.outputs import SUFFIXES, require_output
+from ginseng.utils.files import is_url, replacing
+from ginseng.utils.messages import shorten
+
+_RECORDS = ".ginseng"
+
+
+def inputs_of(given: Sequence[str]) -> list[str]:
+    """Paths and URLs, of which those with wildcards stand for what they match.
+
+    Raises
+    ------
+    ValueError
+        If there is no match.
+
+    Examples
+    --------
+    >>> inputs_of(["cells.h5ad", "https://host/cells.h5ad?raw=1"])
+    ['cells.h5ad', 'https://host/cells.h5ad?raw=1']
+    """
+    inputs = []
+    for name in given:
+        if is_url(name) or not glob.has_magic(name) or Path(name).exists():
+            inputs.append(name)
+        elif found := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 (pathlib's takes no absolute pattern)
+            inputs += found
+        else:
+            raise ValueError(f"Nothing matches '{name}'.")
+    return inputs
+
+
+def outputs_of(inputs: Sequence[str], output: Path, kind: str | None, is_folder: bool) -> list[Path]:
+    """What each input becomes: `output` itself, or a file in it of the name of the input.
+
+    Raises
+    ------
+    ValueError
+        If two inputs would become the same, one would be replaced, or an output cannot be written.
+
+    Examples
+    --------
+    >>> [path.name for path in outputs_of(["a.h5ad", "b.h5"], Path("out"), "csv", is_folder=True)]
+    ['a.csv', 'b.csv']
+    """
+    if kind is not None and f".{kind}" not in SUFFIXES:
+        raise ValueError(f"--format must be one of {', '.join(suffix[1:] for suffix in SUFFIXES)}, but got '{kind}'.")
+    if is_folder and output.suffix in SUFFIXES:
+        raise ValueError(
+            f"{output} names one file for {len(inputs)} inputs; name a folder, and with --format the kind."
+        )
+    if not is_folder and kind is not None:
+        raise ValueError(f"--format is of several outputs; here the suffix of {output} tells the kind.")
+    paths = [Path(name) for name in inputs]
+    stems = [path.stem if path.suffix in (*SUFFIXES, ".h5") else path.name for path in paths]
+    outputs = [output / f"{stem}.{kind or 'h5ad'}" for stem in stems] if is_folder else [output]
+    first_of: dict[Path, str] = {}
+    for source, target in zip(inputs, outputs, strict=True):
+        if target in first_of:
+            raise ValueError(f"{first_of[target]} and {source} would both become {target}; annotate them apart.")
+        first_of[target] = source
+        for other in inputs:
+            _require_apart(target, other)
+        require_output(target)
+    return outputs
+
+
+def _require_apart(target: Path, source: str) -> None:
+    if is_url(source) or not target.exists() or not Path(source).exists():
+        return
+    if target.samefile(source) or Path(source).resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"{target} is the file of counts itself; name another output.")
+
+
+def stamp(path: str | Path) -> dict[str, Any]:
+    """What tells a file or folder from what it was before: its place, size and time.
+
+    Examples
+    --------
+    >>> stamp("https://host/cells.h5ad")
+    {'path': 'https://host/cells.h5ad'}
+    """
+    if is_url(path):
+        return {"path": str(path)}
+    path = Path(path).resolve()
+    files = [entry.stat() for entry in ([path] if path.is_file() else path.rglob("*"))]
+    return {
+        "path": str(path),
+        "size": sum(file.st_size for file in files),
+        "modified": max((file.st_mtime_ns for file in files), default=0),
+    }
+
+
+class Record:
+    """What is kept of a finished output beside it, in a hidden folder: how it was made, and when.
+
+    Parameters
+    ----------
+    output : Path
+        The output.
+    made_with : dict
+        All that it follows from.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> output = Path(tempfile.mkdtemp()) / "cells.csv"
+    >>> _ = output.write_text("cell,type")
+    >>> Record(output, {"model": "00d5"}).keep({"novel": 0.1})
+    >>> Record(output, {"model": "00d5"}).found(), Record(output, {"model": "ff32"}).found()
+    ({'novel': 0.1}, None)
+    """
+
+    def __init__(self, output: Path, made_with: dict[str, Any]):
+        self._output, self._made_with = output, json.loads(json.dumps(made_with, default=str))
+        self._path = output.parent / _RECORDS / f"{output.name}.json"
+
+    def found(self) -> dict[str, float] | None:
+        """What was kept when the output was finished; None if it has to be made, since it or its making is another."""
+        if not (self._path.exists() and self._output.exists()):
+            return None
+        kept = json.loads(self._path.read_text())
+        is_same = kept["made_with"] == self._made_with and kept["output"] == stamp(self._output)
+        return kept["shares"] if is_same else None
+
+    def keep(self, shares: dict[str, float]) -> None:
+        """Keep that the output is finished."""
+        kept = {"made_with": self._made_with, "output": stamp(self._output), "shares": shares}
+        with replacing(self._path) as fresh:
+            fresh.write_text(json.dumps(kept))
+
+
+def require_there(inputs: Sequence[str]) -> None:
+    """Refuse to begin with several inputs of which some are not there.
+
+    Examples
+    --------
+    >>> require_there(["https://host/cells.h5ad"])
+    """
+    if missing := [name for name in inputs if not is_url(name) and not Path(name).exists()]:
+        raise FileNotFoundError(f"There is no {shorten(missing)}.")

@@ -1,0 +1,298 @@
+"""The one place that writes annotated data: tables, and AnnData beside matrices that are copied as they are stored."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import pandas as pd
+import zarr
+from anndata import AnnData
+
+from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
+from ginseng.utils.files import naming, replacing, require_writable_path
+from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*SEPARATORS, ".parquet")
+SUFFIXES = (".h5ad", ".zarr", *TABLES)
+_ANNOTATION = ("obs", "obsm", "uns")  # what annotating changes
+_MARK, _MARK_LINE = "ginseng_shard", "# ginseng shard "
+_ROOM = 2**20  # bytes that HDF5 may need beyond those of what it copies
+
+
+def require_output(path: Path) -> None:
+    """Refuse an output that could not be written, before the work is done rather than after.
+
+    Raises
+    ------
+    ValueError
+        If its kind is another, what writes it is not installed, or its place cannot be written to.
+
+    Examples
+    --------
+    >>> require_output(Path("cells.txt"))
+    Traceback (most recent call last):
+        ...
+    ValueError: cells.txt must end in .h5ad, .zarr, .csv, .tsv, .parquet.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}.")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
+    if path.suffix == ".zarr" and path.is_dir():
+        if not is_zarr(path):
+            raise ValueError(f"{path} is a folder, but no zarr store; name another output.")
+    else:
+        require_writable_path(path)
+
+
+def write_annotated(
+    annotated: AnnData | pd.DataFrame,
+    path: Path,
+    source: str | Path | None = None,
+    mark: dict[str, Any] | None = None,
+) -> None:
+    r"""Write annotated data beside `path` and rename it, so that a failure leaves what was there as it was.
+
+    Parameters
+    ----------
+    annotated : AnnData or pandas.DataFrame
+        A table for .csv, .tsv and .parquet; else AnnData, in memory or with matrices on disk.
+    path : Path
+        The output; its suffix is one of `SUFFIXES`.
+    source : str or Path, optional
+        File or folder of which `annotated` is, where no more than obs, obsm and uns have changed. Of the same kind as
+        the output it is copied, and its matrices are not read.
+    mark : dict, optional
+        What to tell of a shard, see `read_mark`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "cells.csv"
+    >>> write_annotated(pd.DataFrame({"type": ["B"]}, index=["cell1"]), path)
+    >>> path.read_text()
+    'cell,type\ncell1,B\n'
+    """
+    if isinstance(annotated, pd.DataFrame):
+        _write_table(annotated, path, mark)
+        return
+    with ad.settings.override(allow_write_nullable_strings=True, remove_unused_categories=False):
+        if annotated.isbacked:
+            annotated = annotated.to_memory()
+        if source is not None and path.suffix == ".h5ad" and is_encoded_h5ad(source):
+            _write_beside_copy(annotated, path, source)
+        elif source is not None and path.suffix == ".zarr" and is_zarr(source):
+            _write_into_copied_store(annotated, path, source)
+        elif path.suffix == ".h5ad":
+            write_adata(annotated, path, mark)
+        else:
+            with replacing(path) as fresh, _quiet_about_consolidation():
+                root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
+                ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
+                _set_mark(root, mark)
+                zarr.consolidate_metadata(fresh)
+
+
+def write_adata(adata: AnnData, path: str | Path, mark: dict[str, Any] | None = None) -> None:
+    """Write an .h5ad file beside `path` and rename it, so that a failure leaves an existing file as it was.
+
+    Parameters
+    ----------
+    adata : AnnData
+        In memory.
+    path : str or Path
+        Output file.
+    mark : dict, optional
+        What to tell of a shard, see `read_mark`.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> path = Path(tempfile.mkdtemp()) / "cells.h5ad"
+    >>> write_adata(AnnData(np.eye(2)), path)
+    >>> read_adata(path, backed=False).shape
+    (2, 2)
+    """
+    # Files with nullable strings are read without a word; to write them again, anndata wants to be asked.
+    with new_hdf5(path) as file, ad.settings.override(allow_write_nullable_strings=True):
+        ad.io.write_elem(file, "/", adata)  # pyright: ignore[reportArgumentType]
+        if adata.raw is None:  # it is written as a null, by which anndata cannot open the file backed
+            file.pop("raw", None)
+        _set_mark(file, mark)
+
+
+def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -> None:
+    with replacing(path) as fresh:
+        if path.suffix == ".parquet":
+            table.attrs |= {} if mark is None else {_MARK: mark}
+            table.to_parquet(fresh)
+            return
+        how: dict[str, Any] = {"index_label": "cell", "sep": SEPARATORS[path.suffix]}
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            if mark is not None:
+                n_header = len(table.iloc[:0].to_csv(**how).encode())
+                file.write(f"{_MARK_LINE}{json.dumps({**mark, 'n_header': n_header})}\n")
+            table.to_csv(file, **how)
+
+
+def _write_beside_copy(adata: AnnData, path: Path, source: str | Path) -> None:
+    """Copy an .h5ad file, and put the annotation into the copy.
+
+    On a full disk HDF5 itself ends the interpreter. The annotation is made in memory, and Python makes room for it.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w") as annotation, replacing(path) as fresh:
+        _write_annotation(annotation, adata)
+        annotation.flush()
+        shutil.copyfile(source, fresh)
+        with fresh.open("ab") as file:
+            file.write(image.getbuffer())
+            file.write(bytes(_ROOM))
+        with h5py.File(fresh, "r+") as file:
+            for name in _ANNOTATION:
+                if name in file:
+                    del file[name]
+                annotation.copy(name, file)
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path) -> None:
+    """Copy an AnnData .zarr store without its annotation, and write that anew."""
+    with replacing(path) as fresh, _quiet_about_consolidation():
+        root = Path(source)
+        shutil.copytree(root, fresh, ignore=lambda folder, _: _ANNOTATION if Path(folder) == root else ())
+        _write_annotation(zarr.open_group(fresh, mode="r+", use_consolidated=False), adata)
+        zarr.consolidate_metadata(fresh)
+
+
+def _write_annotation(root: Any, adata: AnnData) -> None:
+    for name in _ANNOTATION:
+        annotation: Any = getattr(adata, name)
+        ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
+
+
+@contextmanager
+def _quiet_about_consolidation() -> Iterator[None]:
+    """Without zarr's warning that others than zarr-python may not know of what it keeps beside the metadata."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        yield
+
+
+def _set_mark(root: Any, mark: dict[str, Any] | None) -> None:
+    if mark is not None:
+        root.attrs[_MARK] = json.dumps(mark)
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """What an output tells of the shard that it is; it stands where readers of the annotation do not see it.
+
+    Raises
+    ------
+    ValueError
+        If it is no shard.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "cells.csv"
+    >>> write_annotated(pd.DataFrame({"type": ["B"]}, index=["cell1"]), path, mark={"number": 2})
+    >>> read_mark(path)
+    {'number': 2, 'n_header': 10}
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}.")
+    mark = None
+    with naming(path):
+        if path.suffix in SEPARATORS:
+            with path.open(encoding="utf-8") as file:
+                line = file.readline()
+            mark = line.removeprefix(_MARK_LINE) if line.startswith(_MARK_LINE) else None
+        elif path.suffix == ".parquet":
+            return _require_mark(pd.read_parquet(path, columns=[]).attrs.get(_MARK), path)
+        elif path.suffix == ".zarr":
+            mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_MARK)
+        elif path.suffix == ".h5ad":
+            with opened_hdf5(path) as file:
+                mark = file.attrs.get(_MARK)
+    return json.loads(_require_mark(mark, path))
+
+
+def read_told(path: Path) -> pd.DataFrame:
+    """What an output tells of each cell.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "cells.csv"
+    >>> write_annotated(pd.DataFrame({"type": ["B"]}, index=["cell1"]), path)
+    >>> list(read_told(path))
+    ['type']
+    """
+    if path.suffix in SEPARATORS:
+        return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0)
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return read_annotation(path).obs  # pyright: ignore[reportReturnType]
+
+
+def _require_mark(mark: Any, path: Path) -> Any:
+    if mark is None:
+        raise ValueError(f"{path} is no shard: it was not written by `ginseng annotate --shard`.")
+    return mark
+
+
+def write_joined(shards: list[Path], path: Path) -> None:
+    r"""Write what the shards hold, one after the other, as it would have been written at once.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in "ab":
+    ...     write_annotated(pd.DataFrame({"type": ["B"]}, index=[name]), folder / f"{name}.csv", mark={})
+    >>> write_joined([folder / "a.csv", folder / "b.csv"], folder / "all.csv")
+    >>> (folder / "all.csv").read_text()
+    'cell,type\na,B\nb,B\n'
+    """
+    if path.suffix in SEPARATORS:
+        _join_texts(shards, path)
+    elif path.suffix == ".parquet":
+        tables = [pd.read_parquet(shard) for shard in shards]
+        filled = [table for table in tables if len(table)] or tables[:1]
+        joined = pd.concat(filled) if len(filled) > 1 else filled[0]
+        joined.attrs = {name: value for name, value in tables[0].attrs.items() if name != _MARK}
+        write_annotated(joined, path)
+    else:
+        parts = [read_adata(shard, backed=False) for shard in shards]
+        filled = [part for part in parts if part.n_obs] or parts[:1]
+        write_annotated(_joined(filled) if len(filled) > 1 else filled[0], path)
+
+
+def _joined(parts: list[AnnData]) -> AnnData:
+    joined = ad.concat(parts, join="outer", merge="first", uns_merge="first")
+    if joined.raw is not None:  # of which anndata leaves out what is said of genes
+        raw: Any = parts[0].raw
+        joined.raw = AnnData(joined.raw.X, var=raw.var, varm=dict(raw.varm))
+    return joined
+
+
+def _join_texts(shards: list[Path], path: Path) -> None:
+    with replacing(path) as fresh, fresh.open("wb") as output:
+        for number, shard in enumerate(shards):
+            with shard.open("rb") as file:
+                mark = file.readline().decode().removeprefix(_MARK_LINE)
+                if number:
+                    file.seek(json.loads(mark)["n_header"], os.SEEK_CUR)
+                shutil.copyfileobj(file, output)

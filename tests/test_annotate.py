@@ -1,0 +1,331 @@
+import signal
+import subprocess
+import sys
+import time
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from ginseng import classify
+from tests.conftest import SUBPROCESS_ENVIRONMENT, ginseng, simulate
+
+
+class TestAnnotate:
+    def test_h5ad(self, model, counts, tmp_path):
+        output = ginseng(
+            "annotate", model, counts, "-o", tmp_path / "a.h5ad", "--probabilities", "--truth", "cell_type"
+        )
+        assert "120 cells annotated: saved" in output
+        assert "macro-F1" in output
+        annotated = ad.read_h5ad(tmp_path / "a.h5ad")
+        assert (annotated.obs["ginseng_cell_type"].astype(str) == annotated.obs["cell_type"].astype(str)).mean() > 0.9
+        assert annotated.obsm["ginseng_probs"].shape == (120, 3)
+        assert annotated.X.sum() == ad.read_h5ad(counts).X.sum()
+
+    @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+    def test_tables(self, model, counts, tmp_path, suffix):
+        path = tmp_path / f"a.{suffix}"
+        ginseng("annotate", model, counts, "-o", path, "--cells", "donor == 'd1'")
+        read = {"csv": pd.read_csv, "tsv": lambda p, **k: pd.read_csv(p, sep="\t", **k), "parquet": pd.read_parquet}
+        table = read[suffix](path) if suffix == "parquet" else read[suffix](path, index_col=0)
+        assert table.columns[:2].tolist() == ["ginseng_cell_type", "ginseng_confidence"]
+        assert len(table) == (simulate().obs["donor"] == "d1").sum()
+
+    @pytest.mark.parametrize(
+        ("output", "args", "message"),
+        [
+            ("a.txt", [], r"error: .*must end in .h5ad, .zarr, .csv, .tsv, .parquet"),
+            ("cells.h5ad", [], "is the file of counts itself; name another"),
+            ("a.csv", ["--truth", "type"], "column of true cell types 'type' is not in adata.obs"),
+            ("a.csv", ["--gene-key", "name"], "gene column 'name' is not in adata.var"),
+            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*gene_key=None would match 30"),
+            ("a.csv", ["--layer", "raw"], "layer 'raw' is not in adata.layers"),
+        ],
+    )
+    def test_errors(self, model, counts, tmp_path, output, args, message):
+        before = counts.read_bytes()
+        printed = ginseng("annotate", model, counts, "-o", tmp_path / output, *args, fails=True)
+        assert pd.Series([printed.replace("\n", " ")]).str.contains(message)[0], printed
+        assert counts.read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+    def test_swapped_arguments(self, model, counts, tmp_path):
+        assert "were the two swapped" in ginseng("annotate", counts, model, "-o", tmp_path / "a.csv", fails=True)
+
+
+def test_names_of_another_species(model, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata.var_names = [f"m{i}" if i < 9 else f"Gene{i}" for i in range(30)]
+    adata.write_h5ad(tmp_path / "mouse.h5ad")
+    table = tmp_path / "orthologs.csv"
+    table.write_text("".join(f"m{i},GENE{i}\n" for i in range(9)))
+    annotate = ["annotate", model, tmp_path / "mouse.h5ad", "-o", tmp_path / "a.csv", "--truth", "cell_type"]
+    assert "No gene in common" in " ".join(ginseng(*annotate, fails=True).split())
+    whole = ginseng("annotate", model, tmp_path / "cells.h5ad", *annotate[3:], "-q")
+    assert ginseng(*annotate, "--gene-map", table, "--ignore-case", "-q") == whole
+    missing = ginseng(*annotate, "--gene-map", tmp_path / "no.csv", fails=True)
+    assert "There is no file" in missing
+
+
+N_CELLS, BATCH = 120, 16  # 8 batches
+
+
+def annotated_as(contents):
+    """What counts as the same of two outputs: bytes of a file, contents of AnnData."""
+    if contents.suffix in (".h5ad", ".zarr"):
+        read = ad.read_h5ad if contents.suffix == ".h5ad" else ad.read_zarr
+        return read(contents)
+    return contents.read_bytes()
+
+
+def assert_same(one, other):
+    one, other = annotated_as(one), annotated_as(other)
+    if isinstance(one, bytes):
+        assert one == other
+        return
+    for name in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
+    assert str(dict(one.uns)) == str(dict(other.uns))
+    for name in ("obsm", "varm", "layers"):
+        assert list(getattr(one, name)) == list(getattr(other, name))
+        for key in getattr(one, name):
+            assert_same_matrix(getattr(one, name)[key], getattr(other, name)[key])
+    assert_same_matrix(one.X, other.X)
+    assert (one.raw is None) == (other.raw is None)
+    if one.raw is not None:
+        assert_same_matrix(one.raw.X, other.raw.X)
+        pd.testing.assert_frame_equal(one.raw.var, other.raw.var)
+
+
+def assert_same_matrix(one, other):
+    assert type(one) is type(other)
+    assert one.dtype == other.dtype
+    np.testing.assert_array_equal(*(m.toarray() if sparse.issparse(m) else m for m in (one, other)))
+
+
+@pytest.fixture
+def rich(adata, tmp_path):
+    """Counts with all that AnnData may have, but pairs of cells."""
+    adata.raw = adata.copy()
+    adata.layers["dense"] = adata.X.toarray()
+    adata.obsm["X_pca"] = np.arange(2.0 * N_CELLS).reshape(N_CELLS, 2)
+    adata.varm["loadings"] = np.ones((adata.n_vars, 2))
+    adata.uns["colors"] = ["#000000", "#ffffff", "#00ff00"]
+    adata.obs["rare"] = pd.Categorical(["a"] * (N_CELLS - 1) + ["b"])
+    adata.obs["flag"] = pd.array([True, None] * (N_CELLS // 2), dtype="boolean")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata.write_zarr(tmp_path / "cells.zarr")
+    return tmp_path / "cells.h5ad"
+
+
+class TestFiles:
+    @pytest.mark.parametrize("storage", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+    @pytest.mark.parametrize("kinds", ["h5ad h5ad", "zarr zarr", "h5ad zarr", "zarr h5ad"])
+    def test_all_that_was_there_is_there(self, model, rich, tmp_path, kinds, storage):
+        source, target = (tmp_path / f"{name}.{kind}" for name, kind in zip(("in", "out"), kinds.split(), strict=True))
+        adata = ad.read_h5ad(rich)
+        adata.X = storage(adata.X.toarray())
+        adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))
+        adata.write_h5ad(source) if source.suffix == ".h5ad" else adata.write_zarr(source)
+        for _ in range(2):  # over an output that is there
+            ginseng("annotate", model, source, "-o", target, "-q", "--probabilities")
+        classify(str(model), adata, store_probs=True, silent=True)
+        adata.write_h5ad(tmp_path / "expected.h5ad")
+        expected, found = (annotated_as(path) for path in (tmp_path / "expected.h5ad", target))
+        assert_same_matrix(expected.obsp["near"], found.obsp["near"])
+        expected.write_zarr(tmp_path / "expected.zarr")
+        assert_same(tmp_path / f"expected{target.suffix}", target)
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_file_that_was_annotated_is_annotated_anew(self, model, rich, tmp_path):
+        ginseng("annotate", model, rich, "-o", tmp_path / "once.h5ad", "-q")
+        ginseng("annotate", model, tmp_path / "once.h5ad", "-o", tmp_path / "twice.h5ad", "-q")
+        assert_same(tmp_path / "once.h5ad", tmp_path / "twice.h5ad")
+
+    def test_a_folder_that_is_no_store_is_not_replaced(self, model, rich, tmp_path):
+        (tmp_path / "mine.zarr").mkdir()
+        (tmp_path / "mine.zarr" / "thesis.txt").write_text("all")
+        refused = ginseng("annotate", model, rich, "-o", tmp_path / "mine.zarr", fails=2)
+        assert "is a folder, but no zarr store" in refused
+        assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
+
+
+class TestSeveral:
+    @pytest.fixture
+    def inputs(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for seed, name in enumerate("abc"):
+            simulate(60, seed=seed).write_h5ad(tmp_path / "in" / f"{name}.h5ad")
+        return tmp_path / "in"
+
+    def test_a_pattern_becomes_a_folder(self, model, inputs, tmp_path):
+        ginseng("annotate", model, inputs / "[ab].h5ad", inputs / "c.h5ad", "-o", tmp_path / "out", "-q")
+        assert sorted(path.name for path in (tmp_path / "out").glob("*")) == [".ginseng", "a.h5ad", "b.h5ad", "c.h5ad"]
+        assert "ginseng_cell_type" in ad.read_h5ad(tmp_path / "out" / "c.h5ad").obs
+        ginseng("annotate", model, inputs / "a*", "-o", tmp_path / "tables", "--format", "csv", "-q")
+        alone = tmp_path / "alone.csv"
+        ginseng("annotate", model, inputs / "a.h5ad", "-o", alone, "-q")
+        assert (tmp_path / "tables" / "a.csv").read_bytes() == alone.read_bytes()
+
+    @pytest.mark.parametrize(
+        ("data", "output", "options", "message"),
+        [
+            (["in/x*.h5ad"], "out", [], "Nothing matches '.*x"),
+            (["in/a.h5ad", "in/b.h5ad"], "out.csv", [], "names one file for 2 inputs; name a folder"),
+            (["in/a.h5ad", "in/a.h5ad"], "out", [], "would both become .*a.h5ad; annotate them apart"),
+            (["in/*.h5ad"], "in", [], "a.h5ad is the file of counts itself"),
+            (["in/*.h5ad"], "out", ["--format", "xlsx"], "--format must be one of h5ad"),
+            (["in/a.h5ad"], "out.csv", ["--format", "csv"], "--format is of several outputs"),
+            (["in/a.h5ad"], "out.csv", ["--shard", "0/3"], "given as 1/10"),
+            (["in/a.h5ad"], "out.csv", ["--strict", "rare=0.3"], "--strict takes shares"),
+            (["in/a.h5ad"], "out.csv", ["--precision", "half"], "precision"),
+            (["in/a.h5ad"], "out.csv", ["--min-overlap", "2"], "0, 1"),
+        ],
+    )
+    def test_wrong_use(self, model, inputs, tmp_path, data, output, options, message):
+        printed = ginseng("annotate", model, *(tmp_path / d for d in data), "-o", tmp_path / output, *options, fails=2)
+        assert pd.Series([printed.replace("\n", " ")]).str.contains(message)[0], printed
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.h5ad", "b.h5ad", "c.h5ad", "in"]
+
+    def test_one_that_is_refused_does_not_stop_the_others(self, model, inputs, tmp_path):
+        broken = ad.read_h5ad(inputs / "b.h5ad")
+        broken.var_names = [f"other{i}" for i in range(broken.n_vars)]
+        broken.write_h5ad(inputs / "b.h5ad")
+        printed = ginseng("annotate", model, inputs / "*", "-o", tmp_path / "out", fails=3)
+        assert f"error: {inputs / 'b.h5ad'}: No gene in common" in printed
+        assert "1 of 3 inputs were refused" in printed
+        assert [path.name for path in sorted((tmp_path / "out").glob("[!.]*"))] == ["a.h5ad", "c.h5ad"]
+
+    def test_what_is_finished_is_not_made_again(self, model, inputs, tmp_path):
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
+        out = tmp_path / "out"
+        made = lambda *options: ginseng(*annotate, *options).count("cells annotated")  # noqa: E731
+        assert [made(), made(), made("--overwrite"), made("--batch-size", 16), made("--batch-size", 16)] == [
+            3,
+            0,
+            3,
+            3,
+            0,
+        ]
+        (out / "a.h5ad").unlink()
+        simulate(70).write_h5ad(inputs / "b.h5ad")
+        assert made("--batch-size", 16) == 2
+        assert ad.read_h5ad(out / "b.h5ad").n_obs == 70
+        (out / "c.h5ad").write_text("not what was written")
+        assert made("--batch-size", 16) == 1
+        assert ad.read_h5ad(out / "c.h5ad").n_obs == 60
+
+    def test_a_run_that_is_killed_goes_on_where_it_was(self, model, tmp_path):
+        for number in range(40):
+            simulate(400, seed=number).write_h5ad(tmp_path / f"{number}.h5ad")
+        annotate = ["annotate", model, tmp_path / "*.h5ad", "-o", tmp_path / "out"]
+        command = [sys.executable, "-m", "ginseng", *map(str, annotate), "-q"]
+        run = subprocess.Popen(command, env=SUBPROCESS_ENVIRONMENT)
+        records = tmp_path / "out" / ".ginseng"
+        while len(list(records.glob("*.json"))) < 2:
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        n_finished = len(list(records.glob("[!.]*.json")))
+        assert 2 <= n_finished < 40
+        printed = ginseng(*annotate)
+        assert printed.count("is finished already") == n_finished
+        assert printed.count("cells annotated") == 40 - n_finished
+        assert all(ad.read_h5ad(path).n_obs == 400 for path in (tmp_path / "out").glob("[!.]*.h5ad"))
+        assert len(list((tmp_path / "out").glob("[!.]*.h5ad"))) == 40
+
+
+class TestShards:
+    @staticmethod
+    def sharded(model, data, n_shards, folder, suffix, *options):
+        shards = [folder / f"{number}{suffix}" for number in range(1, n_shards + 1)]
+        for number, shard in enumerate(shards, start=1):
+            part = ["--shard", f"{number}/{n_shards}"]
+            ginseng("annotate", model, *data, "-o", shard, *part, "--batch-size", BATCH, "-q", *options)
+        return shards
+
+    @pytest.mark.parametrize("n_shards", [1, 3, 7, 11])
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".h5ad", ".zarr"])
+    def test_merged_they_are_what_one_run_writes(self, model, rich, tmp_path, suffix, n_shards):
+        whole, merged = tmp_path / f"whole{suffix}", tmp_path / f"merged{suffix}"
+        options = ["--probabilities"] if suffix in (".h5ad", ".zarr") else []
+        ginseng("annotate", model, rich, "-o", whole, "--batch-size", BATCH, "-q", *options)
+        shards = self.sharded(model, [rich], n_shards, tmp_path, suffix, *options)
+        ginseng("merge", *reversed(shards), "-o", merged)
+        assert_same(whole, merged)
+
+    def test_of_several_inputs(self, model, rich, tmp_path):
+        simulate(50, seed=4).write_h5ad(tmp_path / "more.h5ad")
+        data = [rich, tmp_path / "more.h5ad"]
+        ginseng("annotate", model, *data, "-o", tmp_path / "whole", "--format", "csv", "--batch-size", BATCH, "-q")
+        shards = self.sharded(model, data, 3, tmp_path, "", "--format", "csv")
+        ginseng("merge", *shards, "-o", tmp_path / "merged")
+        for name in ("cells.csv", "more.csv"):
+            assert_same(tmp_path / "whole" / name, tmp_path / "merged" / name)
+        (shards[0] / "more.csv").unlink()
+        refused = ginseng("merge", *shards, "-o", tmp_path / "merged", fails=3)
+        assert "no shards of the same inputs" in refused
+
+    def test_chosen_cells(self, model, rich, tmp_path):
+        some = ["--cells", "donor != 'd1'"]
+        ginseng("annotate", model, rich, "-o", tmp_path / "whole.csv", "--batch-size", BATCH, "-q", *some)
+        ginseng("merge", *self.sharded(model, [rich], 2, tmp_path, ".csv", *some), "-o", tmp_path / "merged.csv")
+        assert_same(tmp_path / "whole.csv", tmp_path / "merged.csv")
+
+    def test_what_does_not_belong_together(self, model, rich, tmp_path):
+        first, second, third = self.sharded(model, [rich], 3, tmp_path, ".csv")
+        merge = ["merge", "-o", tmp_path / "merged.csv"]
+        assert "Of 3 shards of merged.csv, these are missing: 2" in ginseng(*merge, first, third, fails=3)
+        assert f"{first} and {first} are both shard 1 of 3" in ginseng(*merge, first, first, second, third, fails=3)
+        assert "There is no" in ginseng(*merge, first, tmp_path / "no.csv", fails=1)
+        whole, other = tmp_path / "whole.csv", tmp_path / "other.csv"
+        ginseng("annotate", model, rich, "-o", whole, "-q")
+        assert f"{whole} is no shard" in ginseng(*merge, first, second, whole, fails=3)
+        part = ["-o", other, "--shard", "3/3", "-q"]
+        ginseng("annotate", model, rich, *part, "--batch-size", 8)
+        assert f"{other} does not belong to {first}: its options is another" in ginseng(
+            *merge, first, second, other, fails=3
+        )
+        simulate(50, seed=4).write_h5ad(tmp_path / "more.h5ad")
+        ginseng("annotate", model, tmp_path / "more.h5ad", *part, "--batch-size", BATCH)
+        assert f"{other} does not belong to {first}: its input is another" in ginseng(
+            *merge, first, second, other, fails=3
+        )
+        assert not (tmp_path / "merged.csv").exists()
+        refused = ginseng("merge", "-o", first, first, second, third, fails=3)
+        assert "is one of the shards itself" in refused
+
+    def test_pairs_of_cells_are_not_parted(self, model, adata, tmp_path):
+        adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        shard = ["annotate", model, tmp_path / "x.h5ad", "--shard", "1/2"]
+        assert "obsp['near'] is of pairs of cells" in ginseng(*shard, "-o", tmp_path / "a.h5ad", fails=3)
+        ginseng(*shard, "-o", tmp_path / "a.csv")
+
+
+class TestExitCodes:
+    def test_of_each_kind(self, model, counts, tmp_path):
+        annotate = ["annotate", model, counts, "-o", tmp_path / "a.csv", "-q"]
+        ginseng(*annotate)
+        ginseng("annotate", tmp_path / "no.h5", counts, "-o", tmp_path / "a.csv", fails=1)
+        ginseng("annotate", model, counts, fails=2)
+        ginseng(*annotate, "--layer", "no", fails=3)
+
+    def test_limits(self, model, adata, tmp_path):
+        adata.X[:30] = 0
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        annotate = ["annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "a.csv", "-q", "--strict"]
+        ginseng(*annotate, "unassigned=0.25")
+        exceeded = ginseng(*annotate, "unassigned=0.2", fails=4)
+        assert "25.0% of the cells of" in exceeded
+        assert len(pd.read_csv(tmp_path / "a.csv")) == N_CELLS
+        shards = TestShards.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, ".csv")
+        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.25")
+        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.2", fails=4)
+        several = ["annotate", model, tmp_path / "x.h5*", "-o", tmp_path / "out", "--strict", "unassigned=0.2"]
+        for _ in range(2):  # the second time of what the first has finished
+            ginseng(*several, fails=4)
