@@ -60,7 +60,8 @@ def leiden(
         return pd.Categorical(["0"] * n_cells)
     if resolution is None:
         resolution = next((value for below, value in _RESOLUTION_BELOW.items() if n_cells < below), 30.0)
-    cells = AnnData(obsm={"X": np.asarray(embedding, np.float32)})
+    cells = AnnData(obs=pd.DataFrame(index=[str(cell) for cell in range(n_cells)]))
+    cells.obsm["X"] = np.asarray(embedding, np.float32)
     n_neighbors = min(_MOST_NEIGHBOURS, n_cells - 1)
     sc.pp.neighbors(cells, n_neighbors, use_rep="X", random_state=seed)
     sc.tl.leiden(cells, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)

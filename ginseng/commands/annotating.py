@@ -12,6 +12,7 @@ import pandas as pd
 import typer
 from anndata import AnnData
 
+import ginseng
 from ginseng.arguments import Cells, Fix, Layer, Precision, Quiet, cells_of, truth_column
 from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
 from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
@@ -20,6 +21,9 @@ from ginseng.data.outputs import SUFFIXES, TABLES, read_told, write_annotated
 from ginseng.data.parts import Shard, merge_shards
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.metrics import score
+from ginseng.model.annotator import Annotator
+from ginseng.model.consensus import require_compat, require_way
+from ginseng.model.judgement import AMBIGUOUS, NOVEL, Judgement, require_key
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
 from ginseng.train.trainer import GinsengClassifierTrainerSettings
@@ -29,7 +33,7 @@ from ginseng.utils.names import read_gene_table
 from ginseng.utils.precision import require_precision
 
 _PRECISION = GinsengClassifierTrainerSettings().precision
-_SHARES = ("novel", "ambiguous", "unassigned")
+_SHARES = (NOVEL, AMBIGUOUS, "unassigned")
 
 Strict = Annotated[
     str | None,
@@ -94,6 +98,30 @@ def annotate(
     ] = None,
     ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
     fix: Fix = False,
+    only: Annotated[list[str] | None, typer.Option(help="A type that can be there; repeat for more.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A type that cannot; repeat for more.")] = None,
+    hierarchy: Annotated[
+        Path | None, typer.Option(help="Wider types for unsure cells: .csv or .tsv of child and parent, or .obo.")
+    ] = None,
+    target_error: Annotated[
+        float | None, typer.Option(help="Share of the assigned cells that may be wrong; default 0.05.")
+    ] = None,
+    class_error: Annotated[
+        float | None, typer.Option(help="In its place: share of each type whose candidates may leave out the truth.")
+    ] = None,
+    novel_error: Annotated[float, typer.Option(help="Share of known cells that may be called novel.")] = 0.05,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Use what the model knows of its answers.")
+    ] = True,
+    over: Annotated[
+        str | None, typer.Option(help="Clusters to agree over: a column of obs, or auto to make small ones.")
+    ] = None,
+    consensus: Annotated[str, typer.Option(help="soft (keeps rare types), or majority.")] = "soft",
+    key_added: Annotated[str, typer.Option(help="Beginning of the names of the new columns.")] = "ginseng",
+    compat: Annotated[str | None, typer.Option(help="celltypist: add columns as it calls them.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page (.html) on the annotation; needs the extra plot.")
+    ] = None,
     strict: Strict = None,
     precision: Precision = _PRECISION,
     quiet: Quiet = False,
@@ -115,6 +143,10 @@ def annotate(
         outputs = outputs_of(inputs, output, kind, is_folder)
         if part and limits:
             raise WrongUse("--strict is of all cells: give it to `ginseng merge`.")
+        if part and (over or report):
+            raise WrongUse(f"--{'over' if over else 'report'} is of all cells, which no shard has.")
+        if report is not None and is_folder:
+            raise WrongUse("--report is of one input; `ginseng report` makes one of each output.")
     if is_folder:
         require_there(inputs)
     how = {
@@ -125,12 +157,35 @@ def annotate(
         "gene_map": None if gene_map is None else read_gene_table(gene_map),
         "ignore_case": ignore_case,
         "fix": fix,
+        "only": only or None,
+        "exclude": exclude or None,
+        "hierarchy": hierarchy,
+        "target_error": target_error,
+        "class_error": class_error,
+        "novel_error": novel_error,
+        "calibrate": calibrate,
+        "over": over,
+        "consensus": consensus,
+        "key_added": key_added,
+        "compat": compat,
         "precision": precision,
         "store_probs": probabilities,
     }
-    told = {**how, "gene_map": gene_map and digest(np.fromfile(gene_map, np.uint8)), "cells": cells}
+    files = {"gene_map": gene_map, "hierarchy": hierarchy}
+    told = {
+        **how,
+        "cells": cells,
+        **{name: file and digest(np.fromfile(file, np.uint8)) for name, file in files.items()},
+    }
     made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
-    run = _Run(load_model(model), how, made_with, cells, truth, part, quiet)
+    state = load_model(model)
+    with refusing(WrongUse):
+        promises = target_error, class_error, novel_error
+        Judgement.of(Annotator.of(state), how["only"], how["exclude"], hierarchy, *promises, calibrate=calibrate)
+        require_way(consensus)
+        require_compat(compat)
+        require_key(key_added)
+    run = _Run(state, how, made_with, cells, truth, part, report, quiet)
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
@@ -178,7 +233,14 @@ def merge(
     with refusing(InputRefused):
         written = merge_shards(shards, output)
     say(quiet, f"{len(shards)} shards merged: saved {output}")
-    _require_none([text for path in written if limits for text in _exceeded(limits, _shares(read_told(path)), path)])
+    _require_none(
+        [
+            text
+            for path, key in written.items()
+            if limits
+            for text in _exceeded(limits, _shares(read_told(path), key), path)
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -191,6 +253,7 @@ class _Run:
     cells: str | None
     truth: str | None
     part: Shard | None
+    report: Path | None
     quiet: bool
 
     def rows(self, inputs: list[str]) -> list[slice | None]:
@@ -227,9 +290,11 @@ class _Run:
             write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
             obs = annotated.obs if table is None else annotated
         if true_types is not None:
-            typer.echo(score(true_types, obs["ginseng_cell_type"]).report())
+            typer.echo(score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
+        if self.report is not None:
+            ginseng.report(annotated, self.report, truth=self.truth, key=self.how["key_added"])
         say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
-        return _shares(obs)
+        return _shares(obs, self.how["key_added"])
 
     @contextmanager
     def _opened(self, source: str, annotation: bool) -> Iterator[AnnData]:
@@ -267,10 +332,10 @@ def _limits(strict: str | None) -> dict[str, float]:
     return limits
 
 
-def _shares(obs: pd.DataFrame) -> dict[str, float]:
-    shares = {"unassigned": obs["ginseng_cell_type"].isna()}
-    if "ginseng_status" in obs:
-        shares |= {name: obs["ginseng_status"] == name for name in ("novel", "ambiguous")}
+def _shares(obs: pd.DataFrame, key: str) -> dict[str, float]:
+    shares = {"unassigned": obs[f"{key}_cell_type"].isna()}
+    if f"{key}_status" in obs:
+        shares |= {name: obs[f"{key}_status"] == name for name in (NOVEL, AMBIGUOUS)}
     return {name: float(is_so.mean()) if len(obs) else 0.0 for name, is_so in shares.items()}
 
 

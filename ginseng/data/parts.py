@@ -64,7 +64,7 @@ class Shard(NamedTuple):
         return [rows if rows.start < rows.stop else slice(0, 0) for rows in found]
 
 
-def merge_shards(shards: Sequence[Path], output: Path) -> list[Path]:
+def merge_shards(shards: Sequence[Path], output: Path) -> dict[Path, str]:
     """Put shards together in their order, as one run would have written it.
 
     Parameters
@@ -76,8 +76,8 @@ def merge_shards(shards: Sequence[Path], output: Path) -> list[Path]:
 
     Returns
     -------
-    list of Path
-        What was written.
+    dict
+        What was written, and the key of the names of its columns.
 
     Raises
     ------
@@ -90,8 +90,7 @@ def merge_shards(shards: Sequence[Path], output: Path) -> list[Path]:
     """
     is_folder = {shard: shard.is_dir() and shard.suffix not in SUFFIXES for shard in shards}
     if not any(is_folder.values()):
-        _merge(shards, output)
-        return [output]
+        return {output: _merge(shards, output)}
     names = {shard: sorted(_outputs_in(shard)) if is_folder[shard] else [] for shard in shards}
     expected = names[shards[0]]
     for shard, found in names.items():
@@ -100,16 +99,14 @@ def merge_shards(shards: Sequence[Path], output: Path) -> list[Path]:
                 f"{shard} and {shards[0]} are no shards of the same inputs: one holds {shorten(found) or 'none'}, the "
                 f"other {shorten(expected) or 'none'}."
             )
-    for name in expected:
-        _merge([shard / name for shard in shards], output / name)
-    return [output / name for name in expected]
+    return {output / name: _merge([shard / name for shard in shards], output / name) for name in expected}
 
 
 def _outputs_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
 
 
-def _merge(paths: Sequence[Path], output: Path) -> None:
+def _merge(paths: Sequence[Path], output: Path) -> str:
     require_output(output)
     first_path, first = paths[0], read_mark(paths[0])
     marks: dict[int, tuple[Path, dict[str, Any]]] = {}
@@ -128,3 +125,4 @@ def _merge(paths: Sequence[Path], output: Path) -> None:
     if missing := [str(number) for number in range(1, first["of"] + 1) if number not in marks]:
         raise ValueError(f"Of {first['of']} shards of {output.name}, these are missing: {shorten(missing)}.")
     write_joined([marks[number][0] for number in sorted(marks)], output)
+    return first["options"]["key_added"]

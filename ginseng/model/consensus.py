@@ -98,7 +98,7 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
             )
     values = pd.Series(np.asarray(values) if not isinstance(values, pd.Series) else values).reset_index(drop=True)
     if pd.api.types.is_float_dtype(values.dtype):
-        known = values.dropna()
+        known: Any = values.dropna()
         if (known != known.round()).any():
             raise ValueError(
                 f"{name} holds measurements, such as {known[known != known.round()].iloc[0]}, no clusters."

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from ginseng.model.annotator import Annotator
 from ginseng.model.calibration import Calibration
-from ginseng.model.choice import probabilities_over
+from ginseng.model.choice import chosen_labels, probabilities_over
 from ginseng.model.forward import Answer
-from ginseng.model.hierarchy import Hierarchy
+from ginseng.model.hierarchy import Hierarchy, read_hierarchy
 from ginseng.utils.values import require_number
 
 ASSIGNED, AMBIGUOUS, NOVEL = STATUSES = ("assigned", "ambiguous", "novel")
@@ -65,6 +66,25 @@ class Judgement:
                 f"`{given[0]}` needs a model that is calibrated, as training with cells held out does; this one is "
                 "of ginseng 0.2.1, or of few cells."
             )
+
+    @classmethod
+    def of(
+        cls,
+        annotator: Annotator,
+        only: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        hierarchy: Any = None,
+        target_error: float | None = None,
+        class_error: float | None = None,
+        novel_error: float = 0.05,
+        *,
+        calibrate: bool = True,
+    ) -> "Judgement":
+        """How the answers of an annotator are judged; arguments as of `ginseng.classify`."""
+        above = None if hierarchy is None else read_hierarchy(hierarchy, annotator.labels)
+        is_possible = chosen_labels(annotator.labels, only, exclude, above)
+        calibration = annotator.calibration if calibrate else None
+        return cls(annotator.labels, is_possible, calibration, target_error, class_error, novel_error, above)
 
     def __call__(self, answer: Answer) -> tuple[dict[str, Any], np.ndarray]:
         """Columns by their names, and the probability of each type for each cell."""

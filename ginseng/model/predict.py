@@ -19,11 +19,9 @@ from ginseng.data.models import annotator_of
 from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
-from ginseng.model.choice import chosen_labels
 from ginseng.model.consensus import clusters_in, is_to_be_made, require_compat, require_way
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
-from ginseng.model.hierarchy import read_hierarchy
 from ginseng.model.judgement import Judgement, require_key
 from ginseng.model.results import Results
 from ginseng.model.state import GinsengClassifierState
@@ -304,11 +302,9 @@ def classify(
             raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
         require_key(key_added)
         require_flag("calibrate", calibrate)
-        calibration = annotator.calibration if calibrate else None
-        above = None if hierarchy is None else read_hierarchy(hierarchy, annotator.labels)
-        is_possible = chosen_labels(annotator.labels, only, exclude, above)
         promises = target_error, class_error, novel_error
-        judgement = Judgement(annotator.labels, is_possible, calibration, *promises, above)
+        judgement = Judgement.of(annotator, only, exclude, hierarchy, *promises, calibrate=calibrate)
+        calibration = judgement.calibration
         require_way(consensus)
         require_compat(compat)
         if isinstance(adata, AnnData):
