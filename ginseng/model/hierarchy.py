@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ class Hierarchy:
         require_number("least", least, "(0, 1)")
         likeliest = of_labels.argmax(axis=1)
         return self._narrowest(
-            lambda covered: np.logical_and(covered[likeliest], of_labels @ covered.astype(of_labels.dtype) >= least),
+            lambda covered: covered[likeliest] & (of_labels @ covered.astype(of_labels.dtype) >= least),
             len(of_labels),
         )
 
@@ -125,7 +126,7 @@ class Hierarchy:
         is_any = is_candidate.any(axis=1)
         return self._narrowest(lambda covered: is_any & ~is_candidate[:, ~covered].any(axis=1), len(is_candidate))
 
-    def _narrowest(self, fits: Callable[[np.ndarray], np.ndarray], n_cells: int) -> pd.Categorical:
+    def _narrowest(self, fits: Callable[[np.ndarray], Any], n_cells: int) -> pd.Categorical:
         """Of the types that fit a cell, by the labels that they cover."""
         found = np.full(n_cells, -1)
         for node in reversed(range(len(self.nodes))):
@@ -190,7 +191,9 @@ def _parents_in_ontology(path: Path, labels: Sequence[str]) -> dict[str, set[str
     with naming(path, "is no ontology in OBO format"):
         for stanza in path.read_text(encoding="utf-8").split("\n[")[1:]:
             kind, *lines = stanza.splitlines()
-            entries = [line.partition(": ")[::2] for line in lines]
+            entries: list[tuple[str, str]] = [
+                (key, value) for key, _, value in (line.partition(": ") for line in lines)
+            ]
             term = dict(reversed(entries))  # the first of several
             if kind == "Term]" and term.get("is_obsolete") != "true":
                 names[term["id"]] = term.get("name", term["id"])
