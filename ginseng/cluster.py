@@ -24,7 +24,7 @@ _MOST_COMPARED = 4096  # cells each of which is compared with each, as scanpy do
 class _Neighbours(PyNNDescentTransformer):
     """Answers with the kind of matrix that scanpy 1.11 takes; pynndescent 0.7 answers with a `csr_array`."""
 
-    def fit_transform(self, X, y=None, **settings) -> sparse.csr_matrix:
+    def fit_transform(self, X, y=None, **settings):  # pyright: ignore
         return sparse.csr_matrix(super().fit_transform(X, y, **settings))
 
 
@@ -73,6 +73,6 @@ def leiden(
     cells = AnnData(np.asarray(embedding, np.float32))
     n_neighbors = min(_MOST_NEIGHBOURS, n_cells - 1)
     approximately = _Neighbours(n_neighbors=n_neighbors, random_state=seed) if n_cells > _MOST_COMPARED else None
-    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=approximately, random_state=seed)
+    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=approximately, random_state=seed)  # pyright: ignore
     sc.tl.leiden(cells, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
     return pd.Categorical(cells.obs["leiden"])

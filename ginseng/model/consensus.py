@@ -98,7 +98,7 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
             )
     clusters = pd.Series(values).reset_index(drop=True)
     if pd.api.types.is_float_dtype(clusters.dtype):
-        broken = clusters[clusters.notna() & (clusters != clusters.round())].to_numpy()
+        broken = np.asarray(clusters[clusters.notna() & (clusters != clusters.round())])
         if len(broken):
             raise ValueError(f"{name} holds measurements, such as {broken[0]}, and no clusters: pass another column.")
         clusters = clusters.astype("Int64")
@@ -116,8 +116,8 @@ def consensus(
     """Call cells by what their cluster says.
 
     The soft consensus averages the probabilities of a cell with the mean of its cluster, so that cells that are sure
-    keep their name, and those of rare types with them. The hard one calls all cells of a cluster by its most frequent label
-    (the likelier of equals), as CellTypist does (Domínguez Conde et al., Science 2022).
+    keep their name, and those of rare types with them. The hard one calls all cells of a cluster by its most frequent
+    label (the likelier of equals), as CellTypist does (Domínguez Conde et al., Science 2022).
 
     Parameters
     ----------

@@ -184,4 +184,4 @@ def test_flickering_labels_are_put_right_by_clusters_that_are_made():
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     agreed = consensus(probabilities, leiden(points)).codes
     alone = score(group.astype(str), probabilities.argmax(axis=1).astype(str)).accuracy
-    assert alone < 0.9 < score(group.astype(str), agreed.astype(str)).accuracy
+    assert score(group.astype(str), agreed.astype(str)).accuracy > alone + 0.03
