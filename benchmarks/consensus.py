@@ -26,7 +26,7 @@ from ginseng.cluster import leiden
 from ginseng.metrics import score
 from ginseng.model.consensus import consensus
 
-WEIGHTS = (0.25, 0.5, 0.6, 0.75, 1.0)
+WEIGHTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 POWERS = (0.5, 1.0)  # of the mean of the cluster, in a product of experts
 
 

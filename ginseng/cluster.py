@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float
+from scipy import sparse
 
 try:
     import igraph  # noqa: F401  # scanpy imports it only when it clusters
     import scanpy as sc
+    from pynndescent import PyNNDescentTransformer
 except ModuleNotFoundError as error:
     raise ImportError(f"Clusters need {error.name}: pip install 'ginseng-eqx[cluster]'.") from error
 
@@ -16,6 +18,14 @@ from ginseng.utils.values import require_integer, require_number
 _RESOLUTION_BELOW = {5_000: 5.0, 20_000: 10.0, 40_000: 15.0, 100_000: 20.0, 200_000: 25.0}  # as CellTypist's
 _MOST_NEIGHBOURS = 15
 _FEWEST = 4  # cells that have neighbours worth the name
+_MOST_COMPARED = 4096  # cells each of which is compared with each, as scanpy does
+
+
+class _Neighbours(PyNNDescentTransformer):
+    """Answers with the kind of matrix that scanpy 1.11 takes; pynndescent 0.7 answers with a `csr_array`."""
+
+    def fit_transform(self, X, y=None, **settings):  # pyright: ignore
+        return sparse.csr_matrix(super().fit_transform(X, y, **settings))
 
 
 def leiden(
@@ -60,9 +70,9 @@ def leiden(
         return pd.Categorical(["0"] * n_cells)
     if resolution is None:
         resolution = next((value for below, value in _RESOLUTION_BELOW.items() if n_cells < below), 30.0)
-    cells = AnnData(obs=pd.DataFrame(index=[str(cell) for cell in range(n_cells)]))
-    cells.obsm["X"] = np.asarray(embedding, np.float32)
+    cells = AnnData(np.asarray(embedding, np.float32))
     n_neighbors = min(_MOST_NEIGHBOURS, n_cells - 1)
-    sc.pp.neighbors(cells, n_neighbors, use_rep="X", random_state=seed)
+    approximately = _Neighbours(n_neighbors=n_neighbors, random_state=seed) if n_cells > _MOST_COMPARED else None
+    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=approximately, random_state=seed)  # pyright: ignore
     sc.tl.leiden(cells, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
     return pd.Categorical(cells.obs["leiden"])

@@ -96,15 +96,13 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
                 "`over` is a Series whose index is not adata.obs_names: pass over=series.reindex(adata.obs_names), or "
                 "over=series.to_numpy() if it is in the order of the cells."
             )
-    values = pd.Series(np.asarray(values) if not isinstance(values, pd.Series) else values).reset_index(drop=True)
-    if pd.api.types.is_float_dtype(values.dtype):
-        known: Any = values.dropna()
-        if (known != known.round()).any():
-            raise ValueError(
-                f"{name} holds measurements, such as {known[known != known.round()].iloc[0]}, no clusters."
-            )
-        values = values.astype("Int64")
-    return pd.Categorical(values)
+    clusters = pd.Series(values).reset_index(drop=True)
+    if pd.api.types.is_float_dtype(clusters.dtype):
+        broken = np.asarray(clusters[clusters.notna() & (clusters != clusters.round())])
+        if len(broken):
+            raise ValueError(f"{name} holds measurements, such as {broken[0]}, and no clusters: pass another column.")
+        clusters = clusters.astype("Int64")
+    return pd.Categorical(clusters)
 
 
 def consensus(
@@ -113,13 +111,13 @@ def consensus(
     way: str = "soft",
     *,
     is_empty: Bool[np.ndarray, " cells"] | None = None,
-    weight: float = 0.5,
+    weight: float = 0.25,
 ) -> Consensus:
     """Call cells by what their cluster says.
 
-    The soft consensus averages the probabilities of a cell with the mean of its cluster, so that a rare type within a
-    cluster keeps its name where it is sure of it. The hard one calls all cells of a cluster by its most frequent label
-    (the likelier of equals), as CellTypist does (Domínguez Conde et al., Science 2022).
+    The soft consensus averages the probabilities of a cell with the mean of its cluster, so that cells that are sure
+    keep their name, and those of rare types with them. The hard one calls all cells of a cluster by its most frequent
+    label (the likelier of equals), as CellTypist does (Domínguez Conde et al., Science 2022).
 
     Parameters
     ----------
@@ -141,7 +139,7 @@ def consensus(
 
     Examples
     --------
-    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.45, 0.55], [0.3, 0.7]])
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.48, 0.52], [0.3, 0.7]])
     >>> codes, share = consensus(probabilities, pd.Categorical(["a"] * 4))
     >>> codes.tolist(), share.tolist()
     ([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5])

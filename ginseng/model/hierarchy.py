@@ -100,7 +100,7 @@ class Hierarchy:
         require_number("least", least, "(0, 1)")
         likeliest = of_labels.argmax(axis=1)
         return self._narrowest(
-            lambda covered: np.logical_and(covered[likeliest], of_labels @ covered.astype(of_labels.dtype) >= least),
+            lambda covered: covered[likeliest] & (of_labels @ covered.astype(of_labels.dtype) >= least),
             len(of_labels),
         )
 
@@ -191,7 +191,9 @@ def _parents_in_ontology(path: Path, labels: Sequence[str]) -> dict[str, set[str
     with naming(path, "is no ontology in OBO format"):
         for stanza in path.read_text(encoding="utf-8").split("\n[")[1:]:
             kind, *lines = stanza.splitlines()
-            entries = [(key, value) for key, _, value in (line.partition(": ") for line in lines)]
+            entries: list[tuple[str, str]] = [
+                (key, value) for key, _, value in (line.partition(": ") for line in lines)
+            ]
             term = dict(reversed(entries))  # the first of several
             if kind == "Term]" and term.get("is_obsolete") != "true":
                 names[term["id"]] = term.get("name", term["id"])
