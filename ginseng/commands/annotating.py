@@ -1,8 +1,9 @@
 """The commands that annotate, at once or in shards."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import typer
 from anndata import AnnData
 
+import ginseng
 from ginseng.arguments import Cells, Fix, Layer, Precision, Quiet, cells_of, truth_column
 from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
 from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
@@ -24,6 +26,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
 from ginseng.train.trainer import GinsengClassifierTrainerSettings
 from ginseng.utils.digest import digest
+from ginseng.utils.files import require_writable_path
 from ginseng.utils.genes import least_genes
 from ginseng.utils.names import read_gene_table
 from ginseng.utils.precision import require_precision
@@ -95,6 +98,9 @@ def annotate(
     ignore_case: Annotated[bool, typer.Option("--ignore-case", help="Match Cd3d to CD3D.")] = False,
     fix: Fix = False,
     strict: Strict = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what `ginseng report` tells here, .html; of one input.")
+    ] = None,
     precision: Precision = _PRECISION,
     quiet: Quiet = False,
 ) -> None:
@@ -115,6 +121,11 @@ def annotate(
         outputs = outputs_of(inputs, output, kind, is_folder)
         if part and limits:
             raise WrongUse("--strict is of all cells: give it to `ginseng merge`.")
+        if report is not None:
+            if part or is_folder:
+                raise WrongUse("--report is of all cells of one input: for others, see `ginseng report`.")
+            require_writable_path(report)
+    write_page = None if report is None else partial(ginseng.report, path=report)  # before the work: it needs an extra
     if is_folder:
         require_there(inputs)
     how = {
@@ -130,7 +141,7 @@ def annotate(
     }
     told = {**how, "gene_map": gene_map and digest(np.fromfile(gene_map, np.uint8)), "cells": cells}
     made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
-    run = _Run(load_model(model), how, made_with, cells, truth, part, quiet)
+    run = _Run(load_model(model), how, made_with, cells, truth, part, write_page, quiet)
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
@@ -191,6 +202,7 @@ class _Run:
     cells: str | None
     truth: str | None
     part: Shard | None
+    write_page: Callable[..., None] | None
     quiet: bool
 
     def rows(self, inputs: list[str]) -> list[slice | None]:
@@ -225,6 +237,9 @@ class _Run:
                 annotated, true_types = annotated[:0], None
             is_whole = self.part is None and self.cells is None
             write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
+            if self.write_page is not None:
+                truth = self.truth if table is None else None
+                self.write_page(annotated, model=self.state, truth=truth, title=Path(source).name)
             obs = annotated.obs if table is None else annotated
         if true_types is not None:
             typer.echo(score(true_types, obs["ginseng_cell_type"]).report())
