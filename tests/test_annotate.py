@@ -152,6 +152,14 @@ class TestFiles:
         assert "is a folder, but no zarr store" in refused
         assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
 
+    @pytest.mark.parametrize("suffix", [".h5ad", ".csv"])
+    def test_a_report(self, model, rich, tmp_path, suffix):
+        page, output = tmp_path / "page.html", tmp_path / f"a{suffix}"
+        ginseng("annotate", model, rich, "-o", output, "-q", "--report", page, "--truth", "cell_type")
+        assert "NK cell" in page.read_text()
+        refused = ginseng("annotate", model, rich, "-o", output, "--report", page, "--shard", "1/2", fails=2)
+        assert "--report is of all cells of one input" in refused
+
 
 class TestSeveral:
     @pytest.fixture

@@ -1,8 +1,9 @@
 """The commands that annotate, at once or in shards."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
 from ginseng.train.trainer import GinsengClassifierTrainerSettings
 from ginseng.utils.digest import digest
+from ginseng.utils.files import require_writable_path
 from ginseng.utils.genes import least_genes
 from ginseng.utils.names import read_gene_table
 from ginseng.utils.precision import require_precision
@@ -119,10 +121,10 @@ def annotate(
     consensus: Annotated[str, typer.Option(help="soft (keeps rare types), or majority.")] = "soft",
     key_added: Annotated[str, typer.Option(help="Beginning of the names of the new columns.")] = "ginseng",
     compat: Annotated[str | None, typer.Option(help="celltypist: add columns as it calls them.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a page (.html) on the annotation; needs the extra plot.")
-    ] = None,
     strict: Strict = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what `ginseng report` tells here, .html; of one input.")
+    ] = None,
     precision: Precision = _PRECISION,
     quiet: Quiet = False,
 ) -> None:
@@ -143,10 +145,13 @@ def annotate(
         outputs = outputs_of(inputs, output, kind, is_folder)
         if part and limits:
             raise WrongUse("--strict is of all cells: give it to `ginseng merge`.")
-        if part and (over or report):
-            raise WrongUse(f"--{'over' if over else 'report'} is of all cells, which no shard has.")
-        if report is not None and is_folder:
-            raise WrongUse("--report is of one input; `ginseng report` makes one of each output.")
+        if part and over:
+            raise WrongUse("--over is of all cells, which no shard has.")
+        if report is not None:
+            if part or is_folder:
+                raise WrongUse("--report is of all cells of one input: for others, see `ginseng report`.")
+            require_writable_path(report)
+    write_page = None if report is None else partial(ginseng.report, path=report)  # before the work: it needs an extra
     if is_folder:
         require_there(inputs)
     how = {
@@ -171,12 +176,9 @@ def annotate(
         "precision": precision,
         "store_probs": probabilities,
     }
-    files = {"gene_map": gene_map, "hierarchy": hierarchy}
-    told = {
-        **how,
-        "cells": cells,
-        **{name: file and digest(np.fromfile(file, np.uint8)) for name, file in files.items()},
-    }
+    told = {**how, "cells": cells}
+    for name, file in (("gene_map", gene_map), ("hierarchy", hierarchy)):
+        told[name] = None if file is None else digest(np.fromfile(file, np.uint8))
     made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
     state = load_model(model)
     with refusing(WrongUse):
@@ -185,7 +187,7 @@ def annotate(
         require_way(consensus)
         require_compat(compat)
         require_key(key_added)
-    run = _Run(state, how, made_with, cells, truth, part, report, quiet)
+    run = _Run(state, how, made_with, cells, truth, part, write_page, quiet)
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
@@ -233,14 +235,10 @@ def merge(
     with refusing(InputRefused):
         written = merge_shards(shards, output)
     say(quiet, f"{len(shards)} shards merged: saved {output}")
-    _require_none(
-        [
-            text
-            for path, key in written.items()
-            if limits
-            for text in _exceeded(limits, _shares(read_told(path), key), path)
-        ]
-    )
+    exceeded = []
+    for path, key in written.items() if limits else ():
+        exceeded += _exceeded(limits, _shares(read_told(path), key), path)
+    _require_none(exceeded)
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class _Run:
     cells: str | None
     truth: str | None
     part: Shard | None
-    report: Path | None
+    write_page: Callable[..., None] | None
     quiet: bool
 
     def rows(self, inputs: list[str]) -> list[slice | None]:
@@ -288,11 +286,14 @@ class _Run:
                 annotated, true_types = annotated[:0], None
             is_whole = self.part is None and self.cells is None
             write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
+            if self.write_page is not None:
+                truth = self.truth if table is None else None
+                self.write_page(
+                    annotated, model=self.state, truth=truth, key=self.how["key_added"], title=Path(source).name
+                )
             obs = annotated.obs if table is None else annotated
         if true_types is not None:
             typer.echo(score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
-        if self.report is not None:
-            ginseng.report(annotated, self.report, truth=self.truth, key=self.how["key_added"])
         say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
         return _shares(obs, self.how["key_added"])
 
