@@ -359,8 +359,11 @@ def classify(
         results.warn()
         if over is not None:
             obs: Any = data.obs
-            places = answer.logits if embedding is None else embedding
-            clusters = ginseng.cluster.leiden(places) if is_to_be_made(over) else clusters_in(obs, over)
+            if is_to_be_made(over):
+                places = answer.logits if embedding is None else embedding
+                over = np.full(len(places), None, dtype=object)
+                over[~is_empty] = ginseng.cluster.leiden(places[~is_empty])
+            clusters = clusters_in(obs, over)
             results = results.agreed(clusters, consensus, novel_error)
 
     if return_table:
