@@ -38,10 +38,11 @@ save_model(state_from_classifier_trainer(trainer), model)
 """
 
 ANNOTATE = """
-import sys
+import inspect, sys
 from ginseng import classify
 model, data, table = sys.argv[1:]
-classify(model, data, backed=False, return_table=True, silent=True).to_csv(table)
+own = {"calibrate": False} if "calibrate" in inspect.signature(classify).parameters else {}
+classify(model, data, backed=False, return_table=True, silent=True, **own).to_csv(table)
 """
 
 

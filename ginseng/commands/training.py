@@ -36,6 +36,7 @@ from ginseng.data.models import is_model, load_model, save_model
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
+from ginseng.model.calibration import SOURCES
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
@@ -232,6 +233,13 @@ def fit(
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
+    if (calibration := trained.calibration) is not None:
+        error = calibration.table()["ece"]
+        say(
+            quiet,
+            f"calibrated by {len(calibration.labels):,} cells of {SOURCES[calibration.source]}: expected calibration "
+            f"error {error['before']:.3f} before, {error['after']:.3f} after",
+        )
     say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
 
 
