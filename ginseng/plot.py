@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
 
 from ginseng.metrics import Scores, ece
 from ginseng.metrics import reliability as reliability_of
+from ginseng.model.calibration import Calibration
 from ginseng.train.logger import GinsengLogger
 from ginseng.utils.messages import unknown_name
 
@@ -100,16 +101,19 @@ def training_curve(logger: GinsengLogger) -> Figure:
 
 
 def reliability(
-    confidence: Sequence[float] | Mapping[str, Sequence[float]] | Any, is_right: Sequence[bool] | Any, n_bins: int = 15
+    confidence: Calibration | Sequence[float] | Mapping[str, Sequence[float]] | Any,
+    is_right: Sequence[bool] | Any = None,
+    n_bins: int = 15,
 ) -> Figure:
     """Draw the accuracy of cells against their confidence, in bins of equally many cells.
 
     Parameters
     ----------
-    confidence : sequence of float, or mapping of str to sequence of float
-        Probability that each cell's type is right; of a mapping, such as before and after calibration, each is drawn.
-    is_right : sequence of bool
-        Whether the type is right.
+    confidence : Calibration, sequence of float, or mapping of str to sequence of float
+        Probability that each cell's type is right; of a mapping, each is drawn. The ``calibration`` of a trainer is
+        drawn before and after, by its held-out cells.
+    is_right : sequence of bool, optional
+        Whether the type is right; a calibration knows.
     n_bins : int
         See `ginseng.metrics.reliability`.
 
@@ -122,6 +126,9 @@ def reliability(
     --------
     >>> figure = reliability([0.6, 0.6, 0.9, 0.9], [True, False, True, True])
     """
+    if isinstance(confidence, Calibration):
+        before, is_right = confidence.confidence(before=True)
+        confidence = {"before": before, "after": confidence.confidence()[0]}
     curves = confidence if isinstance(confidence, Mapping) else {"": confidence}
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     axes = figure.add_subplot()

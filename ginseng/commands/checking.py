@@ -6,14 +6,12 @@ from typing import Annotated
 import typer
 
 from ginseng.arguments import Fix, Layer
-from ginseng.commands.registry import command
+from ginseng.commands.registry import InputRefused, WrongUse, command
 from ginseng.data.models import is_model, load_model
 from ginseng.data.preflight import checked_counts, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.utils.names import read_gene_table
-
-_REFUSED = 3
 
 
 @command
@@ -36,7 +34,7 @@ def doctor(
     """
     *models, data = files
     if len(models) > 1:
-        raise ValueError(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
+        raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
     if models and not is_model(models[0]):
         raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
     look = {"fix": fix, "looks_at_all": True, "file": data}
@@ -56,4 +54,4 @@ def doctor(
             )[2]
     typer.echo(found.report())
     if found.problems:
-        raise typer.Exit(_REFUSED)
+        raise typer.Exit(InputRefused.exit_code)

@@ -29,7 +29,7 @@ from ginseng.arguments import (
     require_group,
     require_split,
 )
-from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.commands.registry import InputRefused, command, refusing, say, warnings_unless
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
@@ -90,7 +90,8 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
+        with refusing(InputRefused):
+            dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
     say(quiet, f"{dataset}: saved {output}")
 
 
@@ -178,6 +179,7 @@ def fit(
     is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if memory is not None:
         bytes_of(memory)
+    told = card_texts(card)
     of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
     of_a_model |= {"--members": members, "--select": select, "--[no-]other-genes": other_genes}
     of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
@@ -227,9 +229,10 @@ def fit(
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
             how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
-            made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
+            with refusing(InputRefused):
+                made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
-        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=card_texts(card))
+        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)

@@ -320,7 +320,7 @@ class TestDoctor:
         for command in (fit, annotate):
             args = [str(tmp_path / arg) if "." in arg else arg for arg in command]
             refused = CliRunner().invoke(app, args)
-            assert refused.exit_code == 1
+            assert refused.exit_code == 3
             assert "(--fix)" in refused.output
             assert not (tmp_path / command[command.index("-o") + 1]).exists()
             done = CliRunner().invoke(app, [*args, "--fix"])

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ginseng import GinsengClassifierTrainer, GinsengDataset, classify, load_model, save_model
+from ginseng import GinsengClassifierTrainer, GinsengDataset, classify, load_model, plot, save_model
 from ginseng import state_from_classifier_trainer as state_of
 from ginseng.describe import describe_model
 from ginseng.model.calibration import Geometry
@@ -53,6 +53,13 @@ def test_scores_history_and_card_tell_of_it(trainer, tmp_path):
     told = describe_model(state)
     for text in ("held-out F1", "of groups (donors, batches) left out in turn", "data: simulated", "licence: CC0"):
         assert text in told
+
+
+def test_it_is_drawn_before_and_after(trainer):
+    (axes,) = plot.reliability(trainer.calibration).axes
+    table = trainer.holdout_scores.calibration
+    assert f"before ECE {table.loc['before', 'ece']:.3f}" in axes.get_title()
+    assert f"after ECE {table.loc['after', 'ece']:.3f}" in axes.get_title()
 
 
 def test_weights_that_were_changed_are_not_calibrated(trainer, tmp_path):
