@@ -29,7 +29,7 @@ from ginseng.arguments import (
     require_group,
     require_split,
 )
-from ginseng.commands.registry import InputRefused, command, refusing, say, warnings_unless
+from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.data import store
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
@@ -90,8 +90,7 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        with refusing(InputRefused):
-            dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
+        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
     say(quiet, f"{dataset}: saved {output}")
 
 
@@ -229,8 +228,7 @@ def fit(
             chosen = chosen_genes(genes, gene_column) if state is None else None
             path = dataset or Path(folder) / "train.zarr"
             how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
-            with refusing(InputRefused):
-                made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
+            made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
