@@ -184,6 +184,9 @@ def annotate(
     with refusing(WrongUse):
         promises = target_error, class_error, novel_error
         Judgement.of(Annotator.of(state), how["only"], how["exclude"], hierarchy, *promises, calibrate=calibrate)
+        if state.calibration is None or not calibrate:
+            for name in {NOVEL, AMBIGUOUS} & set(limits):
+                raise WrongUse(f"--strict {name}=... needs a calibrated model, which tells it: fit it anew.")
         require_way(consensus)
         require_compat(compat)
         require_key(key_added)

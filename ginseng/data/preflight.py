@@ -21,6 +21,7 @@ from ginseng.utils.names import GeneNames
 
 _AS_THEY_ARE = (forms.RAW, forms.EMPTY)
 _TO_BE_WARNED_OF = (forms.CORRECTED, forms.NORMALISED, forms.FRACTIONS, forms.BINARY)
+_MUCH_MISSING = 0.5  # of the weight
 _PARTS_OF_COUNTS = ("spliced", "unspliced", "ambiguous")
 
 
@@ -297,12 +298,16 @@ def preflight(
     )
     names = GeneNames(annotator.genes, annotator.second_names, gene_map, ignore_case)
     matched = matched_genes(counts.var, names, gene_key, min_overlap, fix=fix)
+    missing = matched.missing_weight(lambda: gene_weights(annotator))
+    if missing > _MUCH_MISSING and not matched.problems:
+        text = f"The genes that the data lack carry {missing:.0%} of the model's weight: expect wrong and unsure types."
+        matched = replace(matched, warnings=(*matched.warnings, text))
     both = {name: getattr(found, name) + getattr(matched, name) for name in ("fixed", "warnings", "problems")}
     genes = {
         "by": matched.by,
         "found": matched.genes.n_found,
         "of": matched.genes.n_inputs,
         "needed": matched.least,
-        "missing_weight": matched.missing_weight(lambda: gene_weights(annotator)),
+        "missing_weight": missing,
     }
     return counts, matched.genes, replace(found, genes=genes, **both)

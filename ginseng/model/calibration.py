@@ -38,6 +38,10 @@ class Geometry(NamedTuple):
     means: Float[np.ndarray | Array, "classes outputs"]
     whitening: Float[np.ndarray | Array, "outputs outputs"]
 
+    def among(self, is_possible: Bool[np.ndarray, " classes"]) -> "Geometry":
+        """The same with the means of some types only."""
+        return self._replace(means=np.where(is_possible[:, None], self.means, np.nan))
+
     def coordinates(self, logits: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, "cells outputs"]:
         """Where cells lie, in units of the spread within types."""
         return jnp.asarray(logits) @ self.whitening

@@ -12,6 +12,7 @@ from ginseng.utils.values import require_number
 
 WAYS = ("soft", "majority")
 _LEAST_CELLS, _NOVEL_ON_AVERAGE = 20, 0.75  # of a cluster
+CELLTYPIST_COLUMNS = ("predicted_labels", "over_clustering", "majority_voting", "conf_score")
 MADE = "auto"  # clusters that are made of the embedding
 
 

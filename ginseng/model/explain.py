@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.data.matching import matched_genes
 from ginseng.data.models import annotator_of
+from ginseng.data.preflight import preflight
 from ginseng.data.readers import opened_counts
 from ginseng.data.slabs import DenseSlab, SlabShape, dense_slabs
 from ginseng.model.annotator import Annotator
@@ -29,7 +29,6 @@ from ginseng.utils.counts import Counts, quiet_about_views, require_writable
 from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap
 from ginseng.utils.messages import unknown_name
-from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_integer
 
 _N_STEPS = 8  # of the path: the sum of a cell is off by 2.3 % of a score at worst with 4, by 0.6 % with 16
@@ -110,11 +109,10 @@ def explain(
     with nullcontext(adata) if isinstance(adata, AnnData) else opened_counts(adata) as data:
         if isinstance(adata, AnnData):
             require_writable(adata)
-        counts = Counts(data, layer, nonnegative=annotator.takes_counts, raw=annotator.takes_counts)
-        matched = matched_genes(counts.var, GeneNames(annotator.genes, annotator.second_names), gene_key, None)
-        if matched.problems:
-            raise ValueError(matched.problems[0])
-        genes = matched.genes
+        file = None if isinstance(adata, AnnData) else adata
+        counts, genes, found = preflight(annotator, data, gene_key, layer, file=file)
+        found.require()
+        found.warn()
         of_data = annotator.lacking(genes.is_lacking)
         answer = Forward(of_data.module, batch_size, "float32", among, None)(counts, genes, len(annotator.labels), True)
         types = np.where(answer.is_empty, -1, answer.logits.argmax(axis=1))

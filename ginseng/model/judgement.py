@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ginseng.model.annotator import Annotator
-from ginseng.model.calibration import Calibration
+from ginseng.model.calibration import Calibration, Geometry
 from ginseng.model.choice import chosen_labels, probabilities_over
 from ginseng.model.forward import Answer
 from ginseng.model.hierarchy import Hierarchy, read_hierarchy
@@ -86,6 +86,11 @@ class Judgement:
         calibration = annotator.calibration if calibrate else None
         return cls(annotator.labels, is_possible, calibration, target_error, class_error, novel_error, above)
 
+    @property
+    def geometry(self) -> Geometry | None:
+        """Where the cells of the types lie that there can be."""
+        return None if self.calibration is None else self.calibration.geometry.among(self.is_possible)
+
     def __call__(self, answer: Answer) -> tuple[dict[str, Any], np.ndarray]:
         """Columns by their names, and the probability of each type for each cell."""
         logits = np.where(self.is_possible, answer.logits, np.float32(-np.inf))
@@ -130,7 +135,7 @@ class Judgement:
     def _fitting(self, calibration: Calibration, logits: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """Which types each cell may be."""
         if self.class_error is not None:
-            return calibration.p_values(logits) > self.class_error
+            return (calibration.p_values(logits) > self.class_error) & self.is_possible
         target_error = _TARGET_ERROR if self.target_error is None else self.target_error
         is_sure = probabilities.max(axis=1) >= calibration.least_confidence(target_error)
         order = np.argsort(-probabilities, axis=1, kind="stable")

@@ -23,7 +23,7 @@ from ginseng.model.consensus import clusters_in, is_to_be_made, require_compat, 
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
 from ginseng.model.judgement import Judgement, require_key
-from ginseng.model.results import Results
+from ginseng.model.results import Results, recorded
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, require_writable
 from ginseng.utils.devices import Devices
@@ -33,8 +33,9 @@ from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
 
 _RECORDED = (
-    *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "ignore_case", "fix", "only", "exclude"),
-    *("target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "precision"),
+    *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "gene_map", "ignore_case", "fix", "only"),
+    *("exclude", "hierarchy", "target_error", "class_error", "novel_error", "calibrate", "over", "consensus", "compat"),
+    "precision",
 )
 _MOST_DIMENSIONS = 64
 _VERSIONED = ("ginseng-eqx", "jax", "equinox", "anndata", "numpy")
@@ -291,9 +292,7 @@ def classify(
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
     given = locals()
-    asked = {
-        name: given[name] for name in _RECORDED if isinstance(given[name], bool | int | float | str | list | tuple)
-    }
+    asked = {name: recorded(given[name]) for name in _RECORDED if given[name] is not None}
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
             warnings.simplefilter("ignore")
@@ -313,6 +312,8 @@ def classify(
             data = files.enter_context(opened_counts(adata)) if return_table and backed else read_adata(adata, backed)
         if not (copy or return_table):
             require_writable(data)
+        obs: Any = data.obs
+        clusters = None if over is None or is_to_be_made(over) else clusters_in(obs, over)
         counts, genes, found = preflight(
             annotator,
             data,
@@ -336,7 +337,7 @@ def classify(
             precision,
             Devices(devices, alone=True),
             seed if randomness else None,
-            None if calibration is None else calibration.geometry,
+            judgement.geometry,
         )
         answer = forward(counts, genes, len(annotator.labels), silent)
         answer.require_finite(data.obs_names, annotator.takes_counts)
@@ -358,12 +359,10 @@ def classify(
         results = Results(annotator.labels, columns, probabilities, is_empty, embedding, about)
         results.warn()
         if over is not None:
-            obs: Any = data.obs
-            if is_to_be_made(over):
-                places = answer.logits if embedding is None else embedding
-                over = np.full(len(places), None, dtype=object)
-                over[~is_empty] = ginseng.cluster.leiden(places[~is_empty])
-            clusters = clusters_in(obs, over)
+            if clusters is None:
+                places, made = answer.logits if embedding is None else embedding, np.full(len(obs), None, dtype=object)
+                made[~is_empty] = ginseng.cluster.leiden(places[~is_empty])
+                clusters = columns["cluster"] = pd.Categorical(made)
             results = results.agreed(clusters, consensus, novel_error)
 
     if return_table:

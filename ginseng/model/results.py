@@ -1,8 +1,9 @@
 """What is told of annotated cells, as a table or in AnnData."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,33 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Bool, Float
 
-from ginseng.model.consensus import celltypist_columns, consensus, novel_by_cluster
+from ginseng.model.consensus import CELLTYPIST_COLUMNS, celltypist_columns, consensus, novel_by_cluster
 from ginseng.model.judgement import NOVEL
 from ginseng.utils.counts import quiet_about_views
 from ginseng.utils.messages import shorten, warn
 
 COLUMNS = (
     *("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin"),
-    *("spread", "parent", "consensus", "consensus_share"),
+    *("spread", "parent", "cluster", "consensus", "consensus_share"),
 )
 _IN_PROBABILITIES = ("second", "margin")  # which a table has anyway
+_MOST_RECORDED = 1000  # names of types; more are those of cells
 MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
+
+
+def recorded(value: Any) -> Any:
+    """What ``uns`` holds of an argument: a number, a text or a list of texts as it is, of others that they were given.
+
+    Examples
+    --------
+    >>> recorded(0.05), recorded(("B", "T")), recorded(Path("a.csv")), recorded({"B": "lymphocyte"})
+    (0.05, ['B', 'T'], 'a.csv', 'given')
+    """
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple | set | np.ndarray | pd.Index) and all(isinstance(name, str) for name in value):
+        return list(map(str, value)) if len(value) < _MOST_RECORDED else "given"
+    return value if isinstance(value, bool | int | float | str) else "given"
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,11 @@ class Results:
         with quiet_about_views():
             stale = [f"{key}_{name}" for name in COLUMNS if name not in self.columns]  # of another model
             obs: Any = adata.obs
+            if _had_other_names(adata, key):
+                stale += CELLTYPIST_COLUMNS
             adata.obs = obs.drop(columns=stale, errors="ignore")
+            for name in {f"X_{key}", f"{key}_probs"} & set(adata.obsm):
+                del adata.obsm[name]
             for name, values in self._named(key, compat, list(self.columns)).items():
                 adata.obs[name] = values
             if self.embedding is not None:
@@ -110,3 +131,10 @@ class Results:
             return named
         of_clusters = () if self.clusters is None else (self.clusters, self.columns["consensus"])
         return named | celltypist_columns(self.columns["cell_type"], self.columns["confidence"], *of_clusters)
+
+
+def _had_other_names(adata: AnnData, key: str) -> bool:
+    """Whether columns of an earlier annotation are called as CellTypist calls them."""
+    earlier = adata.uns.get(key)
+    parameters = earlier.get("parameters", {}) if isinstance(earlier, Mapping) else {}
+    return isinstance(parameters, Mapping) and "compat" in parameters

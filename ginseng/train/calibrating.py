@@ -10,7 +10,8 @@ from jaxtyping import Integer
 from tqdm.auto import tqdm
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.model.calibration import Calibration, calibration_of, distances_in_parts, geometry_of
+from ginseng.model.calibration import LEAST_CELLS, Calibration, calibration_of, distances_in_parts, geometry_of
+from ginseng.utils.messages import warn
 
 _MOST_FOLDS = 5
 _MOST_KEPT = 20_000  # cells, of which the answers are kept
@@ -112,9 +113,12 @@ def calibrated(
             *answers, is_known = _judged(one)[1]
             parts.append(answers)
             left_out.append(train[is_out][is_known])
-        held_out = [np.concatenate(part) for part in zip(*parts, strict=True)]
-        groups = np.concatenate([dataset.groups[cells] for cells in left_out])
-        held_out.append(groups)
+        of_groups = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        if len(of_groups[0]) >= LEAST_CELLS:
+            held_out = [*of_groups, np.concatenate([dataset.groups[cells] for cells in left_out])]
+        else:
+            warn("No type is in several groups, so that leaving them out tells nothing: calibrated by held-out cells.")
+            source = "holdout"
     n_cells = len(held_out[0])
     if n_cells > _MOST_KEPT:
         kept = np.sort(np.random.default_rng(0).choice(n_cells, _MOST_KEPT, replace=False))

@@ -22,6 +22,8 @@ def require_card(card: Any) -> dict[str, str]:
         return {}
     if not isinstance(card, Mapping) or not all(isinstance(text, str) for entry in card.items() for text in entry):
         raise ValueError(f"`card` must be a dictionary of texts, such as {{'data': '...'}}, but got {card!r}.")
+    if taken := {"types", "calibration"} & set(card):
+        raise ValueError(f"`card` must not have {', '.join(sorted(taken))}, which training itself tells.")
     return dict(card)
 
 

@@ -220,12 +220,18 @@ class GinsengClassifierTrainer:
         """
         about = {name: value for name, value in self._settings_in_words.items() if name != "calibrate"}
         self._trainer.fit(epochs, silent, checkpoint=checkpoint, log=log, about=about)
-        if n_epochs := len(self.logger.epoch):
+        if n_epochs := self._n_epochs_kept:
             settings = dataclasses.replace(self.settings, patience=None, calibrate="none")
             make = functools.partial(self._sibling, settings=settings)
             found = calibrated(self, self._judged_by, make, n_epochs, silent, checkpoint)
             self._calibration = self._trainer.run.state.shown, found
         return self.classifier
+
+    @property
+    def _n_epochs_kept(self) -> int:
+        """How many epochs the weights have been trained for."""
+        losses = self.logger.holdout_loss
+        return len(losses) if self.settings.patience is None else int(np.argmin(losses)) + 1
 
     def answers(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits and labels of the cells of a part, see `Trainer`."""

@@ -68,6 +68,15 @@ def test_only_some_types_can_be_there(state, cells):
     pd.testing.assert_frame_equal(some, without)
 
 
+def test_cells_of_a_type_that_cannot_be_there_look_novel(state, cells):
+    obs = annotated(state, cells, only=("B cell", "NK cell"), class_error=0.3).obs
+    is_t = (obs["cell_type"] == "T cell").to_numpy()
+    assert (
+        (obs["ginseng_status"] == "novel")[is_t].mean() > 0.9 > 0.3 > (obs["ginseng_status"] == "novel")[~is_t].mean()
+    )
+    assert not obs["ginseng_candidates"].str.contains("T cell").any()
+
+
 def test_one_type_can_be_there(state, cells):
     table = classify(state, cells, return_table=True, silent=True, only="T cell")
     assert (table["ginseng_cell_type"] == "T cell").all() and (table["ginseng_confidence"] == 1).all()
@@ -106,8 +115,28 @@ def test_consensus_is_beside_the_types(state, cells):
 
 
 def test_clusters_are_made_when_asked(state, cells):
+    cells.X[3] = 0
     obs = annotated(state, cells, over="auto").obs
+    assert obs["ginseng_cluster"].isna().tolist() == (np.arange(90) == 3).tolist()
+    assert set(cells.uns["ginseng"]["clusters"].index) == set(obs["ginseng_cluster"].dropna())
     assert (obs["ginseng_consensus"] == obs["ginseng_cell_type"]).mean() > 0.8
+
+
+def test_nothing_of_an_earlier_annotation_stays(state, cells):
+    annotated(state, cells, over="leiden", compat="celltypist", store_probs=True)
+    annotated(state, cells, calibrate=False)
+    assert not cells.obsm
+    added = set(cells.obs) - {"cell_type", "donor", "leiden"}
+    assert added == {f"ginseng_{name}" for name in ("cell_type", "confidence", "second", "margin")}
+
+
+def test_whatever_is_asked_for_can_be_kept(state, cells, tmp_path):
+    over = [None, *["a"] * 89]
+    annotated(state, cells, over=over, only=np.array(["B cell", "T cell"]), hierarchy=ABOVE, key_added="my.own")
+    parameters = cells.uns["my.own"]["parameters"]
+    assert parameters["over"] == parameters["hierarchy"] == "given" and parameters["only"] == ["B cell", "T cell"]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    assert ad.read_h5ad(tmp_path / "a.h5ad").uns["my.own"]["parameters"]["consensus"] == "soft"
 
 
 @pytest.mark.parametrize(

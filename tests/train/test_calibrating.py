@@ -101,6 +101,25 @@ def test_a_type_of_one_group_is_not_asked_of_those_that_never_saw_it(tmp_path):
     assert dataset.label_names.index("only in d1") not in trainer.calibration.labels
 
 
+def test_types_of_one_group_each_are_judged_by_the_holdout(tmp_path):
+    adata = simulate(300)
+    adata.obs["donor"] = adata.obs["cell_type"].astype(str)
+    dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", group_key="donor", silent=True)
+    trainer = GinsengClassifierTrainer(dataset, CALIBRATED)
+    with pytest.warns(UserWarning, match="calibrated by held-out cells"):
+        trainer.fit(1, silent=True)
+    assert trainer.calibration.source == "holdout"
+
+
+def test_networks_for_others_learn_as_long_as_the_one_that_is_kept(dataset, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ginseng.train.trainer.calibrated", lambda *given: asked.append(given[3]))
+    trainer = GinsengClassifierTrainer(dataset, dataclasses.replace(CALIBRATED, patience=1, lr=0.2))
+    trainer.fit(8, silent=True)
+    losses = trainer.logger.holdout_loss
+    assert asked == [int(np.argmin(losses)) + 1] and asked[0] < len(losses)
+
+
 def test_it_goes_on_after_a_kill(dataset, tmp_path, monkeypatch):
     whole = GinsengClassifierTrainer(dataset, CALIBRATED)
     whole.fit(2, silent=True)
@@ -133,4 +152,6 @@ def test_bad_choices_are_refused(tmp_path):
         GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, calibrate="groups"))
     with pytest.raises(ValueError, match="dictionary of texts"):
         require_card({"cells": 3})
+    with pytest.raises(ValueError, match="types, which training itself tells"):
+        require_card({"types": "B, T"})
     assert dataset.train_idx is None
