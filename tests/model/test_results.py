@@ -132,7 +132,7 @@ def test_nothing_of_an_earlier_annotation_stays(state, cells):
 
 def test_whatever_is_asked_for_can_be_kept(state, cells, tmp_path):
     over = [None, *["a"] * 89]
-    annotated(state, cells, over=over, only=np.array(["B cell", "T cell"]), hierarchy=ABOVE, key_added="my.own")
+    annotated(state, cells, over=over, only=("B cell", "T cell"), hierarchy=ABOVE, key_added="my.own")
     parameters = cells.uns["my.own"]["parameters"]
     assert parameters["over"] == parameters["hierarchy"] == "given" and parameters["only"] == ["B cell", "T cell"]
     cells.write_h5ad(tmp_path / "a.h5ad")
