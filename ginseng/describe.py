@@ -46,7 +46,9 @@ def _card(card: dict[str, Any]) -> list[str]:
     card = dict(card)
     lines, types, calibration = [], card.pop("types", {}), card.pop("calibration", None)
     if types:
-        table = pd.DataFrame.from_dict(types, orient="index").rename(columns={"holdout_f1": "held-out F1"})
+        table = pd.DataFrame.from_dict(types, orient="index").rename(
+            columns={"holdout_f1": "held-out F1", "judged_by": "judged by"}
+        )
         shown = table.to_string(na_rep="-", formatters={"held-out F1": "{:.3f}".format}).splitlines()
         lines += ["trained on:", *(f"  {line}" for line in shown)]
     if calibration:
@@ -55,8 +57,10 @@ def _card(card: dict[str, Any]) -> list[str]:
             f"calibration: temperature {calibration['temperature']:.2f}, by {calibration['cells']:,} cells of "
             f"{SOURCES[calibration['source']]}",
             f"  expected calibration error {before['ece']:.3f} before, {after['ece']:.3f} after; log loss "
-            f"{before['nll']:.3f} before, {after['nll']:.3f} after",
+            f"{before['nll']:.3f} before, {after['nll']:.3f} after (on these cells)",
         ]
+    elif types:
+        lines.append("calibration: none, so that new cells get no status and no novelty")
     return lines + [f"{name}: {text}" for name, text in card.items()]
 
 

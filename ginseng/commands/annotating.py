@@ -176,20 +176,20 @@ def annotate(
         "precision": precision,
         "store_probs": probabilities,
     }
-    told = {**how, "cells": cells}
-    for name, file in (("gene_map", gene_map), ("hierarchy", hierarchy)):
-        told[name] = None if file is None else digest(np.fromfile(file, np.uint8))
-    made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
     state = load_model(model)
     with refusing(WrongUse):
         promises = target_error, class_error, novel_error
         Judgement.of(Annotator.of(state), how["only"], how["exclude"], hierarchy, *promises, calibrate=calibrate)
         if state.calibration is None or not calibrate:
             for name in {NOVEL, AMBIGUOUS} & set(limits):
-                raise WrongUse(f"--strict {name}=... needs a calibrated model, which tells it: fit it anew.")
+                raise WrongUse(f"--strict {name}=... needs what a calibrated model knows of its answers.")
         require_way(consensus)
         require_compat(compat)
         require_key(key_added)
+    told = {**how, "cells": cells}
+    for name, file in (("gene_map", gene_map), ("hierarchy", hierarchy)):
+        told[name] = None if file is None else digest(np.fromfile(file, np.uint8))
+    made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
     run = _Run(state, how, made_with, cells, truth, part, write_page, quiet)
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):

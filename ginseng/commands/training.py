@@ -36,7 +36,7 @@ from ginseng.data.models import is_model, load_model, save_model
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
-from ginseng.model.calibration import SOURCES
+from ginseng.model.calibration import LEAST_CELLS, SOURCES
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
@@ -241,6 +241,8 @@ def fit(
             f"calibrated by {len(calibration.labels):,} cells of {SOURCES[calibration.source]}: expected calibration "
             f"error {error['before']:.3f} before, {error['after']:.3f} after",
         )
+    elif calibrate != "none":
+        say(quiet, f"not calibrated, which needs {LEAST_CELLS} held-out cells: no status and no novelty of new cells")
     say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
 
 

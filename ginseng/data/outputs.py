@@ -132,6 +132,7 @@ def write_adata(adata: AnnData, path: str | Path, mark: dict[str, Any] | None = 
 
 
 def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -> None:
+    table = table.set_axis(table.index.astype(object), axis=0)  # whatever type of text the names are, one in the file
     with replacing(path) as fresh:
         if path.suffix == ".parquet":
             table.attrs |= {} if mark is None else {_MARK: mark}

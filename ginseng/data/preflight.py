@@ -21,7 +21,7 @@ from ginseng.utils.names import GeneNames
 
 _AS_THEY_ARE = (forms.RAW, forms.EMPTY)
 _TO_BE_WARNED_OF = (forms.CORRECTED, forms.NORMALISED, forms.FRACTIONS, forms.BINARY)
-_MUCH_MISSING = 0.5  # of the weight
+_MUCH_MISSING = 0.2  # of the weight
 _PARTS_OF_COUNTS = ("spliced", "unspliced", "ambiguous")
 
 
@@ -300,13 +300,16 @@ def preflight(
     matched = matched_genes(counts.var, names, gene_key, min_overlap, fix=fix)
     missing = matched.missing_weight(lambda: gene_weights(annotator))
     if missing > _MUCH_MISSING and not matched.problems:
-        text = f"The genes that the data lack carry {missing:.0%} of the model's weight: expect wrong and unsure types."
+        text = (
+            f"The genes that the data lack carry {missing:.0%} of the model's weight: types are less sure, and more "
+            "cells look novel."
+        )
         matched = replace(matched, warnings=(*matched.warnings, text))
     both = {name: getattr(found, name) + getattr(matched, name) for name in ("fixed", "warnings", "problems")}
     genes = {
         "by": matched.by,
         "found": matched.genes.n_found,
-        "of": matched.genes.n_inputs,
+        "of": matched.genes.n_inputs - (matched.genes.rest is not None),  # the sum of others is no gene
         "needed": matched.least,
         "missing_weight": missing,
     }

@@ -284,26 +284,27 @@ class Calibration:
         confidence, is_right = self.confidence()
         order = np.argsort(-confidence, kind="stable")
         confidence, is_wrong = confidence[order], ~is_right[order]
-        of_group = np.eye(self.groups.max() + 1)[self.groups[order]]
         n_wrong, n_kept = np.cumsum(is_wrong), np.arange(1, len(order) + 1)
         bound = np.where(n_wrong == n_kept, 1.0, stats.beta.ppf(_CERTAINTY, n_wrong + 1, n_kept - n_wrong))
-        bound = np.maximum(bound, _bound_of_one_more(is_wrong[:, None] * of_group, of_group))
+        bound = np.maximum(bound, _bound_of_one_more(is_wrong, self.groups[order]))
         is_last_of_ties = np.append(np.diff(confidence) < 0, True)
         will_do = np.flatnonzero((bound < target_error) & is_last_of_ties)
         return float(confidence[will_do[-1]]) if will_do.size else np.inf
 
 
-def _bound_of_one_more(wrong: Float[np.ndarray, "cells groups"], kept: Float[np.ndarray, "cells groups"]) -> np.ndarray:
+def _bound_of_one_more(is_wrong: Bool[np.ndarray, " cells"], groups: Int[np.ndarray, " cells"]) -> np.ndarray:
     """Upper bound on the share of wrong cells of a further group, for the first one, two, ... cells; 0 of one group."""
-    if kept.shape[1] < 2:
-        return np.zeros(len(kept))
-    n_kept = np.cumsum(kept, axis=0)
-    errors = np.where(n_kept > 0, np.cumsum(wrong, axis=0) / np.maximum(n_kept, 1), np.nan)
-    n_groups = (n_kept > 0).sum(axis=1)
-    n_free = np.maximum(n_groups - 1, 1)
-    spread = np.nanstd(errors, axis=1) * np.sqrt(n_groups / n_free)
-    margin = stats.t.ppf(_CERTAINTY, n_free) * spread * np.sqrt(1 + 1 / n_groups)
-    return np.where(n_groups > 1, np.nanmean(errors, axis=1) + margin, 1.0)
+    sums, squares, n_groups = np.zeros((3, len(groups)))
+    for group in np.unique(groups):
+        n_kept = np.cumsum(groups == group)
+        error = np.cumsum(is_wrong & (groups == group)) / np.maximum(n_kept, 1)
+        sums, squares, n_groups = sums + error, squares + error**2, n_groups + (n_kept > 0)
+    if groups.max() == 0:
+        return sums * 0
+    n_free, mean = np.maximum(n_groups - 1, 1), sums / n_groups
+    variance = np.maximum(squares - n_groups * mean**2, 0) / n_free
+    margin = stats.t.ppf(_CERTAINTY, n_free) * np.sqrt(variance * (1 + 1 / n_groups))
+    return np.where(n_groups > 1, mean + margin, 1.0)
 
 
 def _p_values(known: np.ndarray, new: np.ndarray) -> np.ndarray:

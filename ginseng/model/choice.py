@@ -1,6 +1,6 @@
 """Choosing among the labels of a model: what can be in the data, and probabilities over that."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -49,6 +49,8 @@ def chosen_labels(
     names = only if only is not None else exclude
     if names is None:
         return np.ones(len(labels), bool)
+    if not isinstance(names, str | Iterable):
+        raise ValueError(f"`only` and `exclude` take names of types, but got {names!r}.")
     below = {label: np.asarray(labels) == label for label in labels}
     if hierarchy is not None:
         below |= dict(zip(hierarchy.nodes, hierarchy.below, strict=True))

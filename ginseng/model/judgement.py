@@ -91,6 +91,18 @@ class Judgement:
         """Where the cells of the types lie that there can be."""
         return None if self.calibration is None else self.calibration.geometry.among(self.is_possible)
 
+    def thresholds(self) -> dict[str, float]:
+        """The confidence from which on cells are assigned, where that is what is promised."""
+        if self.calibration is None or self.class_error is not None:
+            return {}
+        target_error = _TARGET_ERROR if self.target_error is None else self.target_error
+        return {"least_confidence": self.calibration.among(self.is_possible).least_confidence(target_error)}
+
+    def share_left_out(self, answer: Answer) -> float:
+        """Share of the cells whose likeliest type is among those that cannot be."""
+        is_left_out = ~self.is_possible[answer.logits.argmax(axis=1)] & ~answer.is_empty
+        return float(is_left_out.mean()) if len(is_left_out) else 0.0
+
     def __call__(self, answer: Answer) -> tuple[dict[str, Any], np.ndarray]:
         """Columns by their names, and the probability of each type for each cell."""
         logits = np.where(self.is_possible, answer.logits, np.float32(-np.inf))

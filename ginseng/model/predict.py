@@ -239,7 +239,7 @@ def classify(
         of the cells of any type, and cells for which several remain are "ambiguous". Types that are hard to tell then
         keep many cells ambiguous.
     novel_error : float
-        Cells are "novel" if they are as far from the training cells as this share of known cells of other donors.
+        Cells are "novel" if they are as far from the training cells as this share of the held-out cells.
     calibrate : bool
         Whether the model's calibration is used: without it confidence is the network's own, as of ginseng 0.2.1, and
         there is no status and no novelty.
@@ -269,12 +269,12 @@ def classify(
 
         - ``ginseng_cell_type`` and ``ginseng_confidence``, the probability of that type;
         - of a calibrated model ``ginseng_status`` ("assigned", "ambiguous" or "novel"), ``ginseng_novelty`` (the share
-          of known cells of other donors that are nearer to the training cells) and ``ginseng_candidates`` (the types
-          that an ambiguous cell may be);
+          of held-out cells, of other donors where these were left out, that are nearer to the training cells) and
+          ``ginseng_candidates`` (the types that an ambiguous cell may be);
         - in ``obs`` ``ginseng_second``, the second likeliest type, and ``ginseng_margin``, how much less likely it is;
           in a table the probability of every type, by its name;
         - of several members ``ginseng_spread``, the standard deviation of their probabilities of that type;
-        - with `hierarchy` ``ginseng_parent``; with `over` ``ginseng_consensus`` and ``ginseng_consensus_share``, the
+        - with `hierarchy` ``ginseng_parent``; with `over` (``ginseng_cluster``, if it was made,) ``ginseng_consensus`` and ``ginseng_consensus_share``, the
           share of the cells of the cluster that are called so on their own.
 
         ``obsm["X_ginseng"]`` has where the cells lie, in which neighbours and UMAP are found; ``uns["ginseng"]`` the
@@ -313,7 +313,8 @@ def classify(
         if not (copy or return_table):
             require_writable(data)
         obs: Any = data.obs
-        clusters = None if over is None or is_to_be_made(over) else clusters_in(obs, over)
+        makes_clusters = ginseng.cluster.leiden if is_to_be_made(over) else None  # before the work: it needs an extra
+        clusters = None if over is None or makes_clusters else clusters_in(obs, over)
         counts, genes, found = preflight(
             annotator,
             data,
@@ -352,17 +353,18 @@ def classify(
             "model": model_id,
             "labels": annotator.labels,
             "parameters": asked,
+            **judgement.thresholds(),
             "versions": {package: version(package) for package in _VERSIONED},
             "preflight": found.as_dict(),
         }
         embedding = None if calibration is None else answer.coordinates[:, :_MOST_DIMENSIONS]
         results = Results(annotator.labels, columns, probabilities, is_empty, embedding, about)
-        results.warn()
-        if over is not None:
-            if clusters is None:
-                places, made = answer.logits if embedding is None else embedding, np.full(len(obs), None, dtype=object)
-                made[~is_empty] = ginseng.cluster.leiden(places[~is_empty])
-                clusters = columns["cluster"] = pd.Categorical(made)
+        results.warn(judgement.share_left_out(answer))
+        if makes_clusters:
+            places, made = answer.logits if embedding is None else embedding, np.full(len(obs), None, dtype=object)
+            made[~is_empty] = makes_clusters(places[~is_empty])
+            clusters = columns["cluster"] = pd.Categorical(made)
+        if clusters is not None:
             results = results.agreed(clusters, consensus, novel_error)
 
     if return_table:

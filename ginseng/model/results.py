@@ -22,6 +22,7 @@ COLUMNS = (
 )
 _IN_PROBABILITIES = ("second", "margin")  # which a table has anyway
 _MOST_RECORDED = 1000  # names of types; more are those of cells
+_MOST_LEFT_OUT = 0.1  # of the cells, whose likeliest type cannot be
 MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
@@ -75,8 +76,13 @@ class Results:
         """Which cells are novel, if that is known."""
         return np.asarray(self.columns["status"]) == NOVEL if "status" in self.columns else None
 
-    def warn(self) -> None:
-        """Warn if so many cells look novel that the data, rather than their cell types, must be of another kind."""
+    def warn(self, share_left_out: float) -> None:
+        """Warn if many cells look like types that were left out, or so many novel that it must be the data."""
+        if share_left_out > _MOST_LEFT_OUT:
+            warn(
+                f"{share_left_out:.0%} of the cells look most like types that `only` or `exclude` leaves out: if these "
+                "can be there after all, so are wrong types now."
+            )
         share = 0 if self.is_novel is None or not len(self.is_novel) else self.is_novel.mean()
         if share > MOST_NOVEL:
             warn(

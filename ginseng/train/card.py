@@ -1,6 +1,6 @@
 """What is to be known of a trained classifier before it is relied on: its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,23 +28,32 @@ def require_card(card: Any) -> dict[str, str]:
 
 
 def card_of(
-    dataset: GinsengDataset, scores: Scores | None, calibration: Calibration | None, told: Mapping[str, str]
+    dataset: GinsengDataset,
+    labels: Sequence[str],
+    scores: Scores | None,
+    calibration: Calibration | None,
+    told: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What training knows: cells, groups and held-out F1 of each type, how answers are calibrated, what was told.
+    """What training knows of each of a network's labels, how its answers are calibrated, and what was told.
+
+    Of a type: its training cells, their groups, F1 on held-out cells, and by how many cells answers are judged.
 
     Examples
     --------
-    >>> card_of(GinsengDataset("cells.zarr"), None, None, {})["types"]["B"]  # doctest: +SKIP
-    {'cells': 1200, 'groups': 8, 'holdout_f1': nan}
+    >>> card_of(GinsengDataset("cells.zarr"), ["B", "T"], None, None, {})["types"]["B"]  # doctest: +SKIP
+    {'cells': 1200, 'groups': 8}
     """
     cells = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
     types = {}
-    for code, name in enumerate(dataset.label_names):
-        of_type = cells[dataset.labels[cells] == code]
+    names = np.asarray(dataset.label_names)[dataset.labels[cells]]
+    for nth, name in enumerate(labels):
+        of_type = cells[names == name]
         types[name] = {"cells": len(of_type)}
         if dataset.groups is not None:
             types[name]["groups"] = len(np.unique(dataset.groups[of_type]))
         if scores is not None and name in scores.table.index and scores.table.at[name, "cells"] > 0:
             types[name]["holdout_f1"] = round(float(scores.table.at[name, "f1"]), 4)
+        if calibration is not None:
+            types[name]["judged_by"] = int((calibration.labels == nth).sum())
     summary = {} if calibration is None else {"calibration": calibration.summary()}
     return {"types": types, **summary, **told}

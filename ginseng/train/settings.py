@@ -88,7 +88,8 @@ class GinsengClassifierTrainerSettings:
         Which cells tell, at the end of `fit`, what the answers are worth (see `ginseng.model.calibration`): those of
         whole groups, left out in turn of up to five further trainings, or those held out at random, which cost nothing
         but are more like the training cells than new ones will be. "auto" takes groups where the training cells have
-        several.
+        several. Genes that were chosen by labels, and a classifier to start from, may have seen all groups. Where `fit`
+        is called again and again, "none" spares the further trainings but for the last call.
 
     Raises
     ------

@@ -262,7 +262,7 @@ class GinsengClassifierTrainer:
         if self.calibration is not None:
             history["calibration"] = self.calibration.summary()
         described = {"settings": self._settings_in_words, "history": history}
-        described["card"] = card_of(self.dataset, self.holdout_scores, self.calibration, self._told)
+        described["card"] = card_of(self.dataset, self.label_names, self.holdout_scores, self.calibration, self._told)
         return {**described, **self._start_metadata}
 
 
