@@ -10,6 +10,7 @@ try:
     import igraph  # noqa: F401  # scanpy imports it only when it clusters
     import scanpy as sc
     from pynndescent import PyNNDescentTransformer
+    from sklearn.neighbors import KNeighborsTransformer
 except ModuleNotFoundError as error:
     raise ImportError(f"Clusters need {error.name}: pip install 'ginseng-eqx[cluster]'.") from error
 
@@ -18,7 +19,7 @@ from ginseng.utils.values import require_integer, require_number
 _RESOLUTION_BELOW = {5_000: 5.0, 20_000: 10.0, 40_000: 15.0, 100_000: 20.0, 200_000: 25.0}  # as CellTypist's
 _MOST_NEIGHBOURS = 15
 _FEWEST = 4  # cells that have neighbours worth the name
-_MOST_COMPARED = 4096  # cells each of which is compared with each, as scanpy does
+_MOST_COMPARED = 100_000  # cells whose neighbours are found exactly: pynndescent takes half a minute to be compiled
 
 
 class _Neighbours(PyNNDescentTransformer):
@@ -72,7 +73,10 @@ def leiden(
         resolution = next((value for below, value in _RESOLUTION_BELOW.items() if n_cells < below), 30.0)
     cells = AnnData(np.asarray(embedding, np.float32))
     n_neighbors = min(_MOST_NEIGHBOURS, n_cells - 1)
-    approximately = _Neighbours(n_neighbors=n_neighbors, random_state=seed) if n_cells > _MOST_COMPARED else None
-    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=approximately, random_state=seed)  # pyright: ignore
+    if n_cells > _MOST_COMPARED:
+        neighbours = _Neighbours(n_neighbors=n_neighbors, random_state=seed)
+    else:
+        neighbours = KNeighborsTransformer(n_neighbors=n_neighbors, n_jobs=-1)
+    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=neighbours, random_state=seed)  # pyright: ignore
     sc.tl.leiden(cells, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
     return pd.Categorical(cells.obs["leiden"])
