@@ -165,7 +165,9 @@ class TestLeiden:
     def test_few_cells(self, n_cells):
         assert len(leiden(self.points[:n_cells])) == n_cells
 
-    def test_many_cells(self):
+    @pytest.mark.parametrize("most_compared", [100_000, 4000])
+    def test_many_cells(self, monkeypatch, most_compared):
+        monkeypatch.setattr("ginseng.cluster._MOST_COMPARED", most_compared)
         points = np.repeat(np.eye(3) * 20, 1500, axis=0) + np.random.default_rng(0).normal(size=(4500, 3))
         assert (pd.crosstab(leiden(points), np.arange(4500) // 1500) > 0).sum(axis=1).max() == 1
 
