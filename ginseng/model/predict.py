@@ -274,8 +274,9 @@ def classify(
         - in ``obs`` ``ginseng_second``, the second likeliest type, and ``ginseng_margin``, how much less likely it is;
           in a table the probability of every type, by its name;
         - of several members ``ginseng_spread``, the standard deviation of their probabilities of that type;
-        - with `hierarchy` ``ginseng_parent``; with `over` ``ginseng_consensus``, ``ginseng_consensus_share`` (the share of
-          the cells of the cluster that are called so on their own) and, if clusters were made, ``ginseng_cluster``.
+        - with `hierarchy` ``ginseng_parent``;
+        - with `over` ``ginseng_consensus``, ``ginseng_consensus_share`` (the share of the cells of the cluster that are
+          called so on their own) and, if clusters were made, ``ginseng_cluster``.
 
         ``obsm["X_ginseng"]`` has where the cells lie, in which neighbours and UMAP are found; ``uns["ginseng"]`` the
         model, parameters, versions, what was found of the data, and how novel each cluster is.
