@@ -1,7 +1,7 @@
 """The commands that annotate, at once or in shards."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from ginseng.utils.names import read_gene_table
 from ginseng.utils.precision import require_precision
 
 _PRECISION = GinsengClassifierTrainerSettings().precision
+_N_EXPLAINED = 2000  # cells, for what genes contribute
 _SHARES = (NOVEL, AMBIGUOUS, "unassigned")
 
 Strict = Annotated[
@@ -284,6 +285,8 @@ class _Run:
                     adata = _part(adata, rows if rows.stop else slice(0, self.how["batch_size"]), is_table)
                 true_types = None if self.truth is None else truth_column(adata, self.truth)
                 table = classify(self.state, adata, **self.how, return_table=is_table, silent=self.quiet)
+            if self.write_page is not None and table is None:
+                self._explain(adata)
             annotated: Any = adata if table is None else table
             if rows is not None and not rows.stop:
                 annotated, true_types = annotated[:0], None
@@ -299,6 +302,15 @@ class _Run:
             typer.echo(score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
         say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
         return _shares(obs, self.how["key_added"])
+
+    def _explain(self, adata: AnnData) -> None:
+        """Keep what genes contribute to each type, by some of the cells, for the page."""
+        spread = np.unique(np.linspace(0, adata.n_obs - 1, min(adata.n_obs, _N_EXPLAINED)).astype(int))
+        names = {name: self.how[name] for name in ("layer", "gene_key")}
+        with warnings_unless(quiet=True), suppress(ValueError):  # data that only `gene_map` or `fix` made readable
+            key = self.how["key_added"]
+            some = adata[spread].to_memory()
+            adata.uns[f"{key}_contributions"] = ginseng.explain(self.state, some, **names, key_added=key, silent=True)
 
     @contextmanager
     def _opened(self, source: str, annotation: bool) -> Iterator[AnnData]:
