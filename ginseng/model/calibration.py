@@ -281,6 +281,8 @@ class Calibration:
         ----------
         Clopper & Pearson, Biometrika 1934; prediction interval of one more observation of a normal sample.
         """
+        if not len(self.labels):
+            return np.inf
         confidence, is_right = self.confidence()
         order = np.argsort(-confidence, kind="stable")
         confidence, is_wrong = confidence[order], ~is_right[order]

@@ -140,6 +140,15 @@ class TestPromises:
         calibration = calibrated(logits, labels)
         assert calibration.least_confidence(0.05) == calibration.confidence()[0].min()
 
+    def test_types_without_held_out_cells_promise_nothing(self):
+        logits, labels = cells_of(900)
+        calibration = calibrated(logits[labels < 2], labels[labels < 2])
+        judgement = Judgement(TYPES, np.array([False, False, True]), calibration)
+        nothing = np.zeros(len(logits), np.float32)
+        columns, probabilities = judgement(Answer(logits, nothing, logits, nothing, nothing > 0))
+        assert "status" not in columns and (probabilities[:, 2] == 1).all()
+        assert judgement.thresholds() == {"least_confidence": np.inf}
+
     def test_what_cannot_be_is_left_out_of_both_sides(self):
         logits, labels = cells_of(900, apart=1.0)
         restricted = calibrated(logits, labels).among(np.array([True, False, True]))
