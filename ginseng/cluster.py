@@ -4,12 +4,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float
-from scipy import sparse
 
 try:
     import igraph  # noqa: F401  # scanpy imports it only when it clusters
     import scanpy as sc
-    from pynndescent import PyNNDescentTransformer
     from sklearn.neighbors import KNeighborsTransformer
 except ModuleNotFoundError as error:
     raise ImportError(f"Clusters need {error.name}: pip install 'ginseng-eqx[cluster]'.") from error
@@ -19,20 +17,14 @@ from ginseng.utils.values import require_integer, require_number
 _RESOLUTION_BELOW = {5_000: 5.0, 20_000: 10.0, 40_000: 15.0, 100_000: 20.0, 200_000: 25.0}  # as CellTypist's
 _MOST_NEIGHBOURS = 15
 _FEWEST = 4  # cells that have neighbours worth the name
-_MOST_COMPARED = 100_000  # cells whose neighbours are found exactly: pynndescent takes half a minute to be compiled
-
-
-class _Neighbours(PyNNDescentTransformer):
-    """Answers with the kind of matrix that scanpy 1.11 takes; pynndescent 0.7 answers with a `csr_array`."""
-
-    def fit_transform(self, X, y=None, **settings):  # pyright: ignore
-        return sparse.csr_matrix(super().fit_transform(X, y, **settings))
 
 
 def leiden(
     embedding: Float[np.ndarray, "cells dimensions"], resolution: float | None = None, seed: int = 0
 ) -> pd.Categorical:
-    """Cluster cells by Leiden on the graph of their nearest neighbours.
+    """Cluster cells by Leiden on the graph of their nearest neighbours, which are found exactly.
+
+    Of many more than 100,000 cells that takes long: cluster these by other means.
 
     Parameters
     ----------
@@ -73,10 +65,7 @@ def leiden(
         resolution = next((value for below, value in _RESOLUTION_BELOW.items() if n_cells < below), 30.0)
     cells = AnnData(np.asarray(embedding, np.float32))
     n_neighbors = min(_MOST_NEIGHBOURS, n_cells - 1)
-    if n_cells > _MOST_COMPARED:
-        neighbours = _Neighbours(n_neighbors=n_neighbors, random_state=seed)
-    else:
-        neighbours = KNeighborsTransformer(n_neighbors=n_neighbors, n_jobs=-1)
-    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=neighbours, random_state=seed)  # pyright: ignore
+    exact = KNeighborsTransformer(n_neighbors=n_neighbors, n_jobs=-1)  # others take half a minute to be compiled
+    sc.pp.neighbors(cells, n_neighbors, use_rep="X", transformer=exact, random_state=seed)  # pyright: ignore
     sc.tl.leiden(cells, resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
     return pd.Categorical(cells.obs["leiden"])

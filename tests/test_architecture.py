@@ -111,7 +111,7 @@ ORDER = [
     "__main__",
 ]
 LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
-EXTRAS = {"cluster": {"igraph", "pynndescent", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
+EXTRAS = {"cluster": {"igraph", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
 
 
 def modules():

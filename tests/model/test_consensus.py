@@ -165,9 +165,7 @@ class TestLeiden:
     def test_few_cells(self, n_cells):
         assert len(leiden(self.points[:n_cells])) == n_cells
 
-    @pytest.mark.parametrize("most_compared", [100_000, 4000])
-    def test_many_cells(self, monkeypatch, most_compared):
-        monkeypatch.setattr("ginseng.cluster._MOST_COMPARED", most_compared)
+    def test_many_cells(self):
         points = np.repeat(np.eye(3) * 20, 1500, axis=0) + np.random.default_rng(0).normal(size=(4500, 3))
         assert (pd.crosstab(leiden(points), np.arange(4500) // 1500) > 0).sum(axis=1).max() == 1
 
