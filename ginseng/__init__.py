@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ginseng.model.attention import AttentionClassifier
     from ginseng.model.ensemble import Ensemble
     from ginseng.model.explain import explain
+    from ginseng.model.harmony import harmonize
     from ginseng.model.instance import GinsengClassifier
     from ginseng.model.predict import classify
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
@@ -49,6 +50,7 @@ __all__ = [
     "classifier_from_state",
     "classify",
     "explain",
+    "harmonize",
     "load_annotator",
     "load_model",
     "mqc",
@@ -70,6 +72,7 @@ _NAMES_OF = {
     "model.attention": ["AttentionClassifier"],
     "model.ensemble": ["Ensemble"],
     "model.explain": ["explain"],
+    "model.harmony": ["harmonize"],
     "model.instance": ["GinsengClassifier"],
     "model.predict": ["classify"],
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],

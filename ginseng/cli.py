@@ -21,6 +21,7 @@ _COMMANDS = {
     "merge": "Put the shards of an annotation together.",
     "doctor": "Tell whether data can be annotated, or trained on, and what to pass if not.",
     "explain": "Tell what each gene contributes to the type of cells.",
+    "harmonize": "Tell which cell types of two studies are the same, whatever they are called.",
     "report": "Write what an annotation says as a page for the browser.",
     "inspect": "Tell what is in a model, a dataset or a file of counts.",
     "demo": "Train on labelled cells, annotate others, draw the result.",

@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 from ginseng.metrics import Scores, ece
 from ginseng.metrics import reliability as reliability_of
 from ginseng.model.calibration import Calibration
+from ginseng.model.harmony import SIGNS, Harmony
 from ginseng.train.logger import GinsengLogger
 from ginseng.utils.messages import unknown_name
 
@@ -47,21 +48,16 @@ def confusion_matrix(scores: Scores) -> Figure:
     """
     confusion = scores.confusion
     share = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    n = len(confusion)
     figure = Figure(layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(confusion.to_numpy()), strict=True):
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, str(confusion.iat[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(n), confusion.columns, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n), confusion.index)
     axes.set(xlabel="predicted type", ylabel="true type")
     axes.set_title(f"accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}", fontsize=10)
     figure.colorbar(image, ax=axes, label="share of the true type", shrink=0.8)
-    left = max(label.get_window_extent().width for label in axes.get_yticklabels()) / figure.dpi
-    below = max(label.get_window_extent().height for label in axes.get_xticklabels()) / figure.dpi
-    figure.set_size_inches(2.2 + 0.45 * n + left, 1.6 + 0.45 * n + below)
+    _name_squares(figure, axes, confusion)
     return figure
 
 
@@ -195,6 +191,39 @@ def contributions(table: pd.DataFrame, n_genes: int = 4) -> Figure:
     return figure
 
 
+def harmony(found: Harmony) -> Figure:
+    """Draw how well the labels of two studies fit each other, as a heat map.
+
+    Parameters
+    ----------
+    found : Harmony
+        From `ginseng.harmonize`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Labels of A are rows, those of B columns, and related ones are marked: = for the same, < where that of A is
+        finer, > where it is coarser.
+
+    Examples
+    --------
+    >>> shares = pd.DataFrame([[0.9, 0.1], [0.0, 1.0]], ["B", "T"], ["CD19+", "CD3+"])
+    >>> figure = harmony(Harmony.of(shares, shares.T, 0.25))
+    """
+    matrix = found.matrix
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    rows, columns = list(matrix.index), list(matrix.columns)
+    for a, b, score, relation in found.pairs[["a", "b", "score", "relation"]].to_numpy():
+        colour = "white" if score > 0.5 else "black"
+        axes.text(columns.index(b), rows.index(a), SIGNS[relation], ha="center", va="center", color=colour)
+    axes.set(xlabel="label of B", ylabel="label of A")
+    _name_squares(figure, axes, matrix)
+    figure.colorbar(image, ax=axes, label="score", shrink=0.8)
+    return figure
+
+
 def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> Figure:
     """Draw cells in a two-dimensional embedding, coloured by columns of ``obs``.
 
@@ -257,6 +286,15 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
         room = 1.1 / figure.dpi  # text is up to a tenth larger in pictures of few pixels, which it is fitted to
         figure.set_size_inches(width + room * legend.width, max(height, room * legend.height + 0.2))
     return figure
+
+
+def _name_squares(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
+    """Name the rows and columns of a picture of a table, and give the picture the size that they need."""
+    axes.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(table.shape[0]), table.index)
+    left = max(label.get_window_extent().width for label in axes.get_yticklabels()) / figure.dpi
+    below = max(label.get_window_extent().height for label in axes.get_xticklabels()) / figure.dpi
+    figure.set_size_inches(2.2 + 0.45 * table.shape[1] + left, 1.6 + 0.45 * table.shape[0] + below)
 
 
 def _palette(n: int) -> np.ndarray:

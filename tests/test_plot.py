@@ -7,6 +7,7 @@ from matplotlib.colors import to_hex
 
 from ginseng import plot
 from ginseng.metrics import ece, reliability, score
+from ginseng.model.harmony import Harmony
 from ginseng.train.logger import GinsengLogger
 
 
@@ -85,6 +86,22 @@ def test_confusion_matrix_has_room_for_its_names(n_types, length):
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.title):
         assert is_within(label.get_window_extent(), figure), label
     assert axes.bbox.width > 0.35 * n_types * figure.dpi
+
+
+@pytest.mark.parametrize("length", [4, 60])
+def test_harmony_marks_the_labels_that_are_related_and_has_room_for_their_names(length):
+    a, b = [[name.ljust(length, "x") for name in names] for names in (["CD4", "P"], ["plat", "mem", "nai"])]
+    a_to_b = pd.DataFrame([[0, 0.3, 0.7], [1.0, 0, 0]], a, b)
+    b_to_a = pd.DataFrame([[0, 0.81], [1.0, 0], [1.0, 0]], b, a)
+    figure = plot.harmony(Harmony.of(a_to_b, b_to_a, 0.25))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert texts(axes) == ["=", ">", ">"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.9, 0, 0], [0, 0.7**0.5, 0.3**0.5]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [a[1], a[0]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [b[0], b[2], b[1]]
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        assert is_within(label.get_window_extent(), figure), label
 
 
 def test_missing_embedding_or_column_is_named(adata):

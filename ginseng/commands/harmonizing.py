@@ -1,0 +1,38 @@
+"""The command that puts the labels of two studies side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import ginseng
+from ginseng.arguments import Quiet
+from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.utils.files import replacing, require_writable_path
+
+
+@command
+def harmonize(
+    model_a: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
+    data_a: Annotated[str, typer.Argument(help="Raw counts with its labels.", show_default=False)],
+    model_b: Annotated[Path, typer.Argument(help="A model of another study.", show_default=False)],
+    data_b: Annotated[str, typer.Argument(help="Raw counts with the labels of that.", show_default=False)],
+    label_a: Annotated[str, typer.Option(help="Column of obs with the labels of the first.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table of pairs, .csv.", show_default=False)],
+    label_b: Annotated[str | None, typer.Option(help="Column with those of the other; default: --label-a.")] = None,
+    layer_a: Annotated[str | None, typer.Option(help="Layer with the raw counts of the first.")] = None,
+    layer_b: Annotated[str | None, typer.Option(help="Layer with those of the other.")] = None,
+    threshold: Annotated[float, typer.Option(help="Least score of labels that are related, in (0, 1].")] = 0.25,
+    quiet: Quiet = False,
+) -> None:
+    """Tell which cell types of two studies are the same, whatever they are called.
+
+    Example: ginseng harmonize a.h5 A.h5ad b.h5 B.h5ad --label-a cell_type --label-b type -o pairs.csv
+    """
+    require_writable_path(output)
+    columns = {"label_a": label_a, "label_b": label_b, "layer_a": layer_a, "layer_b": layer_b}
+    with warnings_unless(quiet):
+        harmony = ginseng.harmonize(model_a, data_a, model_b, data_b, **columns, threshold=threshold, silent=quiet)
+    with replacing(output) as fresh:
+        harmony.table.to_csv(fresh, index=False)
+    say(quiet, f"{harmony.report()}\nsaved {output}")
