@@ -24,7 +24,7 @@ _ARRAYS = ("genes", "label_keys", "label_values")
 _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", "dropout_rate", "training")
 _DOCUMENTED = ("params", *_ARRAYS)
 _FURTHER, _BACKGROUND, _SECOND, _CALIBRATION = "members", "background", "names/second", "calibration"
-_OURS = (_FURTHER, _BACKGROUND, _SECOND, _CALIBRATION)  # which ginseng 0.2.1 ignores
+_OURS = (_FURTHER, _BACKGROUND, _SECOND)  # which, and the calibration, ginseng 0.2.1 ignores
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
@@ -80,6 +80,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             _save_pytree(file.create_group(_BACKGROUND), state.background._asdict())
         if state.calibration is not None:
             _save_pytree(file.create_group(_CALIBRATION), as_tree(state.calibration))
+            file[_CALIBRATION].attrs["digest"] = contents_digest(file, [_CALIBRATION])  # of its own: others skip it
         if state.second_names is not None:
             file.create_dataset(_SECOND, data=np.char.encode(state.second_names, "utf-8"), compression="gzip")
         metadata = file.create_group("metadata")
@@ -158,6 +159,9 @@ def load_model(path: str | Path) -> GinsengClassifierState:
                 raise ValueError(f"it holds weights of layer '{layer}' that are not finite")
         kept = file["metadata"].attrs.get("digest") if "metadata" in file else None
         require_digest(kept, _digest_of(file), "weights, names or settings")
+        if _CALIBRATION in file:
+            kept = file[_CALIBRATION].attrs.get("digest")
+            require_digest(kept, contents_digest(file, [_CALIBRATION]), "its calibration")
     return state
 
 
