@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,24 @@ class Judgement:
         """Where the cells of the types lie that there can be."""
         return None if self.calibration is None else self.calibration.geometry.among(self.is_possible)
 
+    @cached_property
+    def _known(self) -> Calibration | None:
+        """What is known of the cells of the types that there can be."""
+        return None if self.calibration is None else self.calibration.among(self.is_possible)
+
+    @property
+    def _target_error(self) -> float:
+        return _TARGET_ERROR if self.target_error is None else self.target_error
+
+    @cached_property
+    def _least_confidence(self) -> float:
+        return np.inf if self._known is None else self._known.least_confidence(self._target_error)
+
     def thresholds(self) -> dict[str, float]:
         """The confidence from which on cells are assigned, where that is what is promised."""
-        if self.calibration is None or self.class_error is not None:
+        if self._known is None or self.class_error is not None:
             return {}
-        target_error = _TARGET_ERROR if self.target_error is None else self.target_error
-        return {"least_confidence": self.calibration.among(self.is_possible).least_confidence(target_error)}
+        return {"least_confidence": self._least_confidence}
 
     def share_left_out(self, answer: Answer) -> float:
         """Share of the cells whose likeliest type is among those that cannot be."""
@@ -106,7 +119,7 @@ class Judgement:
     def __call__(self, answer: Answer) -> tuple[dict[str, Any], np.ndarray]:
         """Columns by their names, and the probability of each type for each cell."""
         logits = np.where(self.is_possible, answer.logits, np.float32(-np.inf))
-        calibration = None if self.calibration is None else self.calibration.among(self.is_possible)
+        calibration = self._known
         if calibration is None or not len(calibration.labels):
             probabilities = probabilities_over(answer.logits, self.is_possible)
             columns = self._ranked(probabilities, logits, answer.is_empty)
@@ -148,12 +161,11 @@ class Judgement:
         """Which types each cell may be."""
         if self.class_error is not None:
             return (calibration.p_values(logits) > self.class_error) & self.is_possible
-        target_error = _TARGET_ERROR if self.target_error is None else self.target_error
-        is_sure = probabilities.max(axis=1) >= calibration.least_confidence(target_error)
+        is_sure = probabilities.max(axis=1) >= self._least_confidence
         order = np.argsort(-probabilities, axis=1, kind="stable")
         before = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
         needed = np.empty(probabilities.shape, bool)  # until they are together as likely as asked for; two at least
-        is_needed = np.concatenate([np.ones((len(order), 2), bool), before[:, 1:-1] < 1 - target_error], axis=1)
+        is_needed = np.concatenate([np.ones((len(order), 2), bool), before[:, 1:-1] < 1 - self._target_error], axis=1)
         np.put_along_axis(needed, order, is_needed[:, : order.shape[1]], axis=1)
         return needed & self.is_possible & ~is_sure[:, None]
 
