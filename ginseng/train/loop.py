@@ -57,6 +57,12 @@ class Trainer:
     genes, labels : sequence of str, optional
         Names of the model's inputs and outputs where they are not those of the dataset: genes are matched by name, and
         those that the dataset lacks count as zero. `ginseng.utils.names.GeneNames` holds genes with other names.
+    old : GinsengDataset, optional
+        Data of which each step sees a share, too, so that what was learnt from them is not forgotten: see
+        `Sampling.replay`. Its held-out cells are judged together with those of the dataset.
+    teacher : eqx.Module, optional
+        A module of the same inputs, whose answers are soft targets for the first outputs of the model, as many as it
+        has: see `Recipe.distill`.
 
     Attributes
     ----------
@@ -101,6 +107,8 @@ class Trainer:
         devices: int | Sequence[Any] | None = None,
         genes: Sequence[str] | GeneNames | None = None,
         labels: Sequence[str] | None = None,
+        old: GinsengDataset | None = None,
+        teacher: eqx.Module | None = None,
     ):
         if patience is not None:
             require_integer("patience", patience, 1)
@@ -111,7 +119,8 @@ class Trainer:
         require_kind("sampling", self.sampling, Sampling)
         self._compiled, self._patience, self._trainable = self.recipe.compiled(), patience, trainable
         self._devices = Devices(devices)
-        self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels)
+        self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels, old=old)
+        self._teacher = None if teacher is None else eqx.nn.inference_mode(teacher)
         self._feed.loss_weights(self.recipe.class_weights)
         params, self._frozen = self._parted(model)
         self.run = new_run(params, self.recipe.optimizer, self.sampling.seed)
@@ -313,7 +322,8 @@ class Trainer:
     def _fixed(self) -> Fixed:
         """What the steps read and do not change."""
         weights = self._feed.loss_weights(self.recipe.class_weights)
-        return Fixed(self._devices.replicate(self._frozen), weights, np.uint32(self.sampling.seed))
+        frozen, teacher = self._devices.replicate((self._frozen, self._teacher))
+        return Fixed(frozen, weights, np.uint32(self.sampling.seed), teacher)
 
     def _description(self, rates: np.ndarray) -> dict[str, Any]:
         """What tells one run from another: the cells, the steps as they are traced, and what is random."""
@@ -327,7 +337,7 @@ class Trainer:
             "devices": self._devices.n_devices,
             "learning rates": digest(rates),
             **self._feed.description(),
-            "initial weights": digest(*jax.tree.leaves(eqx.filter(self.model, eqx.is_array))),
+            "initial weights": digest(*jax.tree.leaves(eqx.filter((self.model, self._teacher), eqx.is_array))),
             TRACED: traced(given, state, self._compiled, self._devices.replicated),
         }
 

@@ -47,6 +47,10 @@ class Recipe:
         epoch, is validated, and the next call of `fit` begins from.
     augment : callable, optional
         ``augment(key, x)`` on the counts of a batch, ``(cells, genes)``, inside the compiled step.
+    distill : float
+        Weight of the answers of a `teacher` (see `Trainer`) as soft targets beside the labels: of the Kullback-Leibler
+        divergence from them, at a temperature of 2, times its square (Li & Hoiem, Learning without forgetting, ECCV
+        2016).
 
     Raises
     ------
@@ -67,6 +71,7 @@ class Recipe:
     class_weights: ClassWeights | None = None
     ema: float | None = None
     augment: Augmentation | None = None
+    distill: float = 1.0
 
     def __post_init__(self):
         require_schedule(self.schedule, self.warmup)
@@ -81,6 +86,7 @@ class Recipe:
         for name, share in (("label_smoothing", self.label_smoothing), ("ema", self.ema)):
             if share is not None:
                 require_number(name, share, "[0, 1)")
+        require_number("distill", self.distill, "[0, inf)")
         _require_weights(self.class_weights)
 
     def compiled(self) -> "Recipe":
@@ -92,6 +98,7 @@ class Recipe:
             class_weights=None,
             label_smoothing=float(self.label_smoothing),
             ema=None if self.ema is None else float(self.ema),
+            distill=float(self.distill),
         )
 
 
@@ -112,6 +119,9 @@ class Sampling:
         each epoch.
     seed : int
         Seed of all that is random: order, dropout, augmentation.
+    replay : float
+        Share of the cells of each step, in [0, 1), that are of `old` data (see `Trainer`), drawn as those of the
+        dataset are; an epoch has all cells of the dataset, and so many old ones beside them.
 
     Raises
     ------
@@ -129,6 +139,7 @@ class Sampling:
     alpha: float = 1.0
     memory: int | str | None = None
     seed: int | np.integer = 1
+    replay: float = 0.5
 
     def __post_init__(self):
         require_integer("batch_size", self.batch_size, 1)
@@ -137,6 +148,7 @@ class Sampling:
         if self.memory is not None:
             bytes_of(self.memory)
         require_integer("seed", self.seed, 0, below=2**32)
+        require_number("replay", self.replay, "[0, 1)")
 
 
 def _require_weights(class_weights: ClassWeights | None) -> None:

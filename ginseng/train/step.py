@@ -21,6 +21,8 @@ from ginseng.train.recipe import Recipe
 from ginseng.utils.digest import digest
 from ginseng.utils.precision import in_precision
 
+_TEMPERATURE = 2.0  # of distillation, as in Li & Hoiem 2016
+
 
 class State(NamedTuple):
     """What the steps change.
@@ -85,11 +87,14 @@ class Fixed(NamedTuple):
         Factor of the loss of the cells of each class.
     seed : Array
         Of the PRNG keys of the steps.
+    teacher : PyTree, optional
+        A model without dropout, whose answers are soft targets for the first classes.
     """
 
     frozen: PyTree
     class_weights: Float[np.ndarray, " classes"] | None
     seed: UInt32[np.generic, ""]
+    teacher: PyTree | None = None
 
 
 def key_of(seed: Any, purpose: Literal["steps", "new outputs"]) -> PRNGKeyArray:
@@ -116,6 +121,8 @@ def train_steps(
             losses = optax.softmax_cross_entropy(logits, targets).sum(axis=0)
             if fixed.class_weights is not None:
                 losses = losses * fixed.class_weights[y]
+            if fixed.teacher is not None:
+                losses = losses + recipe.distill * divergence_from(fixed.teacher, x, logits)
             return jnp.sum(losses * mask) / jnp.sum(mask)
 
         loss, gradient = in_precision(jax.value_and_grad(mean_loss), recipe.precision)(state.params)
@@ -133,6 +140,24 @@ def train_steps(
 
     state, total = lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
     return state, total / n_members_of(fixed.frozen)
+
+
+def divergence_from(
+    teacher: PyTree, x: Float[Array, "batch genes"], logits: Float[Array, "members batch classes"]
+) -> Float[Array, " batch"]:
+    """Divergence of logits from the answers of a teacher over the classes that it has, summed over members.
+
+    Examples
+    --------
+    >>> teacher = eqx.nn.Linear(4, 2, key=jr.key(0))
+    >>> logits = jnp.concatenate([jax.vmap(teacher)(jnp.eye(4)), jnp.ones((4, 1))], axis=1)  # and another class
+    >>> jnp.abs(divergence_from(teacher, jnp.eye(4), logits[None])).max().round(6).item()
+    0.0
+    """
+    told = member_logits_of(teacher, x)
+    softened = jax.nn.log_softmax(logits[..., : told.shape[-1]] / _TEMPERATURE)
+    divergence = optax.losses.kl_divergence(softened, jax.nn.softmax(told / _TEMPERATURE))
+    return _TEMPERATURE**2 * divergence.sum(axis=0)
 
 
 def traced(given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding) -> str:
