@@ -314,10 +314,10 @@ class _Rows:
         pieces = []
         while n > 0:
             if self._first == len(self._labels):
-                self._first, group = 0, next(self._stream, None)
+                group = next(self._stream, None)
                 if group is None:
                     break
-                self._counts, self._labels = group
+                (self._counts, self._labels), self._first = group, 0
             here = slice(self._first, self._first + n)
             pieces.append((self._counts[here], self._labels[here]))
             n_taken = len(pieces[-1][1])
