@@ -85,6 +85,7 @@ ORDER = [
     "train.recipe",
     "train.step",
     "train.feed",
+    "train.frozen",
     "train.logger",
     "train.run",
     "train.checkpoint",

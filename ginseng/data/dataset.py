@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +13,12 @@ from numpy.typing import DTypeLike
 from ginseng.data import sampling, splits, store, streaming
 from ginseng.data.annotation import Genes
 from ginseng.data.creation import create_dataset
-from ginseng.data.reading import StoredCounts
+from ginseng.data.reading import AnyCounts, StoredCounts
 from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source
 from ginseng.utils.files import is_url
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten, warn
-
-_SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
 
 class GinsengDataset:
@@ -101,7 +98,7 @@ class GinsengDataset:
         self.label_names, self.gene_names = contents.label_names, contents.gene_names
         self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
         self.second_names = contents.second_names
-        self._stored = StoredCounts(self.root, contents)
+        self._stored: AnyCounts = StoredCounts(self.root, contents)
         self.train_idx, self.test_idx = splits.read_split(self.root, self.n_cells)
 
     @classmethod
@@ -237,8 +234,12 @@ class GinsengDataset:
 
     def divided(self, train: np.ndarray, test: np.ndarray) -> "GinsengDataset":
         """The same dataset with another training and another test part, which are not stored."""
+        return self.changed(train_idx=train, test_idx=test)
+
+    def changed(self, **attributes: Any) -> "GinsengDataset":
+        """The same dataset with other attributes, which are not stored."""
         other = copy.copy(self)
-        other._counts, other.train_idx, other.test_idx = self._counts, train, test
+        vars(other).update({"_counts": self._counts, **attributes})
         return other
 
     @property
@@ -379,9 +380,7 @@ class GinsengDataset:
         The same ones at each call; all of a part, named or given as its cells, that has fewer than twice as many.
         """
         cells = self._part(part) if isinstance(part, str) else part
-        blocks = sampling.visits(cells, _SAMPLED_TOGETHER, None)
-        counts = self._stored.read(blocks[:: max(1, len(cells) // n_cells)])
-        return counts if isinstance(counts, np.ndarray) else counts.toarray()
+        return streaming.sample(self._stored, cells, n_cells)
 
     @property
     def bytes_per_cell(self) -> np.ndarray:
@@ -394,7 +393,7 @@ class GinsengDataset:
             return memory
         return self._n_bytes if self._counts is not None else default_budget(self._n_bytes, free_memory())
 
-    @cached_property
+    @property
     def _n_bytes(self) -> int:
         """Memory that all counts take once they are read."""
         return int(self.bytes_per_cell.sum())

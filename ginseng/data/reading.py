@@ -156,6 +156,36 @@ class StoredCounts:
                 pass
 
 
+class HeldCounts:
+    """Counts of a dataset that are held in memory in place of those stored, read in the same way.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray
+        Of shape ``(cells, genes)``.
+
+    Attributes
+    ----------
+    dtype, bytes_per_cell
+        As of `StoredCounts`.
+    """
+
+    def __init__(self, counts: np.ndarray):
+        self._counts, self.dtype = counts, counts.dtype
+        self.bytes_per_cell = np.full(len(counts), counts.shape[1] * counts.dtype.itemsize)
+
+    def read_all(self) -> np.ndarray:
+        """Counts of all cells."""
+        return self._counts
+
+    def read(self, visits: Sequence[np.ndarray], stopped: threading.Event | None = None) -> np.ndarray:
+        """Counts of some cells, a row for each of the visits; those that are held need not be stopped."""
+        return self._counts[np.concatenate(visits)]
+
+
+AnyCounts = StoredCounts | HeldCounts
+
+
 def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:
     if isinstance(array, ShardReader):
         array.read(stored.start, target)

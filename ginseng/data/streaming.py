@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ginseng.data import sampling
-from ginseng.data.reading import StoredCounts
+from ginseng.data.reading import AnyCounts
 from ginseng.data.slabs import Rows
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.values import require_integer
@@ -17,6 +17,7 @@ from ginseng.utils.values import require_integer
 # from those of all cells. See benchmarks/shuffle.py.
 _BLOCKS_PER_WINDOW = 400
 _DENSE_BYTES = 2**21  # small enough for the caches
+_SAMPLED_TOGETHER = 32  # in stores of ginseng 0.2.1 each read of some cells reads a chunk of 4,096
 
 Groups = Iterator[tuple[Rows, np.ndarray]]
 
@@ -94,7 +95,7 @@ def dense_batches(groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray,
 
 
 def from_store(
-    stored: StoredCounts, cells: np.ndarray, memory: int, order: Order, n_blocks: int = _BLOCKS_PER_WINDOW
+    stored: AnyCounts, cells: np.ndarray, memory: int, order: Order, n_blocks: int = _BLOCKS_PER_WINDOW
 ) -> Groups:
     """Rows of `cells`, of which at most `memory` bytes are held.
 
@@ -103,7 +104,7 @@ def from_store(
 
     Parameters
     ----------
-    stored : StoredCounts
+    stored : StoredCounts or HeldCounts
         Where to read.
     cells : numpy.ndarray
         In increasing order, repeated or not.
@@ -135,6 +136,13 @@ def from_store(
         windows.close()
 
 
-def block_size_for(stored: StoredCounts, memory: int, n_blocks: int = _BLOCKS_PER_WINDOW) -> int:
+def block_size_for(stored: AnyCounts, memory: int, n_blocks: int = _BLOCKS_PER_WINDOW) -> int:
     """Consecutive cells that are read together, with `memory` bytes for two windows of `n_blocks` blocks."""
     return max(1, int(memory // 2 / stored.bytes_per_cell.mean() / n_blocks))
+
+
+def sample(stored: AnyCounts, cells: np.ndarray, n_cells: int) -> np.ndarray:
+    """Counts, dense, of about so many of some cells, in blocks that are spread evenly over them."""
+    blocks = sampling.visits(cells, _SAMPLED_TOGETHER, None)
+    counts = stored.read(blocks[:: max(1, len(cells) // n_cells)])
+    return counts if isinstance(counts, np.ndarray) else counts.toarray()

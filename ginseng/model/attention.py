@@ -1,5 +1,6 @@
 """Gated attention over genes: the classifier as an Equinox module, and its leaves as the documented parameter tree."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,8 @@ from ginseng.utils.values import require_integer, require_number
 
 Params = dict[str, dict[str, Any]]
 
-_LAYERS = ("features1", "features2", "attn1", "attn2", "head")
+PARTS = ("features1", "features2", "attn1", "attn2", "head")
+_PART_OF_DROPOUT = {"input_dropout": "features1", "gate_dropout": "attn1"}
 _DEFAULT_TARGET_SUM = 1e4
 
 
@@ -113,15 +115,28 @@ class AttentionClassifier(eqx.Module):
 
     def features(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " genes"]:
         """Return the gated gene vector of one cell, the input of the head: an embedding for other heads."""
-        h, attention = self._gate(x, key)
-        return attention * h
+        input_key, gate_key = keys_of_stages(key)
+        h = self.encoded(x, key=input_key)
+        return self.attention(h, key=gate_key) * h
 
     def attend(
         self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, " classes"], Float[Array, " genes"]]:
         """Return the logits of one cell, and the attention, in (0, 1), paid to each gene."""
-        h, attention = self._gate(x, key)
+        input_key, gate_key = keys_of_stages(key)
+        h = self.encoded(x, key=input_key)
+        attention = self.attention(h, key=gate_key)
         return self.head(attention * h), attention
+
+    def encoded(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " genes"]:
+        """Return the feature of each gene, ``h``: the first stage."""
+        x = self.input_dropout(self.normalized(x).astype(jnp.result_type(float)), key=key)
+        return self.features2(jax.nn.relu(self.features1(x)))
+
+    def attention(self, h: Float[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " genes"]:
+        """Return the attention, in (0, 1), paid to each feature: the second stage, after which comes the head."""
+        gate = jnp.tanh(self.attn1(self.gate_dropout(h, key=key)))
+        return jax.nn.sigmoid(self.attn2(gate))
 
     def normalized(self, x: Num[Array, " genes"]) -> Num[Array, " genes"]:
         """Normalise the counts of one cell, if the network does."""
@@ -136,14 +151,33 @@ class AttentionClassifier(eqx.Module):
             target_sum=self.target_sum if target_sum is None else target_sum,
         )
 
-    def _gate(
-        self, x: Num[Array, " genes"], key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, " genes"], Float[Array, " genes"]]:
-        input_key, gate_key = (None, None) if key is None else jr.split(key)
-        x = self.input_dropout(self.normalized(x).astype(jnp.result_type(float)), key=input_key)
-        h = self.features2(jax.nn.relu(self.features1(x)))
-        gate = jnp.tanh(self.attn1(self.gate_dropout(h, key=gate_key)))
-        return h, jax.nn.sigmoid(self.attn2(gate))
+
+def keys_of_stages(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, PRNGKeyArray | None]:
+    """Split the key of a cell into those of `AttentionClassifier.encoded` and `attention`.
+
+    Examples
+    --------
+    >>> keys_of_stages(None)
+    (None, None)
+    """
+    if key is None:
+        return None, None
+    input_key, gate_key = jr.split(key)
+    return input_key, gate_key
+
+
+def part_of(path: Sequence[Any]) -> str | None:
+    """Name of the part of a network that a leaf is in, by its path in any tree; dropout is in the part that it feeds.
+
+    Examples
+    --------
+    >>> model = AttentionClassifier(n_genes=4, n_classes=3, hidden_dim=2, key=jr.key(0))
+    >>> [part_of(path) for path, _ in jax.tree.leaves_with_path({"model": model})][-3:]
+    ['head', 'features1', 'attn1']
+    """
+    names = [str(getattr(step, "name", getattr(step, "key", None))) for step in path]
+    parts = (_PART_OF_DROPOUT.get(name, name) for name in names)
+    return next((part for part in parts if part in PARTS), None)
 
 
 @eqx.filter_jit
@@ -153,7 +187,7 @@ def _drawn_layers(key: PRNGKeyArray, n_genes: int, n_classes: int, hidden_dim: i
     Layers of as many weights share a loop, since what is slow to compile is the generator: its numbers depend on how
     many there are, not on their shape.
     """
-    keys = jax.vmap(lambda key: jr.split(key)[0])(jr.split(key, len(_LAYERS)))
+    keys = jax.vmap(lambda key: jr.split(key)[0])(jr.split(key, len(PARTS)))
     features, gates, heads = (
         jax.lax.map(lambda key, shape=shape: nn_xavier_uniform(key, shape), keys[first:last])
         for first, last, shape in (
@@ -207,7 +241,7 @@ def params_of(model: AttentionClassifier) -> Params:
     >>> {name: layer["W"].shape for name, layer in params_of(model).items()}
     {'features1': (20, 20), 'features2': (20, 20), 'attn1': (20, 8), 'attn2': (8, 20), 'head': (20, 3)}
     """
-    layers = {name: getattr(model, name) for name in _LAYERS}
+    layers = {name: getattr(model, name) for name in PARTS}
     return {name: {"W": layer.weight.T, "b": layer.bias} for name, layer in layers.items()}
 
 
@@ -225,7 +259,7 @@ def model_from_params(
     ValueError
         If a layer is missing or its shape does not fit the others.
     """
-    if missing := [name for name in _LAYERS if not {"W", "b"} <= set(params.get(name, ()))]:
+    if missing := [name for name in PARTS if not {"W", "b"} <= set(params.get(name, ()))]:
         raise ValueError(f"`params` lacks W or b of the layers {missing}; it has the layers {list(params)}.")
     n_genes, n_classes = params["head"]["W"].shape
     hidden_dim = params["attn1"]["W"].shape[-1]
@@ -241,7 +275,7 @@ def model_from_params(
         )
     )
     leaves = []
-    for name in _LAYERS:
+    for name in PARTS:
         layer = getattr(shell, name)
         weight, bias = jnp.asarray(params[name]["W"]).T, jnp.asarray(params[name]["b"])
         if weight.shape != layer.weight.shape or bias.shape != layer.bias.shape:
@@ -254,4 +288,4 @@ def model_from_params(
 
 
 def _weights_and_biases(model: AttentionClassifier) -> list[Any]:
-    return [leaf for name in _LAYERS for leaf in (getattr(model, name).weight, getattr(model, name).bias)]
+    return [leaf for name in PARTS for leaf in (getattr(model, name).weight, getattr(model, name).bias)]

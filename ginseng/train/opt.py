@@ -1,6 +1,6 @@
 """Adam with L2 regularisation: one update rule, as an Optax transform and as the documented functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from ginseng.model.attention import PARTS, part_of
+from ginseng.utils.messages import unknown_name
 from ginseng.utils.values import require_number
 
 
@@ -107,6 +109,51 @@ def adam_l2(
         return jax.tree.map(lambda d: -rate * d, direction), AdamState(step, m, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def scale_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Scale updates by the part of a network that they are of: learning rates by part, where it comes last.
+
+    Parameters
+    ----------
+    factors : dict of str
+        Factors, in [0, inf), by the name of a part of `AttentionClassifier`, wherever the tree holds one: in a module
+        that is composed with it, in an `Ensemble`, or in the documented parameter tree. All else is left as it is.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        Without state.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part, or a factor is out of range.
+
+    Examples
+    --------
+    >>> optimizer = optax.chain(optax.sgd(1.0), scale_by_part({"features1": 0.1}))
+    >>> params = {"features1": {"b": jnp.ones(2)}, "head": {"b": jnp.ones(2)}}
+    >>> updates, _ = optimizer.update(params, optimizer.init(params))
+    >>> updates["features1"]["b"], updates["head"]["b"]
+    (Array([-0.1, -0.1], dtype=float32), Array([-1., -1.], dtype=float32))
+    """
+    require_rates(factors)
+
+    def scaled(updates, params=None):
+        return jax.tree.map_with_path(lambda path, update: factors.get(part_of(path) or "", 1.0) * update, updates)
+
+    return optax.stateless(scaled)
+
+
+def require_rates(factors: Any) -> None:
+    """Raise a ValueError unless these are factors of the learning rate by the names of parts of a network."""
+    if not isinstance(factors, Mapping):
+        raise ValueError(f"`rates` must be a dict of factors by part, such as {{'head': 0.1}}, but got {factors!r}.")
+    for name, factor in factors.items():
+        if name not in PARTS:
+            raise unknown_name("part", name, "the network", PARTS)
+        require_number(f"rates[{name!r}]", factor, "[0, inf)")
 
 
 def require_betas(betas: Any) -> None:

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from ginseng.train.augment import augment, require_parts
-from ginseng.train.opt import adam_l2, require_betas
+from ginseng.train.opt import adam_l2, require_betas, require_rates, scale_by_part
 from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
 from ginseng.train.schedule import Schedule
 from ginseng.utils.values import require_flag, require_integer, require_number
@@ -75,6 +75,9 @@ class GinsengClassifierTrainerSettings:
         Seed of initial weights, split, order and dropout.
     clip : float, optional
         Largest norm of a step's gradient, over all weights of a network; a larger one is scaled down to it.
+    rates : dict of str, optional
+        Factors of the learning rate by part of the network, such as ``{"features1": 0.1}``, see `scale_by_part`; 1 for
+        parts that are not named.
     center : bool
         Where training starts from scratch: begin with biases of the first layer that take the mean training cell,
         normalised (of about 1,000 cells), to 0 rather than with biases of 0.
@@ -128,6 +131,7 @@ class GinsengClassifierTrainerSettings:
     schedule: Schedule = dataclasses.field(default="cosine", kw_only=True)
     warmup: float = dataclasses.field(default=0.05, kw_only=True)
     clip: float | None = dataclasses.field(default=None, kw_only=True)
+    rates: dict[str, float] | None = dataclasses.field(default=None, kw_only=True)
     label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
     class_weights: ClassWeights | None = dataclasses.field(default=None, kw_only=True)
     ema: float | None = dataclasses.field(default=None, kw_only=True)
@@ -151,6 +155,8 @@ class GinsengClassifierTrainerSettings:
             if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
                 require_number(name, value, interval)
         require_betas(self.betas)
+        if self.rates is not None:
+            require_rates(self.rates)
         if self.calibrate not in CALIBRATE:
             raise ValueError(f"`calibrate` must be one of {', '.join(CALIBRATE)}, but got {self.calibrate!r}.")
         self.recipe()
@@ -219,7 +225,8 @@ class GinsengClassifierTrainerSettings:
         beta1, beta2 = map(float, self.betas)
         clip = None if self.clip is None else float(self.clip)
         adam = rate, (beta1, beta2), float(self.eps), float(self.weight_decay), bool(self.decoupled)
-        return _optimizer(*adam, clip, self.members > 1)
+        factors = tuple((name, float(factor)) for name, factor in sorted((self.rates or {}).items()))
+        return _optimizer(*adam, clip, self.members > 1, factors)
 
 
 # One object for equal numbers: what is compiled is shared by trainers of the same objects.
@@ -237,12 +244,16 @@ def _optimizer(
     decoupled: bool,
     clip: float | None,
     has_members: bool,
+    factors: tuple[tuple[str, float], ...],
 ) -> optax.GradientTransformation:
     adam = adam_l2(rate, betas, eps, weight_decay, decoupled=decoupled)
-    if clip is None:
-        return adam
-    clipping = optax.clip_by_global_norm(clip)
-    return optax.chain(_for_each_member(clipping) if has_members else clipping, adam)
+    parts = [adam]
+    if clip is not None:
+        clipping = optax.clip_by_global_norm(clip)
+        parts.insert(0, _for_each_member(clipping) if has_members else clipping)
+    if factors:
+        parts.append(scale_by_part(dict(factors)))
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
 
 def _for_each_member(stateless: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 _CONTROL_GROUPS, _OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes
+SMALLEST_BUFFER, _LARGEST_BUFFER = 2**26, 2**30  # bytes
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -45,7 +45,7 @@ def default_budget(n_bytes: int, free: int) -> int:
     >>> default_budget(300, free=10**9), default_budget(10**12, free=10**9)
     (300, 500000000)
     """
-    return n_bytes if n_bytes <= free // 2 else max(_SMALLEST_BUFFER, min(_LARGEST_BUFFER, free // 2))
+    return n_bytes if n_bytes <= free // 2 else max(SMALLEST_BUFFER, min(_LARGEST_BUFFER, free // 2))
 
 
 def bytes_of(amount: int | str) -> int:
