@@ -1,4 +1,4 @@
-"""How much faster is an epoch on the answers of a frozen trunk than one through the whole network?
+"""How much faster an epoch is on the answers of a frozen trunk than one through the whole network.
 
     python benchmarks/simulate.py --data pbmc3k.h5ad --cells 20000 --out /tmp/20k.h5ad
     python benchmarks/frozen.py --data /tmp/20k.h5ad

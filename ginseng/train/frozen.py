@@ -151,9 +151,8 @@ def split_at_trunk(
     if not isinstance(network, AttentionClassifier) or not set(_ENCODER) <= set(frozen):
         return None
     gates = set(_GATE) <= set(frozen)
-    parts = (*_ENCODER, *_GATE) if gates else _ENCODER
+    parts, rest = _parts_of(gates)
     steady: AttentionClassifier = without_dropout_of(network, frozen)
-    rest = [part for part in PARTS if part not in parts]
     return Trunk(_with_arrays_of(steady, parts), gates), Remainder(_with_arrays_of(steady, rest), gates)
 
 
@@ -169,18 +168,36 @@ class Cached:
         What is trained, with a `Trainer`.
     trainable : PyTree of bool
         Which leaves of it are.
-    dataset : GinsengDataset
+    dataset, old : GinsengDataset
         The training and the test cells with the answers of the trunk for counts, which are held in memory.
+    teacher : Remainder, optional
+        What answers for the teacher.
+    is_lacking : numpy.ndarray
+        Which genes of the network the data lack.
     """
 
     network: AttentionClassifier
     module: Remainder
     trainable: Remainder
     dataset: GinsengDataset
+    old: GinsengDataset | None
+    teacher: Remainder | None
+    is_lacking: np.ndarray
 
     def whole(self, trained: Remainder) -> AttentionClassifier:
         """The network with what was trained of it."""
         return eqx.combine(eqx.filter(trained.network, eqx.is_array), self.network)
+
+    def remainder_of(self, network: AttentionClassifier) -> Remainder:
+        """What is trained, of another network with the same trunk."""
+        parts, rest = _parts_of(self.module.gates)
+        kept, given = (
+            jax.tree.leaves(eqx.filter(_with_arrays_of(one, parts), eqx.is_array)) for one in (self.network, network)
+        )
+        if not all(map(np.array_equal, kept, given)):
+            raise ValueError("The trunk of the network is frozen: make another trainer to start from other weights.")
+        arrays = eqx.filter(_with_arrays_of(network, rest), eqx.is_array)
+        return Remainder(eqx.combine(arrays, self.module.network), self.module.gates)
 
 
 def cached(
@@ -192,13 +209,17 @@ def cached(
     trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
     genes: Sequence[str] | GeneNames | None = None,
     devices: int | Sequence[Any] | None = None,
+    old: GinsengDataset | None = None,
+    teacher: eqx.Module | None = None,
 ) -> Cached | None:
     """Compute once what a frozen trunk says of each cell, so that only what comes after it is left to each epoch.
 
     Parameters
     ----------
-    network, dataset, recipe, sampling, trainable, genes, devices
+    network, dataset, recipe, sampling, trainable, genes, devices, old
         As for `Trainer`.
+    teacher : AttentionClassifier, optional
+        As for `Trainer`; it must have the trunk of the network.
 
     Returns
     -------
@@ -217,47 +238,62 @@ def cached(
     if parts is None or not isinstance(network, AttentionClassifier):
         return None
     trunk, remainder = parts
-    found = with_answers(trunk, dataset, sampling, genes=genes, devices=devices)
-    if found is None:
+    if old is not None and genes is None:
+        genes = GeneNames(dataset.gene_names, dataset.second_names)
+    over = Devices(devices)
+    data = [one for one in (dataset, old) if one is not None]
+    budget = over.least(free_memory() // 2 if sampling.memory is None else bytes_of(sampling.memory)) // len(data)
+    found = [with_answers(trunk, one, sampling, budget, over, genes) for one in data]
+    answered = [one for one, _ in found if one is not None]
+    if len(answered) < len(data):
         return None
     spec = Remainder(_selected(network, trainable), remainder.gates)
-    return Cached(network, remainder, spec, found)
+    rest = _parts_of(remainder.gates)[1]
+    told = (
+        Remainder(_with_arrays_of(teacher, rest), remainder.gates) if isinstance(teacher, AttentionClassifier) else None
+    )
+    is_lacking = np.logical_and.reduce([lacks for _, lacks in found])
+    return Cached(network, remainder, spec, answered[0], answered[1] if old is not None else None, told, is_lacking)
 
 
 def with_answers(
     trunk: Trunk,
     dataset: GinsengDataset,
     sampling: Sampling,
-    *,
+    budget: int,
+    over: Devices,
     genes: Sequence[str] | GeneNames | None = None,
-    devices: int | Sequence[Any] | None = None,
-) -> GinsengDataset | None:
+) -> tuple[GinsengDataset | None, np.ndarray]:
     """The training and the test cells of a dataset, with the answers of a trunk for counts, if these fit in memory.
 
     Parameters
     ----------
     trunk : Trunk
         What answers.
-    dataset, sampling, genes, devices
+    dataset, sampling, genes
         As for `Trainer`.
+    budget : int
+        Bytes that they may take.
+    over : Devices
+        Where they are computed.
 
     Returns
     -------
     GinsengDataset or None
         Its cells are those of the training part, then those of the test part, each in the order of the dataset. It
         cannot be split anew on disk.
+    is_lacking : numpy.ndarray
+        Which genes of the network the dataset lacks.
     """
-    over = Devices(devices)
     split = {"train": dataset.train_idx, "test": dataset.test_idx}
     parts = {part: cells for part, cells in split.items() if cells is not None} or {"all": np.arange(dataset.n_cells)}
     cells = np.concatenate(list(parts.values()))
     n_features = trunk.network.n_genes
-    budget = over.least(free_memory() // 2 if sampling.memory is None else bytes_of(sampling.memory))
     n_bytes = len(cells) * n_features * np.dtype(np.float32).itemsize
-    if n_bytes > budget:
-        return None
     own = dataset.changed()  # its counts, if they are read here, go with it
     feed = Feed(own, over, sampling, genes=genes)
+    if n_bytes > budget:
+        return None, feed.is_lacking
     memory = min(feed.budget(), max(budget - n_bytes, SMALLEST_BUFFER))
     replicated = over.replicate(trunk)
     found, n_found = np.empty((len(cells), n_features), np.float32), 0
@@ -270,7 +306,7 @@ def with_answers(
     ends = np.cumsum([len(of_part) for of_part in parts.values()])
     places = dict(zip(parts, np.split(np.arange(len(cells)), ends[:-1]), strict=True))
     names = dataset.gene_names if genes is None else genes.first if isinstance(genes, GeneNames) else genes
-    return dataset.changed(
+    answered = dataset.changed(
         root=zarr.group(),
         n_cells=len(cells),
         n_genes=n_features,
@@ -283,6 +319,13 @@ def with_answers(
         _stored=HeldCounts(found),
         _counts=found,
     )
+    return answered, feed.is_lacking
+
+
+def _parts_of(gates: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the parts of the trunk, and of the remainder."""
+    n_parts = len(_ENCODER) + len(_GATE) * gates
+    return PARTS[:n_parts], PARTS[n_parts:]
 
 
 def _spec_of(network: eqx.Module, freeze: Any) -> PyTree[bool | Callable]:

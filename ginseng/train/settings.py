@@ -87,6 +87,10 @@ class GinsengClassifierTrainerSettings:
     stratify_label : bool
         Hold out the same share of each type, and none of types of fewer than ``1 / holdout_fraction`` cells, which
         training needs more. Groups are held out whole.
+    replay : float
+        Share of the cells of each step, in [0, 1), that are old, where a trainer has `old` data, see `Sampling`.
+    distill : float
+        Weight of the answers of the classifier that a trainer starts from as soft targets, see `Recipe`; 0 for none.
     calibrate : {"auto", "groups", "holdout", "none"}
         Which cells tell, at the end of `fit`, what the answers are worth (see `ginseng.model.calibration`): those of
         whole groups, left out in turn of up to five further trainings, or those held out at random, which cost nothing
@@ -139,6 +143,8 @@ class GinsengClassifierTrainerSettings:
     center: bool = dataclasses.field(default=True, kw_only=True)
     stratify_label: bool = dataclasses.field(default=True, kw_only=True)
     members: int = dataclasses.field(default=1, kw_only=True)
+    replay: float = dataclasses.field(default=0.5, kw_only=True)
+    distill: float = dataclasses.field(default=0.0, kw_only=True)
     calibrate: str = dataclasses.field(default="auto", kw_only=True)
 
     def __post_init__(self):
@@ -202,6 +208,7 @@ class GinsengClassifierTrainerSettings:
             class_weights=self.class_weights,
             ema=self.ema,
             augment=self._augmentation(),
+            distill=self.distill,
         )
 
     def sampling(self, memory: int | str | None = None) -> Sampling:
@@ -212,6 +219,7 @@ class GinsengClassifierTrainerSettings:
             alpha=self.balance_alpha,
             memory=memory,
             seed=self.seed,
+            replay=self.replay,
         )
 
     def _augmentation(self) -> Augmentation | None:

@@ -28,6 +28,7 @@ from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.calibrating import calibrated, source_of
 from ginseng.train.card import card_of, require_card
 from ginseng.train.feed import require_nonnegative
+from ginseng.train.frozen import cached, frozen_parts, without_dropout_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
@@ -51,10 +52,14 @@ class GinsengClassifierTrainer:
         How to train; by default as the settings' defaults say.
     start : GinsengClassifierState, str or Path, optional
         A trained classifier (or its file) to go on from. Its genes, networks, normalisation and dropout are kept: the
-        dataset's genes are matched to them, and labels that it does not know are added to its head.
+        dataset's genes are matched to them, and labels that it does not know are added to its head. `ginseng.finetune`
+        does more.
+    old : GinsengDataset, optional
+        Data of which each step sees a share, too (`settings.replay`), so that what `start` knows is not forgotten.
     trainable : PyTree of bool or callable, optional
         Filter spec over the network: which leaves to train; see `Trainer`. A spec made from the network of `start`
-        also holds where labels are added to the head.
+        also holds where labels are added to the head. Parts without any have no dropout, and where the network begins
+        with such, their answers are computed once, if they fit in `memory`: see `ginseng.train.frozen`.
     memory : int or str, optional
         Bytes that counts may take, such as ``"2 GB"``; see `GinsengDataset.stream`, which reads larger ones anew in
         each epoch.
@@ -104,6 +109,7 @@ class GinsengClassifierTrainer:
         settings: GinsengClassifierTrainerSettings | None = None,
         *,
         start: GinsengClassifierState | str | Path | None = None,
+        old: GinsengDataset | None = None,
         trainable: PyTree[bool | Callable] = eqx.is_inexact_array,
         memory: int | str | None = None,
         optimizer: optax.GradientTransformation | None = None,
@@ -114,6 +120,7 @@ class GinsengClassifierTrainer:
         self._sibling = functools.partial(
             GinsengClassifierTrainer,
             start=state,
+            old=None if old is None else _without_test(old),
             trainable=trainable,
             memory=memory,
             optimizer=optimizer,
@@ -150,27 +157,35 @@ class GinsengClassifierTrainer:
         model = joined([classifier.module for classifier in classifiers])
         if isinstance(model, Ensemble) and isinstance(trainable, AttentionClassifier):
             trainable = eqx.tree_at(lambda ensemble: ensemble.stacked, model, trainable)
-        self._trainer = Trainer(
-            model,
-            self.dataset,
-            self.settings.recipe(optimizer),
-            self.settings.sampling(memory),
-            trainable=trainable,
-            patience=self.settings.patience,
-            devices=devices,
-            genes=GeneNames(self.genes, self.second_names),
-            labels=self.label_names,
-        )
+        recipe, sampling = self.settings.recipe(optimizer), self.settings.sampling(memory)
+        names = GeneNames(self.genes, self.second_names)
+        teacher = None if state is None or not self.settings.distill else state.module
+        data = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
+        how: dict[str, Any] = {"genes": names, "devices": devices, "old": old, "teacher": teacher}
+        self._cached = found = cached(model, data, recipe, sampling, trainable=trainable, **how)
+        if found is None:
+            model = without_dropout_of(model, frozen_parts(model, trainable))
+        else:
+            model, data, trainable = found.module, found.dataset, found.trainable
+            how |= {"old": found.old, "teacher": found.teacher}
+        how |= {"trainable": trainable, "labels": self.label_names, "patience": self.settings.patience}
+        self._trainer = Trainer(model, data, recipe, sampling, **how)
         if self.background is not None:
-            self.background = self.background.without(self._trainer.is_lacking)
-        self.classifier: GinsengClassifier = _TrainedClassifier(self._trainer, classifiers[0])
+            is_lacking = self._trainer.is_lacking if found is None else found.is_lacking
+            self.background = self.background.without(is_lacking)
+        self.classifier: GinsengClassifier = _TrainedClassifier(self, classifiers[0])
         if self.dataset.train_idx is None:  # the last step: nothing is written by a trainer that is refused
             self.dataset.keep_split(train, test)
 
     @property
     def model(self) -> eqx.Module:
-        """The network as trained so far."""
-        return self._trainer.model
+        """The network as trained so far; may be assigned, and the optimiser then begins anew."""
+        model: Any = self._trainer.model
+        return model if self._cached is None else self._cached.whole(model)
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._trainer.model = model if self._cached is None else self._cached.remainder_of(model)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -269,7 +284,7 @@ class GinsengClassifierTrainer:
 class _TrainedClassifier(GinsengClassifier):
     """The (first) classifier of a trainer, in whose run its weights are; copies of it have weights of their own."""
 
-    def __init__(self, trainer: Trainer, drawn: GinsengClassifier):
+    def __init__(self, trainer: GinsengClassifierTrainer, drawn: GinsengClassifier):
         self._trainer, self.seed, self.key = trainer, drawn.seed, drawn.key
 
     @property
@@ -293,6 +308,12 @@ def _with_those_of(
         return dataclasses.replace(settings)
     kept = {name: getattr(state, name) for name in names}
     return dataclasses.replace(settings, center=False, members=1 + len(state.members), **kept)
+
+
+def _without_test(dataset: GinsengDataset) -> GinsengDataset:
+    """The training cells of a dataset alone."""
+    train = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
+    return dataset.divided(train, train[:0])
 
 
 def _joined(labels: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from ginseng.train.frozen import (
 )
 from ginseng.train.opt import adam_l2, require_rates, scale_by_part
 from ginseng.train.recipe import Recipe, Sampling
+from ginseng.utils.devices import Devices
 from ginseng.utils.names import GeneNames
 from tests.conftest import simulate
 from tests.train.models import assert_same_weights, leaves_of
@@ -97,7 +98,7 @@ def test_genes_of_the_model_are_found_in_the_data(network, tmp_path):
 def test_cells_of_neither_part_are_left_out(split, network):
     few = split.divided(split.train_idx[::2], split.test_idx[:3])
     trunk, _ = split_at_trunk(network, trainable_leaves(network, "trunk"))
-    view = with_answers(trunk, few, SAMPLING)
+    view = with_answers(trunk, few, SAMPLING, 2**30, Devices())[0]
     assert view.n_cells == len(few.train_idx) + 3
     x, y = next(view.stream(100, "test", shuffle=False))
     counts, labels = next(few.stream(100, "test", shuffle=False))
@@ -107,7 +108,8 @@ def test_cells_of_neither_part_are_left_out(split, network):
 
 def test_a_view_is_split_without_a_trace_in_the_dataset(split, network):
     trunk, _ = split_at_trunk(network, trainable_leaves(network, "trunk"))
-    with_answers(trunk, split.divided(split.train_idx[:9], split.test_idx[:3]), SAMPLING).make_split(0.5)
+    few = split.divided(split.train_idx[:9], split.test_idx[:3])
+    with_answers(trunk, few, SAMPLING, 2**30, Devices())[0].make_split(0.5)
     np.testing.assert_array_equal(GinsengDataset(split.path).train_idx, split.train_idx)
 
 
