@@ -39,7 +39,7 @@ class _Source:
                 f"{shorten(labels, 5)}."
             )
         codes = np.array([labels.index(label) for label in dataset.label_names], dtype=np.int32)
-        return cls(dataset, None if genes is None else _gene_map(dataset, genes), codes)
+        return cls(dataset, None if genes is None else gene_map_of(dataset, genes), codes)
 
     @property
     def dtype(self) -> np.dtype:
@@ -335,7 +335,7 @@ def require_nonnegative(counts: Rows, dataset: GinsengDataset) -> None:
         )
 
 
-def _gene_map(dataset: GinsengDataset, model: GeneNames) -> GeneMap | None:
+def gene_map_of(dataset: GinsengDataset, model: GeneNames) -> GeneMap | None:
     """Which genes of the model those of a dataset are; None if they are the same."""
     if dataset.gene_names == list(model.first):
         return None

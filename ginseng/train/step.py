@@ -97,7 +97,7 @@ class Fixed(NamedTuple):
     teacher: PyTree | None = None
 
 
-def key_of(seed: Any, purpose: Literal["steps", "new outputs"]) -> PRNGKeyArray:
+def key_of(seed: Any, purpose: Literal["steps"]) -> PRNGKeyArray:
     """Give the PRNG key of a seed for a purpose, which no other purpose shares, nor the initial weights of the seed."""
     return jr.fold_in(jr.key(seed), zlib.crc32(purpose.encode()))
 

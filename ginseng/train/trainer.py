@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
@@ -16,28 +14,24 @@ from jaxtyping import Array, PyTree
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
 from ginseng.data.preflight import require_counts
-from ginseng.data.sampling import draw_split, mixes_groups
 from ginseng.metrics import Scores
-from ginseng.model.attention import AttentionClassifier, centered, model_from_params, require_memory
+from ginseng.model.attention import AttentionClassifier, centered, require_memory
 from ginseng.model.background import background_of
 from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
-from ginseng.model.nn import nn_init_linear
-from ginseng.model.state import GinsengClassifierState, classifier_from_state
+from ginseng.model.state import GinsengClassifierState
 from ginseng.train.calibrating import calibrated, source_of
 from ginseng.train.card import card_of, require_card
-from ginseng.train.feed import require_nonnegative
 from ginseng.train.frozen import cached, frozen_parts, without_dropout_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
-from ginseng.train.step import Fixed, Slab, State, key_of
-from ginseng.utils.messages import warn
+from ginseng.train.starting import drawn, sample_of, settings_for, spec_for, split_of, with_labels_of, without_test
+from ginseng.train.step import Fixed, Slab, State
 from ginseng.utils.names import GeneNames
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
-_BETWEEN_MEMBERS = 1_000_003  # seeds: neighbouring ones, as of runs that are compared, share no member
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
@@ -120,7 +114,7 @@ class GinsengClassifierTrainer:
         self._sibling = functools.partial(
             GinsengClassifierTrainer,
             start=state,
-            old=None if old is None else _without_test(old),
+            old=None if old is None else without_test(old),
             trainable=trainable,
             memory=memory,
             optimizer=optimizer,
@@ -128,39 +122,43 @@ class GinsengClassifierTrainer:
         )
         self._told = require_card(card)
         self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
-        self.settings = _with_those_of(state, GinsengClassifierTrainerSettings() if settings is None else settings)
+        self.settings = settings_for(state, GinsengClassifierTrainerSettings() if settings is None else settings)
         self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
         second_names = self.dataset.second_names if state is None else state.second_names
         self.second_names = None if second_names is None else list(map(str, second_names))
-        self.label_names = _joined(self.dataset.label_names, [] if state is None else list(state.output_labels))
+        known = [] if state is None else list(map(str, state.output_labels))
+        self.label_names = [*known, *(label for label in self.dataset.label_names if label not in known)]
         self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
         self._start_metadata = (
             {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
         )
-        train, test = _split_of(self.dataset, self.settings)
+        train, test = split_of(self.dataset, self.settings)
+        data = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
         require_held_out(self.settings.patience, len(test))
         self._judged_by = source_of(self.dataset, train, self.settings.calibrate)
         self._calibration: tuple[Any, Calibration | None] = None, None
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             require_counts(self.dataset.sample(_N_MEAN), str(self.dataset.path))
-        classifiers = _classifiers(len(self.genes), len(self.label_names), self.settings, state)
+        if state is None:
+            classifiers = drawn(len(self.genes), len(self.label_names), self.settings)
+        else:
+            classifiers = list(map(GinsengClassifier.from_module, with_labels_of(state, data).networks))
         self.background = None if state is None else state.background
         if state is None and train.size:
-            sample = _sample(self.dataset, train, self.settings)
+            sample = sample_of(self.dataset, train, self.settings)
             self.background = background_of(classifiers[0].module, sample)
             for classifier in classifiers if self.settings.center else []:
                 classifier.module = centered(classifier.module, self.background.expression)
         trainable = trainable.stacked if isinstance(trainable, Ensemble) else trainable
         if state is not None and isinstance(trainable, AttentionClassifier):
-            trainable = _spec_for(classifiers[0].module, trainable, state)
+            trainable = spec_for(classifiers[0].module, trainable, state)
         model = joined([classifier.module for classifier in classifiers])
         if isinstance(model, Ensemble) and isinstance(trainable, AttentionClassifier):
             trainable = eqx.tree_at(lambda ensemble: ensemble.stacked, model, trainable)
         recipe, sampling = self.settings.recipe(optimizer), self.settings.sampling(memory)
         names = GeneNames(self.genes, self.second_names)
         teacher = None if state is None or not self.settings.distill else state.module
-        data = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
         how: dict[str, Any] = {"genes": names, "devices": devices, "old": old, "teacher": teacher}
         self._cached = found = cached(model, data, recipe, sampling, trainable=trainable, **how)
         if found is None:
@@ -297,81 +295,3 @@ class _TrainedClassifier(GinsengClassifier):
 
     def __reduce__(self):
         return GinsengClassifier.from_module, (self.module, self.seed), {"key": self.key}
-
-
-def _with_those_of(
-    state: GinsengClassifierState | None, settings: GinsengClassifierTrainerSettings
-) -> GinsengClassifierTrainerSettings:
-    """Settings, checked anew, with those of the network of a state."""
-    names = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
-    if state is None:
-        return dataclasses.replace(settings)
-    kept = {name: getattr(state, name) for name in names}
-    return dataclasses.replace(settings, center=False, members=1 + len(state.members), **kept)
-
-
-def _without_test(dataset: GinsengDataset) -> GinsengDataset:
-    """The training cells of a dataset alone."""
-    train = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
-    return dataset.divided(train, train[:0])
-
-
-def _joined(labels: Sequence[str], known: Sequence[str]) -> list[str]:
-    return [*map(str, known), *(label for label in labels if label not in known)]
-
-
-def _split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
-    if dataset.train_idx is None or dataset.test_idx is None:
-        return draw_split(dataset.labels, dataset.groups, **settings.split())
-    if settings.group_level and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
-        warn(
-            f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
-            "dataset.make_split(fraction, stratify_group=True)."
-        )
-    return dataset.train_idx, dataset.test_idx
-
-
-def _classifiers(
-    n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings, state: GinsengClassifierState | None
-) -> list[GinsengClassifier]:
-    """Draw as many classifiers as are to be trained, or take those of a state with as many outputs."""
-    seeds = [(settings.seed + _BETWEEN_MEMBERS * nth) % 2**32 for nth in range(settings.members)]
-    if state is not None:
-        known = [GinsengClassifier.from_module(network) for network in state.networks]
-        return [_with_classes(classifier, n_classes, seed) for classifier, seed in zip(known, seeds, strict=True)]
-    sizes = n_genes, n_classes, settings.hidden_dim
-    options = settings.dropout_rate, settings.normalize, settings.target_sum
-    return [GinsengClassifier(*sizes, *options, seed) for seed in seeds]
-
-
-def _sample(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:
-    """Counts of enough of the cells for the mean of each gene."""
-    sample = dataset.sample(_N_MEAN, cells)
-    if settings.normalize:
-        require_nonnegative(sample, dataset)
-    return sample
-
-
-def _spec_for(
-    module: AttentionClassifier, spec: AttentionClassifier, state: GinsengClassifierState
-) -> AttentionClassifier:
-    """Carry a filter spec over the network of a state to that network with more classes."""
-    if spec.n_classes == module.n_classes:
-        return spec
-    per_leaf = jax.tree.broadcast(spec, classifier_from_state(state).module)
-    return jax.tree.unflatten(jax.tree.structure(module), jax.tree.leaves(per_leaf))
-
-
-def _with_classes(classifier: GinsengClassifier, n_classes: int, seed: int) -> GinsengClassifier:
-    """Add outputs with fresh weights to the head, up to `n_classes`."""
-    if n_classes == classifier.n_classes:
-        return classifier
-    params = classifier.params
-    fresh = nn_init_linear(key_of(seed, "new outputs"), classifier.n_genes, n_classes)
-    grown = {
-        name: jnp.concatenate([params["head"][name], fresh[name][..., classifier.n_classes :]], axis=-1)
-        for name in ("W", "b")
-    }
-    module = model_from_params({**params, "head": grown}, **classifier.options)
-    return GinsengClassifier.from_module(module, seed)

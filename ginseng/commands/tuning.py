@@ -1,0 +1,157 @@
+"""The command that trains a saved classifier on."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import ginseng
+from ginseng.arguments import (
+    Cells,
+    Fix,
+    Group,
+    HoldOutGroups,
+    Layer,
+    Mapping,
+    Precision,
+    Quiet,
+    RequireLabels,
+    card_texts,
+    chosen_genes,
+    how_to_create,
+    mapping_in,
+)
+from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.commands.training import Card, Checkpoint, Log, Memory, labelled_data, say_how_calibrated
+from ginseng.data.models import load_model, save_model
+from ginseng.train.finetuning import GENES, tuning_settings
+from ginseng.utils.files import require_writable_path
+
+_DEFAULTS = tuning_settings()
+
+
+@command
+def finetune(
+    model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Argument(help="New labelled cells: raw counts, or a dataset of `ginseng create`.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save it (.h5).", show_default=False)],
+    label: Annotated[
+        str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
+    ] = None,
+    cells: Cells = None,
+    layer: Layer = None,
+    group: Group = None,
+    require_labels: RequireLabels = False,
+    fix: Fix = False,
+    mapping: Mapping = None,
+    relabel: Annotated[
+        Path | None,
+        typer.Option(help="The same kind of table for the labels of the model: to rename, merge, or drop (empty) them."),
+    ] = None,
+    genes: Annotated[
+        str,
+        typer.Option(help="model keeps its genes; dataset carries its weights to those of the data (markers, others)."),
+    ] = "model",
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="Part not to train: trunk (all but the head), features1, ..., head; repeat for more."),
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="Factor of the learning rate of a part, e.g. --rate features1=0.1; repeat for more."),
+    ] = None,
+    old: Annotated[
+        Path | None, typer.Option(help="Dataset of `ginseng create` that the model was trained on, to be replayed.")
+    ] = None,
+    replay: Annotated[
+        float | None,
+        typer.Option(
+            help="With --old, share of old cells; without, weight of the model's own answers as soft targets; default "
+            f"{_DEFAULTS.replay}, {_DEFAULTS.distill}."
+        ),
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Share of the cells held out to measure what is gained, in [0, 1).")
+    ] = _DEFAULTS.holdout_fraction,
+    hold_out_groups: HoldOutGroups = False,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the new cells; default 10, or more of few cells.", min=0)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
+    calibrate: Annotated[
+        str, typer.Option(help="Cells that tell what answers are worth, as for `ginseng fit`.")
+    ] = _DEFAULTS.calibrate,
+    card: Card = None,
+    precision: Precision = _DEFAULTS.precision,
+    memory: Memory = None,
+    checkpoint: Checkpoint = None,
+    log: Log = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    quiet: Quiet = False,
+) -> None:
+    """Train a saved classifier on, with new labelled cells, and tell what it gained and forgot.
+
+    Example: ginseng finetune model.h5 mine.h5ad --label cell_type -o tuned.h5
+    """
+    if genes not in GENES:
+        raise ValueError(f"--genes must be one of {', '.join(GENES)}, but got {genes!r}.")
+    told, rates = card_texts(card), _rates(rate)
+    settings = tuning_settings(
+        holdout_fraction=holdout,
+        group_level=hold_out_groups,
+        patience=patience,
+        batch_size=batch_size,
+        lr=lr,
+        calibrate=calibrate,
+        precision=precision,
+        seed=seed,
+    )
+    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
+    require_writable_path(output)
+    state = load_model(model)
+    with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
+        chosen = chosen_genes(None, None) if genes == "dataset" else None
+        how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
+        how |= {"layer": layer, "group_key": group, "fix": fix}
+        tuned = ginseng.finetune(
+            state,
+            labelled_data(data, label, cells, Path(folder) / "new.zarr", how, holdout=None, whole_groups=hold_out_groups),
+            settings,
+            epochs=epochs,
+            genes=genes,
+            mapping=mapping_in(mapping),
+            relabel=mapping_in(relabel, "relabel"),
+            freeze=tuple(freeze or ()),
+            rates=rates,
+            old=old,
+            replay=replay,
+            memory=memory,
+            card=told,
+            checkpoint=checkpoint,
+            log=log,
+            silent=quiet,
+        )
+    save_model(tuned.state, output)
+    say(quiet, tuned.report())
+    say_how_calibrated(quiet, tuned.state.calibration, calibrate)
+    say(quiet, f"{tuned.state.n_classes} cell types, {tuned.state.n_genes:,} genes: saved {output}")
+
+
+def _rates(entries: list[str] | None) -> dict[str, float] | None:
+    """What ``--rate part=factor`` says."""
+    rates = {}
+    for entry in entries or []:
+        part, _, factor = entry.partition("=")
+        try:
+            rates[part] = float(factor)
+        except ValueError as error:
+            raise ValueError(f"--rate takes part=factor, such as features1=0.1, but got {entry!r}.") from error
+    return rates or None

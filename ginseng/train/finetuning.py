@@ -1,0 +1,272 @@
+"""Fine-tuning: a saved classifier learns from new labelled cells, and what it forgets is told."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.models import load_model
+from ginseng.data.sampling import draw_split
+from ginseng.metrics import score
+from ginseng.model.adapting import Moved, moved, relabelled, with_means_of
+from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.train.feed import gene_map_of
+from ginseng.train.frozen import trainable_leaves
+from ginseng.train.settings import GinsengClassifierTrainerSettings
+from ginseng.train.trainer import GinsengClassifierTrainer
+from ginseng.utils.messages import shorten
+from ginseng.utils.names import GeneNames
+from ginseng.utils.values import require_integer, require_number
+
+GENES = ("model", "dataset")
+_N_STEPS = 200  # of a small dataset; see benchmarks/recipes.md
+_MOST_EPOCHS = 10  # of a large one
+_N_SAMPLED = 512  # cells that are enough for means
+_CHANGED = 0.005  # of F1, to be told
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What `finetune` returns.
+
+    Attributes
+    ----------
+    state : GinsengClassifierState
+        The tuned classifier, to be saved with `ginseng.save_model`, or used with `ginseng.classify`.
+    table : pandas.DataFrame
+        Of the held-out cells, a row for each part of the data ("new", "old") and type: how many ``cells``, the F1
+        ``before`` and ``after``, and the ``change``. Empty where no cell is held out.
+    moved : Moved or None
+        What became of the genes, where they changed.
+    trainer : GinsengClassifierTrainer
+        What trained it; more epochs are ``trainer.fit``.
+    """
+
+    state: GinsengClassifierState
+    table: pd.DataFrame
+    moved: Moved | None
+    trainer: GinsengClassifierTrainer
+
+    def report(self) -> str:
+        """What was gained and what was forgotten, as text."""
+        told = [] if self.moved is None else [self.moved.report()]
+        if self.table.empty:
+            return "\n".join([*told, "No cell is held out, so that nothing tells what was gained and what forgotten."])
+        for part, of_part in self.table.groupby(level="part", sort=False):
+            n_cells, means = int(of_part["cells"].sum()), of_part[["before", "after"]].mean()
+            told.append(
+                f"{n_cells:,} held-out cells of the {part} data: macro-F1 {means['before']:.3f} before, "
+                f"{means['after']:.3f} after"
+            )
+            change = of_part["change"].droplevel("part")
+            for kind, types in (
+                ("gained", change[change > _CHANGED].sort_values(ascending=False, kind="stable")),
+                ("forgotten", change[change < -_CHANGED].sort_values(kind="stable")),
+            ):
+                if len(types):
+                    told.append(f"  {kind}: " + ", ".join(f"{name} {by:+.3f}" for name, by in types.items()))
+        return "\n".join(told)
+
+
+def finetune(
+    model: GinsengClassifierState | str | Path,
+    dataset: GinsengDataset | str | Path,
+    settings: GinsengClassifierTrainerSettings | None = None,
+    *,
+    epochs: int | None = None,
+    genes: str = "model",
+    mapping: Any = None,
+    relabel: Mapping[str, str | None] | None = None,
+    freeze: Any = (),
+    rates: Mapping[str, float] | None = None,
+    old: GinsengDataset | str | Path | None = None,
+    replay: float | None = None,
+    memory: int | str | None = None,
+    devices: int | Sequence[Any] | None = None,
+    card: Mapping[str, str] | None = None,
+    checkpoint: str | Path | None = None,
+    log: str | Path | None = None,
+    silent: bool = False,
+) -> FineTuned:
+    """Train a saved classifier on, with new labelled cells.
+
+    Its labels are kept, whether the new data have them or not, and those that it does not know are added, each begun
+    from what its cells look like to the network. Nothing is written to `dataset`.
+
+    Parameters
+    ----------
+    model : GinsengClassifierState, str or Path
+        The classifier, or its file.
+    dataset : GinsengDataset, str or Path
+        The new cells. Where they have not been split, the settings hold some out.
+    settings : GinsengClassifierTrainerSettings, optional
+        How to train; by default those of `tuning_settings`. What makes up the network is the classifier's own.
+    epochs : int, optional
+        Passes over the new cells; by default 10, or as many as make 200 steps.
+    genes : {"model", "dataset"}
+        Keep the classifier's genes, of which those that the new data lack take their mean over the cells it was trained
+        on; or carry its weights to the genes of the dataset, see `ginseng.model.adapting.moved`.
+    mapping : dict or Harmony, optional
+        For labels of the dataset, the name that the classifier has, or is to have, for them; None leaves their cells
+        out. What `ginseng.harmonize` returns is one.
+    relabel : dict, optional
+        The same for the labels of the classifier: renamed, merged where two get one name, dropped where None. Holds for
+        `old`, too.
+    freeze : str, sequence of str, or PyTree of bool or callable
+        What is not trained: "trunk" (all but the head), names of parts ("features1", "features2", "attn1", "attn2",
+        "head"), or a filter spec over the network, True where a leaf is frozen. Of a network that begins with frozen
+        parts the answers are computed once, so that an epoch takes a fraction of the time.
+    rates : dict, optional
+        Factors of the learning rate by part, such as ``{"head": 1.0, "features1": 0.1}``, in place of those of the
+        settings.
+    old : GinsengDataset, str or Path, optional
+        The data that the classifier was trained on, or a part of them, to be replayed lest they be forgotten.
+    replay : float, optional
+        With `old`, the share of the cells of each step, in [0, 1), that are old; without, the weight of the
+        classifier's own answers as soft targets beside the labels (Learning without forgetting); 0 for neither.
+        By default as the settings say.
+    memory, devices, card
+        As for `GinsengClassifierTrainer`.
+    checkpoint, log, silent
+        As for its `fit`.
+
+    Returns
+    -------
+    FineTuned
+        The tuned classifier, and what it gained and forgot.
+
+    Raises
+    ------
+    ValueError
+        If classifier, data and arguments do not fit together.
+
+    References
+    ----------
+    Li & Hoiem, Learning without forgetting, ECCV 2016. Qi, Brown & Lowe, Low-shot learning with imprinted weights, CVPR
+    2018.
+
+    Examples
+    --------
+    >>> import ginseng
+    >>> tuned = ginseng.finetune("model.h5", "mine.zarr", old="reference.zarr")  # doctest: +SKIP
+    >>> print(tuned.report())  # doctest: +SKIP
+    >>> ginseng.save_model(tuned.state, "tuned.h5")  # doctest: +SKIP
+    """
+    if genes not in GENES:
+        raise ValueError(f"`genes` must be one of {', '.join(GENES)}, but got {genes!r}.")
+    if epochs is not None:
+        require_integer("epochs", epochs, 0)
+    state = load_model(model) if isinstance(model, str | Path) else model
+    data = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
+    past = GinsengDataset(old) if isinstance(old, str | Path) else old
+    settings = _with_changes(tuning_settings() if settings is None else settings, rates, replay, past is not None)
+    if mapping is not None:
+        data = data.renamed(mapping)
+    if relabel is not None:
+        state = relabelled(state, relabel)
+        if past is not None:
+            past = past.renamed({name: new for name, new in relabel.items() if name in past.label_names})
+    if past is not None and (unknown := sorted(set(past.label_names) - {*state.output_labels, *data.label_names})):
+        raise ValueError(
+            f"`old` has labels that the model does not know: {shorten(unknown)}. It is to be of the data that it was "
+            "trained on; give other data as `dataset`."
+        )
+    if data.train_idx is None:
+        data = data.divided(*draw_split(data.labels, data.groups, **settings.split()))
+    state, how_moved = _with_genes(state, data, past, genes, settings.seed)
+    trainer = GinsengClassifierTrainer(
+        data,
+        settings,
+        start=state,
+        old=past,
+        trainable=trainable_leaves(state.module, freeze),
+        memory=memory,
+        devices=devices,
+        card=card,
+    )
+    before = _answers(trainer, state.n_classes)
+    trainer.fit(_epochs(data, settings) if epochs is None else epochs, silent, checkpoint=checkpoint, log=log)
+    table = _changes(before, _answers(trainer), trainer.label_names, 0 if data.test_idx is None else len(data.test_idx))
+    return FineTuned(state_from_classifier_trainer(trainer), table, how_moved, trainer)
+
+
+def tuning_settings(**changes: Any) -> GinsengClassifierTrainerSettings:
+    """Settings of `finetune`, with `changes`; chosen by evidence, see ``benchmarks/recipes.md``.
+
+    Examples
+    --------
+    >>> tuning_settings(seed=2).replay
+    0.5
+    """
+    return GinsengClassifierTrainerSettings(**{"lr": 3e-4, "distill": 0.5, **changes})
+
+
+def _with_changes(
+    settings: GinsengClassifierTrainerSettings,
+    rates: Mapping[str, float] | None,
+    replay: float | None,
+    has_old: bool,
+) -> GinsengClassifierTrainerSettings:
+    if replay is not None:
+        require_number("replay", replay, "[0, 1)" if has_old else "[0, inf)")
+        settings = dataclasses.replace(settings, **{"replay" if has_old else "distill": float(replay)})
+    if has_old:  # the data themselves tell more than answers of a classifier
+        settings = dataclasses.replace(settings, distill=0.0)
+    return settings if rates is None else dataclasses.replace(settings, rates=dict(rates))
+
+
+def _with_genes(
+    state: GinsengClassifierState, data: GinsengDataset, past: GinsengDataset | None, genes: str, seed: int
+) -> tuple[GinsengClassifierState, Moved | None]:
+    """The classifier for the genes that it is to have."""
+    if genes == "dataset":
+        if data.gene_names == list(state.genes):
+            return state, None
+        sample = data.sample(_N_SAMPLED, np.sort(data.train_idx))
+        return moved(state, GeneNames(data.gene_names, data.second_names), sample, seed=seed)
+    names = GeneNames(state.genes, state.second_names)
+    maps = [gene_map_of(one, names) for one in (data, past) if one is not None]
+    if any(found is None for found in maps) or state.background is None:
+        return state, None
+    is_lacking = np.logical_and.reduce([found.is_lacking for found in maps if found is not None])
+    return with_means_of(state, is_lacking), None
+
+
+def _epochs(data: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> int:
+    """Passes that make enough steps."""
+    n_train = data.n_cells if data.train_idx is None else len(data.train_idx)
+    return max(_MOST_EPOCHS, -(-_N_STEPS // -(-n_train // settings.batch_size)))
+
+
+def _answers(trainer: GinsengClassifierTrainer, n_known: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What the held-out cells are called, by the first outputs, and their labels."""
+    logits, labels = trainer.answers("test")
+    return logits[:, :n_known].argmax(axis=1), labels
+
+
+def _changes(
+    before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray], names: list[str], n_new: int
+) -> pd.DataFrame:
+    """F1 of each type of the new data, and of the old, before and after."""
+    tables, types = {}, np.asarray(names)
+    for part, here in (("new", slice(None, n_new)), ("old", slice(n_new, None))):
+        labels = before[1][here]
+        if not len(labels):
+            continue
+        first, last = (score(types[labels], types[predicted[here]]).table for predicted, _ in (before, after))
+        present = first.index[first["cells"] > 0]
+        columns = {
+            "cells": first["cells"],
+            "before": first["f1"],
+            "after": last["f1"],
+            "change": last["f1"] - first["f1"],
+        }
+        tables[part] = pd.DataFrame(columns).loc[present]
+    if not tables:
+        return pd.DataFrame(columns=["cells", "before", "after", "change"])
+    return pd.concat(tables, names=["part", "type"])

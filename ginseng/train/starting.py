@@ -1,0 +1,100 @@
+"""What training starts from: classifiers that are drawn, or those of a state with an output for each label."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from ginseng.data.dataset import GinsengDataset
+from ginseng.data.sampling import draw_split, mixes_groups
+from ginseng.model.adapting import with_labels
+from ginseng.model.attention import AttentionClassifier
+from ginseng.model.instance import GinsengClassifier
+from ginseng.model.state import GinsengClassifierState, classifier_from_state
+from ginseng.train.feed import gene_map_of, require_nonnegative
+from ginseng.train.settings import GinsengClassifierTrainerSettings
+from ginseng.utils.messages import warn
+from ginseng.utils.names import GeneNames
+
+_BETWEEN_MEMBERS = 1_000_003  # seeds: neighbouring ones, as of runs that are compared, share no member
+_N_MEAN = 1024  # cells that are enough for the mean of each gene
+
+
+def settings_for(
+    state: GinsengClassifierState | None, settings: GinsengClassifierTrainerSettings
+) -> GinsengClassifierTrainerSettings:
+    """Settings, checked anew, with those of the network of a state."""
+    names = ("hidden_dim", "normalize", "target_sum", "dropout_rate")
+    if state is None:
+        return dataclasses.replace(settings)
+    kept = {name: getattr(state, name) for name in names}
+    return dataclasses.replace(settings, center=False, members=1 + len(state.members), **kept)
+
+
+def split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
+    if dataset.train_idx is None or dataset.test_idx is None:
+        return draw_split(dataset.labels, dataset.groups, **settings.split())
+    if settings.group_level and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
+        warn(
+            f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "
+            "dataset.make_split(fraction, stratify_group=True)."
+        )
+    return dataset.train_idx, dataset.test_idx
+
+
+def without_test(dataset: GinsengDataset) -> GinsengDataset:
+    """The training cells of a dataset alone."""
+    train = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
+    return dataset.divided(train, train[:0])
+
+
+def drawn(n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings) -> list[GinsengClassifier]:
+    """Draw as many classifiers as are to be trained."""
+    seeds = [(settings.seed + _BETWEEN_MEMBERS * nth) % 2**32 for nth in range(settings.members)]
+    sizes = n_genes, n_classes, settings.hidden_dim
+    options = settings.dropout_rate, settings.normalize, settings.target_sum
+    return [GinsengClassifier(*sizes, *options, seed) for seed in seeds]
+
+
+def sample_of(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:
+    """Counts of enough of the cells for the mean of each gene."""
+    sample = dataset.sample(_N_MEAN, cells)
+    if settings.normalize:
+        require_nonnegative(sample, dataset)
+    return sample
+
+
+def with_labels_of(state: GinsengClassifierState, dataset: GinsengDataset) -> GinsengClassifierState:
+    """A classifier with an output for each label of a dataset, new ones begun from what its training cells look like.
+
+    Raises
+    ------
+    ValueError
+        If no training cell has a new label.
+    """
+    cells = np.arange(dataset.n_cells) if dataset.train_idx is None else np.sort(dataset.train_idx)
+    gene_map = gene_map_of(dataset, GeneNames(state.genes, state.second_names))
+    counts = {}
+    for code, name in enumerate(dataset.label_names):
+        if name in state.output_labels:
+            continue
+        of_type = cells[dataset.labels[cells] == code]
+        if not len(of_type):
+            raise ValueError(
+                f"The model does not know '{name}', and no training cell of {dataset.path} has this label: train on "
+                "some, or leave it out by `mapping`."
+            )
+        sample = dataset.sample(_N_MEAN, of_type)
+        counts[name] = sample if gene_map is None else gene_map.of(sparse.csr_matrix(sample)).toarray()
+    return with_labels(state, counts) if counts else state
+
+
+def spec_for(module: AttentionClassifier, spec: AttentionClassifier, state: GinsengClassifierState) -> Any:
+    """Carry a filter spec over the network of a state to that network with more classes."""
+    if spec.n_classes == module.n_classes:
+        return spec
+    per_leaf = jax.tree.broadcast(spec, classifier_from_state(state).module)
+    return jax.tree.unflatten(jax.tree.structure(module), jax.tree.leaves(per_leaf))
