@@ -1,5 +1,6 @@
 """What the commands take: the options that they share, and what these stand for."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
 from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.pairs import read_mapping
 
 N_GENES, SELECT = 1000, "markers"
 
@@ -41,6 +43,13 @@ HoldOutGroups = Annotated[bool, typer.Option("--hold-out-groups", help="Hold out
 GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
 RequireLabels = Annotated[
     bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
+]
+Mapping = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table (.csv, .tsv; no header) of two columns: a label of the data, and the name to take for it; empty to "
+        "leave its cells out. Labels that it does not name stay."
+    ),
 ]
 Fix = Annotated[
     bool,
@@ -88,6 +97,11 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     if number is not None and column is not None:
         raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
     return column or (N_GENES if number is None else number) or None
+
+
+def mapping_in(table: Path | None) -> dict[str, str | None] | None:
+    """What --mapping says of labels."""
+    return None if table is None else read_mapping(table, "mapping", ("label", "new name"))
 
 
 def how_to_create(

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     raise ImportError(f"The demo needs {error.name}: pip install 'ginseng-eqx[demo]'.") from error
 
 from ginseng import plot
-from ginseng.data.annotation import labels_of
+from ginseng.data.annotation import labels_of, require_two_labels
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.io import save_model, write_adata
 from ginseng.data.sampling import split_within_labels
@@ -76,6 +76,7 @@ def run(
         On the held-out cells.
     """
     labelled, labels = labels_of(adata.obs, label_key)
+    require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     adata = adata[labelled]
     train_cells, test_cells = split_within_labels(labels.codes, _HELD_OUT, np.random.default_rng(seed))
     if len(test_cells) < _FEWEST_HELD_OUT:

@@ -71,6 +71,7 @@ ORDER = [
     "data.reading",
     "data.streaming",
     "data.creation",
+    "data.views",
     "data.dataset",
     "data",
     "model.forward",

@@ -65,6 +65,23 @@ class TestCreate:
         assert again.gene_names == dataset.gene_names
         np.testing.assert_array_equal(again.test_idx, dataset.test_idx)
 
+    def test_labels_take_the_names_of_a_table(self, counts, tmp_path):
+        table = tmp_path / "names.csv"
+        table.write_text("T cell,lymphocyte\nNK cell,\n")
+        create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "--overwrite", "-q"]
+        ginseng(*create, "--mapping", table)
+        assert GinsengDataset(tmp_path / "cells.zarr").label_names == ["B cell", "lymphocyte"]
+        table.write_text("T cell,lymphocyte\nT cell,other\n")
+        assert "has 'T cell' twice" in ginseng(*create, "--mapping", table, fails=True)
+        table.write_text("name,new name\nT cell,lymphocyte\n")
+        assert "label 'name' is not in" in ginseng(*create, "--mapping", table, fails=True)
+
+    def test_one_label_serves_to_tune_only(self, adata, model, tmp_path):
+        adata[adata.obs["cell_type"] == "T cell"].copy().write_h5ad(tmp_path / "t.h5ad")
+        fit = ["fit", tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 0, "--epochs", 1]
+        assert "at least two labels, but 'cell_type' has ['T cell']" in ginseng(*fit, fails=True)
+        assert "3 cell types" in ginseng(*fit[:-4], "--epochs", 1, "--from", model)
+
     def test_whole_groups_may_be_held_out_and_others_summed(self, counts, tmp_path):
         create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--overwrite"]
         ginseng(*create, "--group", "donor", "--genes", 9, "--holdout", 0.3, "--hold-out-groups")

@@ -9,6 +9,7 @@ import ginseng
 from ginseng.arguments import Quiet
 from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.pairs import require_table_path, write_mapping
 
 
 @command
@@ -23,16 +24,30 @@ def harmonize(
     layer_a: Annotated[str | None, typer.Option(help="Layer with the raw counts of the first.")] = None,
     layer_b: Annotated[str | None, typer.Option(help="Layer with those of the other.")] = None,
     threshold: Annotated[float, typer.Option(help="Least score of labels that are related, in (0, 1].")] = 0.25,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="Keep here, as .csv, which names of the second are which of the first; --mapping takes it."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Let that table merge what is finer in the second than in the first.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Tell which cell types of two studies are the same, whatever they are called.
 
     Example: ginseng harmonize a.h5 A.h5ad b.h5 B.h5ad --label-a cell_type --label-b type -o pairs.csv
     """
+    if merge and mapping is None:
+        raise ValueError("--merge is of --mapping, the table of names to keep.")
     require_writable_path(output)
+    if mapping is not None:
+        require_table_path(mapping, "mapping")
+        require_writable_path(mapping)
     columns = {"label_a": label_a, "label_b": label_b, "layer_a": layer_a, "layer_b": layer_b}
     with warnings_unless(quiet):
         harmony = ginseng.harmonize(model_a, data_a, model_b, data_b, **columns, threshold=threshold, silent=quiet)
     with replacing(output) as fresh:
         harmony.table.to_csv(fresh, index=False)
-    say(quiet, f"{harmony.report()}\nsaved {output}")
+    if mapping is not None:
+        write_mapping(mapping, harmony.merging if merge else harmony.mapping)
+    say(quiet, f"{harmony.report()}\nsaved {output}" + (f" and {mapping}" if mapping else ""))

@@ -17,6 +17,7 @@ from ginseng.arguments import (
     Group,
     HoldOutGroups,
     Layer,
+    Mapping,
     OtherGenes,
     Precision,
     Quiet,
@@ -25,12 +26,14 @@ from ginseng.arguments import (
     cells_of,
     chosen_genes,
     how_to_create,
+    mapping_in,
     refuse,
     require_group,
     require_split,
 )
 from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.data import store
+from ginseng.data.annotation import require_two_labels
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
 from ginseng.data.readers import opened_counts, read_adata
@@ -69,6 +72,7 @@ def create(
     hold_out_groups: HoldOutGroups = False,
     seed: Annotated[int, typer.Option(help="Seed of what is held out.")] = _DEFAULTS.seed,
     require_labels: RequireLabels = False,
+    mapping: Mapping = None,
     fix: Fix = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
     quiet: Quiet = False,
@@ -90,7 +94,8 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        dataset = GinsengDataset.create(output, data, label, layer, group_key=group, fix=fix, **how)
+        how |= {"group_key": group, "mapping": mapping_in(mapping), "fix": fix}
+        dataset = GinsengDataset.create(output, data, label, layer, **how)
     say(quiet, f"{dataset}: saved {output}")
 
 
@@ -229,6 +234,8 @@ def fit(
             path = dataset or Path(folder) / "train.zarr"
             how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
             made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
+            if state is None:
+                require_two_labels(made.label_names, f"'{label}'")
             warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
         trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)

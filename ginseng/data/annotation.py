@@ -1,5 +1,6 @@
 """What is taken from the annotation of an AnnData: genes, labels, groups, and types that cells were given."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def positions_of(columns: np.ndarray, n_genes: int) -> np.ndarray:
     return positions
 
 
-def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd.Categorical]:
+def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) -> tuple[np.ndarray, pd.Categorical]:
     """Find which cells have a label that is not empty, and the labels of those.
 
     Parameters
@@ -96,6 +97,8 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
         Column with the labels.
     missing : {"drop", "error"}
         Leave cells without a label out, with a warning that counts them, or refuse them.
+    mapping : mapping, optional
+        Other names of the labels, see `new_names`; cells whose label is mapped to None count as not labelled.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
     Raises
     ------
     ValueError
-        If the column does not exist, there are fewer than two labels, or cells without a label are refused.
+        If the column does not exist, no cell has a label, cells without one are refused, or `mapping` does not fit.
 
     Examples
     --------
@@ -125,11 +128,86 @@ def labels_of(obs: Any, key: str, missing: str = "drop") -> tuple[np.ndarray, pd
     if n_missing:
         warn(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.")
     labels = _sorted_categorical(obs[key], labelled)
-    if len(labels.categories) < 2:
-        raise ValueError(
-            f"A classifier needs at least two labels, but adata.obs['{key}'] has {list(labels.categories)}."
-        )
+    if len(labels) == 0:
+        raise ValueError(f"No cell has a label in adata.obs['{key}'].")
+    if mapping is not None:
+        names, codes = new_names(list(labels.categories), mapping, f"adata.obs['{key}']")
+        codes = codes[labels.codes]
+        labelled[labelled] = codes >= 0
+        labels = pd.Categorical.from_codes(codes[codes >= 0], pd.Index(names))
     return labelled, labels
+
+
+def require_two_labels(names: Sequence[str], place: str) -> None:
+    """Raise a ValueError if there are too few labels to tell apart.
+
+    Examples
+    --------
+    >>> require_two_labels(["B", "T"], "adata.obs['cell_type']")
+    """
+    if len(names) < 2:
+        raise ValueError(f"A classifier needs at least two labels, but {place} has {list(names)}.")
+
+
+def new_names(names: Sequence[str], mapping: Any, place: str) -> tuple[list[str], np.ndarray]:
+    """Rename, merge and leave out labels.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The labels there are.
+    mapping : mapping
+        The name to take for some of them, None to leave their cells out; the others keep theirs. Or what has such a
+        ``mapping``, as `ginseng.harmonize` returns.
+    place : str
+        Where they are, for messages.
+
+    Returns
+    -------
+    new : list of str
+        The labels that are kept, sorted.
+    codes : numpy.ndarray
+        Position in `new` of each of `names`, -1 where it is left out.
+
+    Raises
+    ------
+    ValueError
+        If `mapping` is none, names what is not there, or leaves nothing.
+
+    Examples
+    --------
+    >>> new_names(["B", "CD4 T", "CD8 T", "doublet"], {"CD4 T": "T", "CD8 T": "T", "doublet": None}, "the dataset")
+    (['B', 'T'], array([ 0,  1,  1, -1]))
+    """
+    mapping = mapping_of(mapping)
+    for name in mapping:
+        if name not in names:
+            raise unknown_name("label", name, place, names)
+    taken = [mapping.get(name, name) for name in names]
+    if not any(taken):
+        raise ValueError(f"`mapping` leaves no label of {place}: it maps all of {shorten(names)} to None.")
+    new = sorted({name for name in taken if name is not None})
+    return new, np.array([-1 if name is None else new.index(name) for name in taken])
+
+
+def mapping_of(given: Any) -> dict[str, str | None]:
+    """A mapping of names, given as such or as what has one, such as what `ginseng.harmonize` returns.
+
+    Examples
+    --------
+    >>> mapping_of({"CD4 T": "T", "doublet": None})
+    {'CD4 T': 'T', 'doublet': None}
+    """
+    found = getattr(given, "mapping", given)
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            "`mapping` must be a dictionary of names, such as {'CD4 T': 'T', 'doublet': None}, or what "
+            f"ginseng.harmonize returns, but got {given!r}."
+        )
+    for name, new in found.items():
+        if new is not None and not (isinstance(new, str) and new):
+            raise ValueError(f"`mapping` must map '{name}' to a name, or to None to leave it out, but got {new!r}.")
+    return {str(name): new for name, new in found.items()}
 
 
 def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:

@@ -15,7 +15,7 @@ from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, replacing
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.values import require_flag, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
@@ -32,6 +32,7 @@ def create_dataset(
     overwrite: bool,
     *,
     missing_labels: str,
+    mapping: Any,
     select: str,
     split: Mapping[str, Any] | None,
     other_genes: bool,
@@ -46,7 +47,13 @@ def create_dataset(
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    with Sources(adata, label_key, group_key, layer, genes, missing_labels, normalize=normalize, fix=fix) as sources:
+    how: dict[str, Any] = {"mapping": mapping, "normalize": normalize, "fix": fix}
+    with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
+        if len(sources.labels.categories) == 1:
+            warn(
+                f"All cells have the same label, '{sources.labels.categories[0]}': the dataset serves to fine-tune a "
+                "classifier, not to train one from scratch."
+            )
         codes = {"labels": sources.labels.codes}
         obs = {label_key: sources.labels}
         if group_key is not None and sources.groups is not None:

@@ -1,6 +1,5 @@
 """Labelled counts on disk, split and streamed for training."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import zarr
 from jaxtyping import Int32, Num
 from numpy.typing import DTypeLike
 
-from ginseng.data import sampling, splits, store, streaming
+from ginseng.data import sampling, splits, store, streaming, views
 from ginseng.data.annotation import Genes
 from ginseng.data.creation import create_dataset
 from ginseng.data.reading import AnyCounts, StoredCounts
@@ -18,7 +17,7 @@ from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source
 from ginseng.utils.files import is_url
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import shorten
 
 
 class GinsengDataset:
@@ -47,7 +46,9 @@ class GinsengDataset:
     second_names : list of str or None
         Other names of the genes (identifiers, or symbols), "" where the data had none; see `second_names`.
     labels : numpy.ndarray
-        Integer label of every cell.
+        Integer label of every cell; -1 of those that `renamed` leaves out.
+    cells : numpy.ndarray
+        The others, of which parts are made: all, but in a view by `renamed`.
     groups : numpy.ndarray or None
         Integer group (donor, batch) of every cell.
     train_idx, test_idx : numpy.ndarray or None
@@ -78,28 +79,26 @@ class GinsengDataset:
         self.path = str(path) if is_url(path) else Path(path)
         self.root: zarr.Group = store.open_store(self.path)
         self._counts: Rows | None = None
-        self._load_metadata()
+        self._is_view = False
+        contents = store.read_contents(self.root)
+        self.n_cells, self.n_genes = contents.shape
+        self.label_names, self.gene_names = contents.label_names, contents.gene_names
+        self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
+        self.second_names = contents.second_names
+        self.cells = np.arange(self.n_cells)
+        self._stored: AnyCounts = StoredCounts(self.root, contents)
+        self.train_idx, self.test_idx = splits.read_split(self.root, self.n_cells)
 
     def __repr__(self) -> str:
         groups = "" if self.group_names is None else f", {len(self.group_names)} groups"
         return (
-            f"GinsengDataset: {self.n_cells:,} cells x {self.n_genes:,} genes, {len(self.label_names)} labels "
+            f"GinsengDataset: {len(self.cells):,} cells x {self.n_genes:,} genes, {len(self.label_names)} labels "
             f"({shorten(self.label_names, 6)}){groups}"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the counts that are held: they are read again where they are needed."""
         return {**self.__dict__, "_counts": None}
-
-    def _load_metadata(self) -> None:
-        """Load names and small arrays into memory."""
-        contents = store.read_contents(self.root)
-        self.n_cells, self.n_genes = contents.shape
-        self.label_names, self.gene_names = contents.label_names, contents.gene_names
-        self.group_names, self.labels, self.groups = contents.group_names, contents.labels, contents.groups
-        self.second_names = contents.second_names
-        self._stored: AnyCounts = StoredCounts(self.root, contents)
-        self.train_idx, self.test_idx = splits.read_split(self.root, self.n_cells)
 
     @classmethod
     def create(
@@ -114,6 +113,7 @@ class GinsengDataset:
         overwrite: bool = True,
         *,
         missing_labels: Literal["drop", "error"] = "drop",
+        mapping: Any = None,
         select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
@@ -149,6 +149,9 @@ class GinsengDataset:
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
             Leave cells without a label out, with a warning that counts them, or refuse them.
+        mapping : dict or Harmony, optional
+            Other names of the labels, of which several may become one; None leaves their cells out, and labels that it
+            does not name stay.
         select : {"markers", "variance"}
             How a number of genes is chosen: those that tell the types apart, as `select_markers` does, in all groups if
             there are any, or those that vary most, as `select_hvgs` does.
@@ -177,11 +180,11 @@ class GinsengDataset:
         FileExistsError
             If `path` exists and must not be replaced.
         ValueError
-            If a column, layer or gene does not exist, the counts are in the wrong form, a value is not finite, or there
-            are fewer than two labels.
+            If a column, layer, gene or label does not exist, the counts are in the wrong form, a value is not finite,
+            or no cell has a label.
         """
-        options: dict[str, Any] = {"missing_labels": missing_labels, "select": select, "split": split}
-        options |= {"other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
+        options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
+        options |= {"split": split, "other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
         create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 
@@ -216,31 +219,22 @@ class GinsengDataset:
             are both asked for.
         """
         options = {"stratify_group": stratify_group, "stratify_label": stratify_label, "keep_rare": keep_rare}
-        self.keep_split(*sampling.draw_split(self.labels, self.groups, fraction, seed, **options))
+        self.keep_split(*self.draw_split(fraction=fraction, seed=seed, **options))
+
+    def draw_split(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The two parts of a split that `make_split` would store, by its arguments."""
+        groups = None if self.groups is None else self.groups[self.cells]
+        train, test = sampling.draw_split(self.labels[self.cells], groups, **options)
+        return self.cells[train], self.cells[test]
 
     def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
         """Store a training and a test part with the dataset."""
-        is_new = self.test_idx is None or not np.array_equal(np.sort(test), np.sort(self.test_idx))
-        if is_new and test.size and self.root.attrs.get("genes_chosen_by") == "markers":
-            warn(
-                f"The genes of {self.path} were chosen by the labels of other cells than those now trained on: the "
-                "held-out figures will flatter. Split first: GinsengDataset.create(..., split={'fraction': 0.1})."
-            )
-        if store.is_writable(self.root):
-            splits.write_split(self.root, train, test)
-        else:
-            warn(f"{self.path} cannot be written to: the split holds for this object only.")
+        splits.warn_of_genes(self.root, test, self.test_idx)
+        if not self._is_view:
+            splits.keep_split(self.root, train, test)
         self.train_idx, self.test_idx = train, test
 
-    def divided(self, train: np.ndarray, test: np.ndarray) -> "GinsengDataset":
-        """The same dataset with another training and another test part, which are not stored."""
-        return self.changed(train_idx=train, test_idx=test)
-
-    def changed(self, **attributes: Any) -> "GinsengDataset":
-        """The same dataset with other attributes, which are not stored."""
-        other = copy.copy(self)
-        vars(other).update({"_counts": self._counts, **attributes})
-        return other
+    changed, divided, renamed = views.changed, views.divided, views.renamed
 
     @property
     def has_test(self) -> bool:
@@ -337,7 +331,10 @@ class GinsengDataset:
         """Stream as `stream` does, but ``(counts, cells)`` of several batches at a time, as they are stored."""
         streaming.require_shares(batch_size, share)
         rng = np.random.default_rng(rng)
-        cells = self._chosen(split, balance_labels, alpha, rng)
+        balance = sampling.balance_of(balance_labels)
+        is_training = split == "train" or (split == "all" and self.train_idx is None)
+        balance = balance if is_training else "none"
+        cells = sampling.cells_of_epoch(self.labels, self._part(split), balance, alpha, rng)
         # A generator of its own: this one is drawn from while the iterator is used, and in any order with others.
         child = np.random.default_rng(rng.integers(2**63)) if shuffle else None
         order = streaming.Order(batch_size, child, drop_last, share)
@@ -345,19 +342,13 @@ class GinsengDataset:
 
     def _part(self, split: str) -> np.ndarray:
         """Cells of a part of the dataset, in increasing order."""
-        parts = {"train": self.train_idx, "test": self.test_idx, "all": np.arange(self.n_cells)}
+        parts = {"train": self.train_idx, "test": self.test_idx, "all": self.cells}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
         cells = parts[split]
         if cells is None:
             raise ValueError(f"{self.path} has not been split; call make_split first.")
         return cells
-
-    def _chosen(self, split: str, balance_labels: bool | str, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        """Cells of one epoch, in increasing order, repeated where they are resampled."""
-        balance = sampling.balance_of(balance_labels)
-        is_training = split == "train" or (split == "all" and self.train_idx is None)
-        return sampling.cells_of_epoch(self.labels, self._part(split), balance if is_training else "none", alpha, rng)
 
     def _groups(self, cells: np.ndarray, memory: int | None, order: streaming.Order) -> streaming.Groups:
         budget = self.budget(memory)

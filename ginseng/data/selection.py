@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ginseng.data.annotation import groups_of, labels_of
+from ginseng.data.annotation import groups_of, labels_of, require_two_labels
 from ginseng.utils.counts import Counts, copy_of, quiet_about_views
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
@@ -83,6 +83,7 @@ def select_markers(
     """
     require_markable(adata, n_top_genes, layer, copy)
     labelled, labels = labels_of(adata.obs, label_key)
+    require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     groups = None if group_key is None else groups_of(adata.obs, group_key, labelled)
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
     found = markers(

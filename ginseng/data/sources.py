@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,8 @@ class Sources:
         all until `keep_best` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
+    mapping : mapping, optional
+        Other names of the labels, see `labels_of`.
     normalize, fix : bool
         See `checked_counts`.
 
@@ -70,8 +73,8 @@ class Sources:
     Raises
     ------
     ValueError
-        If a column, layer or gene does not exist, the counts are in the wrong form, there are fewer than two labels, or
-        too few genes are common, see `least_genes`.
+        If a column, layer or gene does not exist, the counts are in the wrong form, no cell has a label, `mapping` does
+        not fit, or too few genes are common, see `least_genes`.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class Sources:
         genes: Genes = None,
         missing_labels: str = "drop",
         *,
+        mapping: Any = None,
         normalize: bool = True,
         fix: bool = False,
     ):
@@ -128,7 +132,7 @@ class Sources:
 
         keys = [label_key] if group_key in (None, label_key) else [label_key, group_key]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
-        labelled, self.labels = labels_of(obs, label_key, missing_labels)
+        labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
         self.cell_names = _unique([adata.obs_names for adata in data])[labelled]
         self._labelled = labelled
@@ -202,6 +206,11 @@ class Sources:
         among = np.ones(n_labelled, bool) if cells is None else np.isin(np.arange(n_labelled), cells)
         blocks, shape = self.blocks(size, among), (self.n_read, len(self.gene_names))
         if select == "markers":
+            if len(self.labels.categories) < 2:
+                raise ValueError(
+                    f"Markers tell labels apart, but there is only one, '{self.labels.categories[0]}': name the genes, "
+                    "or choose them by 'variance'."
+                )
             _, types = np.unique(self.labels.codes[among], return_inverse=True)
             groups = None if self.groups is None else np.unique(self.groups.codes[among], return_inverse=True)[1]
             chosen = markers(blocks, shape, self._n_chosen, types, groups, silent=silent).genes

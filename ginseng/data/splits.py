@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ginseng.data.store import require_unchanged
+from ginseng.data.store import is_writable, require_unchanged
 from ginseng.data.typed import folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
+from ginseng.utils.messages import warn
 
 _ATTEMPTS = 200  # at a split that other processes are replacing
 _MOMENT = 0.02  # seconds between two of them
@@ -39,6 +40,24 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     finally:
         if fresh is not None:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def keep_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
+    """Store a split, or warn where nothing can be written."""
+    if is_writable(root):
+        write_split(root, train, test)
+    else:
+        warn(f"{root.store} cannot be written to: the split holds for this object only.")
+
+
+def warn_of_genes(root: zarr.Group, test: np.ndarray, before: np.ndarray | None) -> None:
+    """Warn where cells are held out by whose labels, unlike those `before`, genes were chosen."""
+    is_new = before is None or not np.array_equal(np.sort(test), np.sort(before))
+    if is_new and test.size and root.attrs.get("genes_chosen_by") == "markers":
+        warn(
+            f"The genes of {root.store} were chosen by the labels of other cells than those now trained on: the "
+            "held-out figures will flatter. Split first: GinsengDataset.create(..., split={'fraction': 0.1})."
+        )
 
 
 def _replace_folder(fresh: Path, name: str) -> None:

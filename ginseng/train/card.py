@@ -43,7 +43,7 @@ def card_of(
     >>> card_of(GinsengDataset("cells.zarr"), ["B", "T"], None, None, {})["types"]["B"]  # doctest: +SKIP
     {'cells': 1200, 'groups': 8}
     """
-    cells = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
+    cells = dataset.cells if dataset.train_idx is None else dataset.train_idx
     types = {}
     names = np.asarray(dataset.label_names)[dataset.labels[cells]]
     for nth, name in enumerate(labels):

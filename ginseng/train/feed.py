@@ -49,7 +49,7 @@ class _Source:
     def train_codes(self) -> np.ndarray:
         """Codes that the dataset has for the labels of the training cells."""
         cells = self.dataset.train_idx
-        return self.dataset.labels if cells is None else self.dataset.labels[cells]
+        return self.dataset.labels[self.dataset.cells if cells is None else cells]
 
     @property
     def train_part(self) -> str:

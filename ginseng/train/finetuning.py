@@ -11,7 +11,6 @@ import pandas as pd
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
-from ginseng.data.sampling import draw_split
 from ginseng.metrics import score
 from ginseng.model.adapting import Moved, moved, relabelled, with_means_of
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
@@ -177,7 +176,7 @@ def finetune(
             "trained on; give other data as `dataset`."
         )
     if data.train_idx is None:
-        data = data.divided(*draw_split(data.labels, data.groups, **settings.split()))
+        data = data.divided(*data.draw_split(**settings.split()))
     state, how_moved = _with_genes(state, data, past, genes, settings.seed)
     trainer = GinsengClassifierTrainer(
         data,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
-from ginseng.data.sampling import draw_split, mixes_groups
+from ginseng.data.sampling import mixes_groups
 from ginseng.model.adapting import with_labels
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.instance import GinsengClassifier
@@ -36,7 +36,7 @@ def settings_for(
 def split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> tuple[np.ndarray, np.ndarray]:
     """Training and test cells of a dataset: as it is split, or drawn as the settings say."""
     if dataset.train_idx is None or dataset.test_idx is None:
-        return draw_split(dataset.labels, dataset.groups, **settings.split())
+        return dataset.draw_split(**settings.split())
     if settings.group_level and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
         warn(
             f"{dataset.path} has been split before, with cells of a group on both sides; for whole groups call "

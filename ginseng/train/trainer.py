@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ginseng.data.annotation import require_two_labels
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
 from ginseng.data.preflight import require_counts
@@ -122,6 +123,8 @@ class GinsengClassifierTrainer:
         )
         self._told = require_card(card)
         self.dataset = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
+        if state is None:
+            require_two_labels(self.dataset.label_names, str(self.dataset.path))
         self.settings = settings_for(state, GinsengClassifierTrainerSettings() if settings is None else settings)
         self.genes = list(map(str, self.dataset.gene_names if state is None else state.genes))
         second_names = self.dataset.second_names if state is None else state.second_names

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.files import naming
+from ginseng.utils.files import naming, replacing
 
 Pairs = str | Path | pd.DataFrame | Mapping[str, str]
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -45,6 +45,50 @@ def read_pairs(given: Pairs, argument: str, what: str, columns: tuple[str, str])
        child parent
     0  CD4 T      T
     """
+    return _table(given, argument, what, columns).dropna().astype(str).reset_index(drop=True)
+
+
+def read_mapping(path: str | Path, argument: str, columns: tuple[str, str]) -> dict[str, str | None]:
+    r"""Read what names stand for: a table of two columns without a header, of which the second may be empty (None).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If there are not two columns, the kind of file is another, or a name is there twice.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "names.csv"
+    >>> _ = path.write_text("CD4 T,T\ndoublet,\n")
+    >>> read_mapping(path, "mapping", ("label", "new name"))
+    {'CD4 T': 'T', 'doublet': None}
+    """
+    table = _table(path, argument, "names", columns)
+    names, new = (table[column].where(table[column].notna(), None).tolist() for column in columns)
+    if None in names:
+        raise ValueError(f"A line of {path} has no {columns[0]}, which is its first column.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path} has '{twice}' twice; `{argument}` takes one {columns[1]} for each {columns[0]}.")
+    return dict(zip(names, new, strict=True))
+
+
+def write_mapping(path: Path, mapping: Mapping[str, str]) -> None:
+    """Write what names stand for, as `read_mapping` reads it."""
+    with replacing(path) as fresh:
+        pd.DataFrame(list(mapping.items())).to_csv(fresh, sep=_SEPARATORS[path.suffix], header=False, index=False)
+
+
+def require_table_path(path: Path, argument: str) -> None:
+    """Raise a ValueError unless a path names a kind of file that is read here."""
+    if path.suffix not in _SEPARATORS:
+        raise ValueError(f"`{argument}` must be a .csv or .tsv file, but got {path}.")
+
+
+def _table(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> pd.DataFrame:
     if isinstance(given, Mapping):
         table = pd.DataFrame(list(given.items()), columns=pd.Index(columns))
     elif isinstance(given, pd.DataFrame):
@@ -62,5 +106,4 @@ def read_pairs(given: Pairs, argument: str, what: str, columns: tuple[str, str])
             table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
     if table.shape[1] != 2:
         raise ValueError(f"`{argument}` must have two columns, {' and '.join(columns)}, but has {table.shape[1]}.")
-    table = table.set_axis(list(columns), axis=1).replace("", np.nan).dropna()
-    return table.astype(str).reset_index(drop=True)
+    return table.set_axis(list(columns), axis=1).replace("", np.nan)

@@ -162,13 +162,15 @@ class TestCreate:
             ({"genes": ["GENE1", "GENE1"]}, "unique.*GENE1"),
             ({"genes": []}, "No gene is chosen"),
             ({"genes": np.ones(7, bool)}, "a mask of 7 genes, but the data have 30"),
-            ({"label_key": "one"}, "at least two labels.*'same'"),
-            ({"label_key": "none"}, "at least two labels"),
+            ({"label_key": "none"}, "No cell has a label in adata.obs\\['none'\\]"),
+            ({"mapping": {"T cells": "T"}}, "label 'T cells' is not in adata.obs.*did you mean 'T cell'"),
+            ({"label_key": "one", "mapping": {"same": None}}, "leaves no label"),
+            ({"label_key": "one", "genes": 5}, "Markers tell labels apart.*only one, 'same'"),
             ({"chunk_size": 0}, "chunk_size.*at least 1"),
             ({"group_key": "gaps"}, "1 cells have no group"),
         ],
     )
-    @pytest.mark.filterwarnings("ignore:.*have no label")
+    @pytest.mark.filterwarnings("ignore:.*have no label", "ignore:All cells have the same label")
     def test_a_failure_is_clear_and_leaves_the_old_dataset(self, adata, dataset, options, message):
         adata.obs["one"], adata.obs["none"], adata.obs["gaps"] = "same", None, adata.obs["donor"]
         adata.obs.loc["cell4", "gaps"] = None

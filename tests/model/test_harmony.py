@@ -13,7 +13,7 @@ from ginseng import (
     state_from_classifier_trainer,
 )
 from ginseng.model.harmony import Harmony
-from tests.conftest import ginseng, simulate
+from tests.conftest import QUICK, ginseng, simulate
 
 OTHER_NAMES = {"B cell": "T cell", "NK cell": "B cell", "T cell": "NK cell", "γδ T cell": "x"}
 COLUMN = {"label_a": "cell_type", "silent": True}
@@ -170,6 +170,26 @@ def test_the_command_writes_the_table(model, tmp_path):
     table = pd.read_csv(tmp_path / "pairs.csv")
     assert len(table) == 9
     assert (table["a"] == table["b"])[table["relation"] == "same"].all()
+
+
+def test_the_command_keeps_the_names_for_create(model, tmp_path):
+    renamed = simulate(seed=0)
+    renamed.obs["type"] = renamed.obs["cell_type"].astype(str).radd("my ")
+    renamed.write_h5ad(tmp_path / "b.h5ad")
+    ginseng("fit", tmp_path / "b.h5ad", "--label", "type", "-o", tmp_path / "b.h5", "-q", *QUICK)
+    simulate().write_h5ad(tmp_path / "a.h5ad")
+    files = model, tmp_path / "a.h5ad", tmp_path / "b.h5", tmp_path / "b.h5ad"
+    labels = ["--label-a", "cell_type", "--label-b", "type", "-o", tmp_path / "pairs.csv", "-q"]
+    names = tmp_path / "names.csv"
+    for options in ([], ["--merge"]):
+        ginseng("harmonize", *files, *labels, "--mapping", names, *options)
+        ginseng(
+            *("create", files[-1], "--label", "type", "--mapping", names, "--genes", 0),
+            *("-o", tmp_path / "cells.zarr", "--overwrite", "-q"),
+        )
+        assert GinsengDataset(tmp_path / "cells.zarr").label_names == sorted(renamed.obs["cell_type"].unique())
+    assert "--merge is of --mapping" in ginseng("harmonize", *files, *labels, "--merge", fails=True)
+    assert ".csv or .tsv" in ginseng("harmonize", *files, *labels, "--mapping", tmp_path / "names.xls", fails=True)
 
 
 def test_blood_cells_of_two_studies(real_data, tmp_path):

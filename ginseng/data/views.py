@@ -1,0 +1,59 @@
+"""The same stored counts with other parts, or other labels: views of a dataset that change nothing of it."""
+
+import copy
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ginseng.data.annotation import new_names
+
+Dataset = TypeVar("Dataset", bound=Any)
+
+
+def divided(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:
+    """The same dataset with another training and another test part, which are not stored."""
+    return changed(dataset, train_idx=train, test_idx=test)
+
+
+def changed(dataset: Dataset, **attributes: Any) -> Dataset:
+    """The same dataset with other attributes, which are not stored, nor is a split that is made for it."""
+    view = copy.copy(dataset)
+    vars(view).update({"_counts": dataset._counts, "_is_view": True, **attributes})
+    return view
+
+
+def renamed(dataset: Dataset, mapping: Any) -> Dataset:
+    """The same dataset with other names of its labels, in memory only.
+
+    Cells of a label that is left out are in no part of it. A split of the dataset holds for the others; one that is
+    made for the view is not stored.
+
+    Parameters
+    ----------
+    dataset : GinsengDataset
+        Of which this is a method.
+    mapping : dict or Harmony
+        The name to take for some of the labels, the same one to merge them, None to leave their cells out; the others
+        stay.
+
+    Returns
+    -------
+    GinsengDataset
+        A view of the same counts.
+
+    Raises
+    ------
+    ValueError
+        If `mapping` names a label that the dataset does not have, or leaves none.
+
+    Examples
+    --------
+    >>> dataset.renamed({"CD4 T": "T", "CD8 T": "T", "doublet": None}).label_names  # doctest: +SKIP
+    ['B', 'T']
+    """
+    label_names, codes = new_names(dataset.label_names, mapping, str(dataset.path))
+    labels = np.append(codes, -1).astype(np.int32)[dataset.labels]  # the last one of cells left out before
+    view = changed(dataset, label_names=label_names, labels=labels, cells=np.flatnonzero(labels >= 0))
+    if dataset.train_idx is not None:
+        view.train_idx, view.test_idx = (part[labels[part] >= 0] for part in (dataset.train_idx, dataset.test_idx))
+    return view

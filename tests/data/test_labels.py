@@ -1,0 +1,133 @@
+"""Labels of the data under other names: kept so in a dataset, or seen so in a view of one."""
+
+import jax.random as jr
+import numpy as np
+import pandas as pd
+import pytest
+
+import ginseng
+from ginseng import GinsengClassifierTrainer, GinsengDataset, state_from_classifier_trainer
+from ginseng.model.harmony import Harmony
+from tests.conftest import simulate
+from tests.train.models import QUICK
+
+MAPPING = {"B cell": "lymphoid", "T cell": "lymphoid", "NK cell": None}
+
+
+def names_of(dataset, cells=None):
+    labels = dataset.labels[dataset.cells if cells is None else cells]
+    return [dataset.label_names[label] for label in labels]
+
+
+@pytest.fixture
+def adata():
+    return simulate(n_types=4)
+
+
+def expected_of(adata):
+    types = adata.obs["cell_type"].astype(str)
+    return types.replace({"B cell": "lymphoid", "T cell": "lymphoid"})[types != "NK cell"].tolist()
+
+
+class TestCreate:
+    def test_labels_are_merged_and_left_out_and_the_others_stay(self, adata, tmp_path):
+        made = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", mapping=MAPPING, silent=True)
+        assert made.label_names == ["lymphoid", "γδ T cell"]
+        assert names_of(made) == expected_of(adata)
+        kept = (adata.obs["cell_type"] != "NK cell").to_numpy()
+        x, _ = next(made.stream(1000, "all", shuffle=False))
+        np.testing.assert_array_equal(x, adata.X[kept].toarray())
+        assert GinsengDataset(made.path).label_names == made.label_names
+
+    def test_cells_without_a_label_are_counted_apart_from_those_left_out(self, adata, tmp_path):
+        adata.obs.loc["cell0", "cell_type"] = np.nan
+        with pytest.warns(UserWarning, match="1 of 120 cells have no label"):
+            made = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", mapping=MAPPING, silent=True)
+        assert names_of(made) == expected_of(adata[1:])
+
+    def test_what_harmonize_returns_is_a_mapping(self, adata, tmp_path):
+        shares = np.eye(4)
+        names = ["a1", "a2", "a3", "a4"], sorted(adata.obs["cell_type"].unique())
+        frame = pd.DataFrame(shares, *names)
+        harmony = Harmony.of(frame, frame.T, 0.25)
+        made = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", mapping=harmony, silent=True)
+        assert made.label_names == names[0]
+
+    @pytest.mark.parametrize("mapping", [["B cell"], {"B cell": 3}, {"B cell": ""}])
+    def test_what_is_no_mapping_is_refused(self, adata, tmp_path, mapping):
+        with pytest.raises(ValueError, match="`mapping` must"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", mapping=mapping, silent=True)
+        assert not (tmp_path / "c.zarr").exists()
+
+
+class TestRenamed:
+    def test_cells_left_out_are_in_no_part_and_the_dataset_stays(self, adata, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        dataset.make_split(0.3)
+        view = dataset.renamed(MAPPING)
+        kept = np.flatnonzero((adata.obs["cell_type"] != "NK cell").to_numpy())
+        np.testing.assert_array_equal(view.cells, kept)
+        assert names_of(view) == expected_of(adata)
+        for part, before in ((view.train_idx, dataset.train_idx), (view.test_idx, dataset.test_idx)):
+            np.testing.assert_array_equal(part, before[np.isin(before, kept)])
+        x = np.concatenate([x for x, _ in view.stream(16, "all", shuffle=False)])
+        np.testing.assert_array_equal(x, adata.X[kept].toarray())
+        assert f"{len(kept)} cells x 30 genes, 2 labels (lymphoid, γδ T cell)" in repr(view)
+        assert (dataset.n_cells, len(dataset.label_names), len(dataset.cells)) == (120, 4, 120)
+
+    def test_a_view_is_renamed_further(self, adata, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        further = dataset.renamed({"NK cell": None}).renamed({"B cell": "lymphoid", "T cell": "lymphoid"})
+        assert names_of(further) == expected_of(adata)
+
+    def test_an_unknown_label_is_refused(self, dataset):
+        with pytest.raises(ValueError, match="label 'NK cells' is not in .*did you mean 'NK cell'"):
+            dataset.renamed({"NK cells": None})
+
+    @pytest.mark.parametrize("options", [{}, {"group_level": True}, {"balance_train": "resample"}])
+    def test_training_never_sees_the_cells_left_out_and_stores_no_split(self, adata, tmp_path, options):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", group_key="donor", silent=True)
+        view = dataset.renamed(MAPPING)
+        settings = ginseng.GinsengClassifierTrainerSettings(**{**vars(QUICK), "holdout_fraction": 0.3, **options})
+        trainer = GinsengClassifierTrainer(view, settings)
+        trainer.fit(1, silent=True)
+        assert sorted([*view.train_idx, *view.test_idx]) == list(view.cells)
+        assert trainer.holdout_scores.table["cells"].sum() == len(view.test_idx)
+        types = trainer.metadata()["card"]["types"]
+        assert sum(of_type["cells"] for of_type in types.values()) == len(view.train_idx)
+        assert dataset.train_idx is None
+        assert GinsengDataset(dataset.path).train_idx is None
+
+    def test_without_a_split_all_that_are_kept_are_trained_on(self, adata, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        view = dataset.renamed(MAPPING)
+        twin = GinsengDataset.create(tmp_path / "twin.zarr", adata, "cell_type", mapping=MAPPING, silent=True)
+        losses = []
+        for one in (view, twin):
+            network = ginseng.AttentionClassifier(30, 2, 8, dropout_rate=0.0, key=jr.key(0))
+            trainer = ginseng.Trainer(network, one, sampling=ginseng.Sampling(batch_size=200))
+            trainer.fit(1, silent=True)
+            losses += trainer.logger.train_loss
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class TestOneLabel:
+    @pytest.fixture
+    def single(self, adata, tmp_path):
+        only = adata[adata.obs["cell_type"] == "γδ T cell"].copy()
+        with pytest.warns(UserWarning, match="the same label, 'γδ T cell': the dataset serves to fine-tune"):
+            return GinsengDataset.create(tmp_path / "single.zarr", only, "cell_type", silent=True)
+
+    def test_no_classifier_is_trained_on_it_from_scratch(self, single):
+        with pytest.raises(ValueError, match=r"at least two labels, but .*single.zarr has \['γδ T cell'\]"):
+            GinsengClassifierTrainer(single, QUICK)
+
+    def test_a_saved_one_learns_it(self, adata, single, tmp_path):
+        known = adata[adata.obs["cell_type"] != "γδ T cell"].copy()
+        dataset = GinsengDataset.create(tmp_path / "known.zarr", known, "cell_type", silent=True)
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.fit(1, silent=True)
+        tuned = GinsengClassifierTrainer(single, QUICK, start=state_from_classifier_trainer(trainer))
+        tuned.fit(20, silent=True)
+        assert tuned.label_names == ["B cell", "NK cell", "T cell", "γδ T cell"]
+        assert tuned.holdout_scores.accuracy == 1.0
