@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ginseng.model.state import GinsengClassifierState, classifier_from_state, state_from_classifier_trainer
     from ginseng.multiqc import mqc
     from ginseng.reporting import report
+    from ginseng.train.finetuning import finetune
     from ginseng.train.loop import Trainer
     from ginseng.train.opt import adam_l2
     from ginseng.train.recipe import Recipe, Sampling
@@ -50,6 +51,7 @@ __all__ = [
     "classifier_from_state",
     "classify",
     "explain",
+    "finetune",
     "harmonize",
     "load_annotator",
     "load_model",
@@ -78,6 +80,7 @@ _NAMES_OF = {
     "model.state": ["GinsengClassifierState", "classifier_from_state", "state_from_classifier_trainer"],
     "multiqc": ["mqc"],
     "reporting": ["report"],
+    "train.finetuning": ["finetune"],
     "train.loop": ["Trainer"],
     "train.opt": ["adam_l2"],
     "train.recipe": ["Recipe", "Sampling"],

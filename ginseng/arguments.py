@@ -60,6 +60,15 @@ Fix = Annotated[
 Precision = Annotated[
     str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")
 ]
+Card = Annotated[
+    list[str] | None,
+    typer.Option(help="What to tell of the model, e.g. --card 'licence=CC BY 4.0'; repeat for more."),
+]
+Memory = Annotated[str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Save the run in this folder as it goes on; repeat the call after a kill.")
+]
+Log = Annotated[Path | None, typer.Option(help="Append the metrics of each epoch to this .csv or .jsonl file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 
 

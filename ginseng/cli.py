@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 _COMMANDS = {
     "create": "Make a dataset of labelled counts, to train on again and again.",
     "fit": "Train a classifier on labelled counts.",
+    "finetune": "Train a saved classifier on, with new labelled cells.",
     "annotate": "Annotate new counts with a trained classifier.",
     "merge": "Put the shards of an annotation together.",
     "doctor": "Tell whether data can be annotated, or trained on, and what to pass if not.",

@@ -108,6 +108,7 @@ ORDER = [
     "commands.registry",
     "commands.runs",
     "commands.training",
+    "commands.tuning",
     "commands.annotating",
     "commands.checking",
     "commands.harmonizing",

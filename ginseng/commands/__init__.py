@@ -11,3 +11,4 @@ from ginseng.commands.training import create as create
 from ginseng.commands.training import demo as demo
 from ginseng.commands.training import fit as fit
 from ginseng.commands.training import inspect as inspect
+from ginseng.commands.tuning import finetune as finetune

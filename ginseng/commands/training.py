@@ -3,13 +3,15 @@
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import ginseng
 from ginseng.arguments import (
+    Card,
     Cells,
+    Checkpoint,
     ChosenBy,
     Fix,
     GeneColumn,
@@ -17,7 +19,9 @@ from ginseng.arguments import (
     Group,
     HoldOutGroups,
     Layer,
+    Log,
     Mapping,
+    Memory,
     OtherGenes,
     Precision,
     Quiet,
@@ -33,14 +37,13 @@ from ginseng.arguments import (
 )
 from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.data import store
-from ginseng.data.annotation import require_two_labels
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.model.calibration import LEAST_CELLS, SOURCES
-from ginseng.model.state import state_from_classifier_trainer
+from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
 from ginseng.utils.memory import bytes_of
@@ -121,7 +124,6 @@ def fit(
     other_genes: OtherGenes = None,
     require_labels: RequireLabels = False,
     fix: Fix = False,
-    start: Annotated[Path | None, typer.Option("--from", help="Model to fine-tune instead of a new one.")] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
     ] = None,
@@ -159,20 +161,11 @@ def fit(
             "trainings), holdout, none, or auto: groups with --group, else holdout."
         ),
     ] = _DEFAULTS.calibrate,
-    card: Annotated[
-        list[str] | None,
-        typer.Option(help="What to tell of the model, e.g. --card 'licence=CC BY 4.0'; repeat for more."),
-    ] = None,
+    card: Card = None,
     precision: Precision = _DEFAULTS.precision,
-    memory: Annotated[
-        str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Save the run in this folder as it goes on; repeat the call after a kill.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="Append the metrics of each epoch to this .csv or .jsonl file.")
-    ] = None,
+    memory: Memory = None,
+    checkpoint: Checkpoint = None,
+    log: Log = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     quiet: Quiet = False,
 ) -> None:
@@ -180,27 +173,16 @@ def fit(
 
     Example: ginseng fit reference.h5ad --label cell_type -o model.h5
     """
-    is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if memory is not None:
         bytes_of(memory)
     told = card_texts(card)
-    of_a_model = {"--hidden-dim": hidden_dim, "--dropout": dropout, "--genes": genes, "--gene-column": gene_column}
-    of_a_model |= {"--members": members, "--select": select, "--[no-]other-genes": other_genes}
-    of_counts = {"--label": label, "--cells": cells, "--layer": layer, "--group": group, "--genes": genes}
-    of_counts |= {
+    of_counts = {
+        "--genes": genes,
         "--select": select,
         "--[no-]other-genes": other_genes,
         "--gene-column": gene_column,
-        "--require-labels": require_labels or None,
-        "--fix": fix or None,
         "--dataset": dataset,
     }
-    if is_dataset:
-        refuse(of_counts, f"for a dataset: {data} has been made with its own")
-    else:
-        require_group(hold_out_groups, group)
-    if start is not None:
-        refuse(of_a_model, "with --from: the saved model has its own")
     settings = GinsengClassifierTrainerSettings(
         hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
         dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
@@ -215,33 +197,63 @@ def fit(
         members=_DEFAULTS.members if members is None else members,
         seed=seed,
     )
-    require_writable_path(output)
-    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
-    require_writable_path(output)
-    state = None if start is None else load_model(start)
+    output = model_path(output)
     with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
-        if is_dataset:
-            made = GinsengDataset(data)
-            if made.test_idx is not None:
-                require_split(made, holdout, hold_out_groups)
-                say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
-        else:
-            if label is None:
-                columns = read_adata(data).obs.columns
-                raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
-            counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
-            chosen = chosen_genes(genes, gene_column) if state is None else None
-            path = dataset or Path(folder) / "train.zarr"
-            how = how_to_create(chosen, select, other_genes, require_labels, settings.split(), quiet)
-            made = GinsengDataset.create(path, counts, label, layer, group_key=group, fix=fix, **how)
-            if state is None:
-                require_two_labels(made.label_names, f"'{label}'")
-            warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
-        trainer = GinsengClassifierTrainer(made, settings, start=state, memory=memory, card=told)
+        how = how_to_create(
+            chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
+        )
+        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
+        path = dataset or Path(folder) / "train.zarr"
+        made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
+        trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
-    if (calibration := trained.calibration) is not None:
+    say_what_was_saved(quiet, trained, output, calibrate)
+
+
+def model_path(output: Path) -> Path:
+    """Where a model is to be saved, which is made sure of before anything is trained."""
+    require_writable_path(output)
+    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
+    require_writable_path(output)
+    return output
+
+
+def labelled_data(
+    data: str,
+    path: Path,
+    cells: str | None,
+    how: dict[str, Any],
+    of_counts: dict[str, Any],
+    holdout: float | None,
+    hold_out_groups: bool,
+) -> GinsengDataset:
+    """The dataset that is named, or one made at `path` of the counts that are; `how` is what `create` takes."""
+    quiet, label, group = how["silent"], how["label_key"], how["group_key"]
+    is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
+    if is_dataset:
+        options = {"--label": label, "--cells": cells, "--layer": how["layer"], "--group": group, **of_counts}
+        options |= {"--require-labels": how["missing_labels"] == "error" or None, "--fix": how["fix"] or None}
+        refuse(options, f"for a dataset: {data} has been made with its own")
+        made = GinsengDataset(data)
+        if made.test_idx is not None:
+            require_split(made, holdout, hold_out_groups)
+            say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
+        return made
+    require_group(hold_out_groups, group)
+    if label is None:
+        columns = read_adata(data).obs.columns
+        raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
+    counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
+    made = GinsengDataset.create(path, counts, **how)
+    warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
+    return made
+
+
+def say_what_was_saved(quiet: bool, state: GinsengClassifierState, output: Path, calibrate: str) -> None:
+    """Tell how a trained classifier is calibrated, and where it is."""
+    if (calibration := state.calibration) is not None:
         error = calibration.table()["ece"]
         say(
             quiet,
@@ -250,7 +262,7 @@ def fit(
         )
     elif calibrate != "none":
         say(quiet, f"not calibrated, which needs {LEAST_CELLS} held-out cells: no status and no novelty of new cells")
-    say(quiet, f"{trained.n_classes} cell types, {trained.n_genes:,} genes: saved {output}")
+    say(quiet, f"{state.n_classes} cell types, {state.n_genes:,} genes: saved {output}")
 
 
 @command

@@ -8,12 +8,16 @@ import typer
 
 import ginseng
 from ginseng.arguments import (
+    Card,
     Cells,
+    Checkpoint,
     Fix,
     Group,
     HoldOutGroups,
     Layer,
+    Log,
     Mapping,
+    Memory,
     Precision,
     Quiet,
     RequireLabels,
@@ -23,10 +27,9 @@ from ginseng.arguments import (
     mapping_in,
 )
 from ginseng.commands.registry import command, say, warnings_unless
-from ginseng.commands.training import Card, Checkpoint, Log, Memory, labelled_data, say_how_calibrated
+from ginseng.commands.training import labelled_data, model_path, say_what_was_saved
 from ginseng.data.models import load_model, save_model
 from ginseng.train.finetuning import GENES, tuning_settings
-from ginseng.utils.files import require_writable_path
 
 _DEFAULTS = tuning_settings()
 
@@ -50,7 +53,9 @@ def finetune(
     mapping: Mapping = None,
     relabel: Annotated[
         Path | None,
-        typer.Option(help="The same kind of table for the labels of the model: to rename, merge, or drop (empty) them."),
+        typer.Option(
+            help="Such a table for the labels of the model: to rename, merge, or drop (empty) them."
+        ),
     ] = None,
     genes: Annotated[
         str,
@@ -75,8 +80,12 @@ def finetune(
         ),
     ] = None,
     holdout: Annotated[
-        float, typer.Option(help="Share of the cells held out to measure what is gained, in [0, 1).")
-    ] = _DEFAULTS.holdout_fraction,
+        float | None,
+        typer.Option(
+            help="Share of the cells held out to measure what is gained, in [0, 1); "
+            f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
+        ),
+    ] = None,
     hold_out_groups: HoldOutGroups = False,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the new cells; default 10, or more of few cells.", min=0)
@@ -105,7 +114,7 @@ def finetune(
         raise ValueError(f"--genes must be one of {', '.join(GENES)}, but got {genes!r}.")
     told, rates = card_texts(card), _rates(rate)
     settings = tuning_settings(
-        holdout_fraction=holdout,
+        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
         group_level=hold_out_groups,
         patience=patience,
         batch_size=batch_size,
@@ -114,16 +123,15 @@ def finetune(
         precision=precision,
         seed=seed,
     )
-    output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
-    require_writable_path(output)
-    state = load_model(model)
+    output, state = model_path(output), load_model(model)
     with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
-        how |= {"layer": layer, "group_key": group, "fix": fix}
+        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
+        path = Path(folder) / "new.zarr"
         tuned = ginseng.finetune(
             state,
-            labelled_data(data, label, cells, Path(folder) / "new.zarr", how, holdout=None, whole_groups=hold_out_groups),
+            labelled_data(data, path, cells, how, {}, holdout, hold_out_groups),
             settings,
             epochs=epochs,
             genes=genes,
@@ -141,8 +149,7 @@ def finetune(
         )
     save_model(tuned.state, output)
     say(quiet, tuned.report())
-    say_how_calibrated(quiet, tuned.state.calibration, calibrate)
-    say(quiet, f"{tuned.state.n_classes} cell types, {tuned.state.n_genes:,} genes: saved {output}")
+    say_what_was_saved(quiet, tuned.state, output, calibrate)
 
 
 def _rates(entries: list[str] | None) -> dict[str, float] | None:

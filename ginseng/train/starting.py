@@ -47,7 +47,7 @@ def split_of(dataset: GinsengDataset, settings: GinsengClassifierTrainerSettings
 
 def without_test(dataset: GinsengDataset) -> GinsengDataset:
     """The training cells of a dataset alone."""
-    train = np.arange(dataset.n_cells) if dataset.train_idx is None else dataset.train_idx
+    train = dataset.cells if dataset.train_idx is None else dataset.train_idx
     return dataset.divided(train, train[:0])
 
 
@@ -75,7 +75,7 @@ def with_labels_of(state: GinsengClassifierState, dataset: GinsengDataset) -> Gi
     ValueError
         If no training cell has a new label.
     """
-    cells = np.arange(dataset.n_cells) if dataset.train_idx is None else np.sort(dataset.train_idx)
+    cells = dataset.cells if dataset.train_idx is None else np.sort(dataset.train_idx)
     gene_map = gene_map_of(dataset, GeneNames(state.genes, state.second_names))
     counts = {}
     for code, name in enumerate(dataset.label_names):
