@@ -48,6 +48,8 @@ ORDER = [
     "model.functional",
     "model.instance",
     "model.state",
+    "model.adapting",
+    "model.relabelling",
     "model.annotator",
     "model",
     "data.slabs",

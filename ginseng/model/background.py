@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Num
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import joined, members_of
 
-_LEAST_KEPT = 0.5  # of the target sum
+LEAST_KEPT = 0.5  # of the target sum
 
 
 class Background(NamedTuple):
@@ -82,7 +82,7 @@ def lacking(module: Any, background: Background, is_lacking: Bool[np.ndarray, " 
     [9000, 5000]
     """
     filled = jnp.where(is_lacking, background.expression, 0.0)
-    kept = max(1.0 - float(background.share[is_lacking].sum()), _LEAST_KEPT)
+    kept = max(1.0 - float(background.share[is_lacking].sum()), LEAST_KEPT)
 
     def of_known(network: AttentionClassifier) -> AttentionClassifier:
         of_filled = network.features1.weight @ filled
