@@ -108,9 +108,9 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     return column or (N_GENES if number is None else number) or None
 
 
-def mapping_in(table: Path | None) -> dict[str, str | None] | None:
-    """What --mapping says of labels."""
-    return None if table is None else read_mapping(table, "mapping", ("label", "new name"))
+def mapping_in(table: Path | None, option: str = "mapping") -> dict[str, str | None] | None:
+    """What the table of an option says of labels."""
+    return None if table is None else read_mapping(table, option, ("label", "new name"))
 
 
 def how_to_create(

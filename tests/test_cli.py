@@ -80,7 +80,8 @@ class TestCreate:
         adata[adata.obs["cell_type"] == "T cell"].copy().write_h5ad(tmp_path / "t.h5ad")
         fit = ["fit", tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 0, "--epochs", 1]
         assert "at least two labels, but 'cell_type' has ['T cell']" in ginseng(*fit, fails=True)
-        assert "3 cell types" in ginseng(*fit[:-4], "--epochs", 1, "--from", model)
+        tune = ["finetune", model, tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--epochs", 1]
+        assert "3 cell types" in ginseng(*tune)
 
     def test_whole_groups_may_be_held_out_and_others_summed(self, counts, tmp_path):
         create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--overwrite"]
@@ -213,14 +214,13 @@ class TestFit:
         simulate(n_types=4, n_cells=200).write_h5ad(tmp_path / "new.h5ad")
         output = ginseng(
             *(
-                "fit",
+                "finetune",
+                model,
                 tmp_path / "new.h5ad",
                 "--label",
                 "cell_type",
                 "-o",
                 tmp_path / "tuned.h5",
-                "--from",
-                model,
                 *NEW_OR_TUNED,
             )
         )
@@ -236,7 +236,6 @@ class TestFit:
             (["--label", "cell_type", "--cells", "donor == 'x'"], "holds for none of the 120 cells"),
             (["--label", "cell_type", "--holdout", "1"], r"`holdout_fraction` must lie in \[0, 1\), but got 1.0"),
             (["--label", "cell_type", "--group", "batch"], "group column 'batch' is not in adata.obs"),
-            (["--label", "cell_type", "--from", "m.h5"], "--hidden-dim cannot be chosen with --from"),
             (["--label", "cell_type", "--cells", "cell_type"], "not true or false for each cell; to compare, write"),
             (["--label", "cell_type", "--cells", "donor = 'd1'"], "not true or false|cannot be evaluated"),
         ],

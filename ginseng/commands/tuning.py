@@ -53,9 +53,7 @@ def finetune(
     mapping: Mapping = None,
     relabel: Annotated[
         Path | None,
-        typer.Option(
-            help="Such a table for the labels of the model: to rename, merge, or drop (empty) them."
-        ),
+        typer.Option(help="Such a table for the labels of the model: to rename, merge, or drop (empty) them."),
     ] = None,
     genes: Annotated[
         str,

@@ -18,7 +18,7 @@ def divided(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:
 def changed(dataset: Dataset, **attributes: Any) -> Dataset:
     """The same dataset with other attributes, which are not stored, nor is a split that is made for it."""
     view = copy.copy(dataset)
-    vars(view).update({"_counts": dataset._counts, "_is_view": True, **attributes})
+    view.__dict__.update({"_counts": dataset._counts, "_is_view": True, **attributes})
     return view
 
 

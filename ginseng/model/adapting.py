@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 from scipy import sparse
 
-from ginseng.model.attention import AttentionClassifier, Params
+from ginseng.model.attention import AttentionClassifier, Params, params_of
 from ginseng.model.background import LEAST_KEPT, Background, background_of, lacking
+from ginseng.model.ensemble import members_of
 from ginseng.model.modules import logits_of
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
@@ -113,7 +114,6 @@ def moved(
 
     Examples
     --------
-    >>> from ginseng.model.attention import params_of
     >>> network = AttentionClassifier(3, 2, 4, key=jr.key(0))
     >>> state = GinsengClassifierState(
     ...     params_of(network), ["CD3D", "CD4", "LYZ"], ["T", "mono"], [0, 1], n_genes=3, n_classes=2, hidden_dim=4,
@@ -160,6 +160,33 @@ def moved(
     n_kept = int((move.source >= 0).sum())
     agreement, carried = float((answers[0] == answers[1]).mean()), float(np.mean([share for _, share in each]))
     return after, Moved(n_kept, len(first) - n_kept, state.n_genes - n_kept, carried, agreement)
+
+
+def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " genes"]) -> GinsengClassifierState:
+    """The same classifier for cells of which it lacks some genes: their mean goes into its biases, see `lacking`.
+
+    Examples
+    --------
+    >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
+    >>> state = GinsengClassifierState(
+    ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
+    ...     normalize=True, target_sum=1e4, dropout_rate=0.2, background=Background(np.ones(2), np.array([0.1, 0.9])),
+    ... )
+    >>> with_means_of(state, np.array([True, False])).target_sum
+    9000.0
+    """
+    if state.background is None or not is_lacking.any():
+        return state
+    networks = members_of(lacking(state.module, state.background, is_lacking))
+    params, *members = map(params_of, networks)
+    return replace(
+        state,
+        params=params,
+        members=members,
+        target_sum=networks[0].target_sum,
+        background=state.background.without(is_lacking),
+        calibration=None,
+    )
 
 
 class _Move(NamedTuple):

@@ -42,6 +42,10 @@ class Geometry(NamedTuple):
         """The same with the means of some types only."""
         return self._replace(means=np.where(is_possible[:, None], self.means, np.nan))
 
+    def filled(self, other: "Geometry") -> "Geometry":
+        """The same with the means of another where it has none."""
+        return self._replace(means=np.where(np.isnan(self.means), other.means, self.means))
+
     def coordinates(self, logits: Float[np.ndarray | Array, "cells outputs"]) -> Float[Array, "cells outputs"]:
         """Where cells lie, in units of the spread within types."""
         return jnp.asarray(logits) @ self.whitening

@@ -12,13 +12,14 @@ import pandas as pd
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
 from ginseng.metrics import score
-from ginseng.model.adapting import Moved, moved, relabelled, with_means_of
+from ginseng.model.adapting import Moved, moved, with_means_of
+from ginseng.model.relabelling import relabelled
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.feed import gene_map_of
 from ginseng.train.frozen import trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_integer, require_number
 
@@ -56,13 +57,13 @@ class FineTuned:
         told = [] if self.moved is None else [self.moved.report()]
         if self.table.empty:
             return "\n".join([*told, "No cell is held out, so that nothing tells what was gained and what forgotten."])
-        for part, of_part in self.table.groupby(level="part", sort=False):
-            n_cells, means = int(of_part["cells"].sum()), of_part[["before", "after"]].mean()
+        for part in self.table.index.unique("part"):
+            of_part: Any = self.table.loc[part]
+            n_cells, (before, after) = int(of_part["cells"].sum()), of_part[["before", "after"]].mean()
             told.append(
-                f"{n_cells:,} held-out cells of the {part} data: macro-F1 {means['before']:.3f} before, "
-                f"{means['after']:.3f} after"
+                f"{n_cells:,} held-out cells of the {part} data: macro-F1 {before:.3f} before, {after:.3f} after"
             )
-            change = of_part["change"].droplevel("part")
+            change = of_part["change"]
             for kind, types in (
                 ("gained", change[change > _CHANGED].sort_values(ascending=False, kind="stable")),
                 ("forgotten", change[change < -_CHANGED].sort_values(kind="stable")),
@@ -188,8 +189,16 @@ def finetune(
         devices=devices,
         card=card,
     )
+    if epochs is None:
+        epochs = _epochs(data, settings)
+        if past is None and not set(data.label_names) & set(map(str, state.output_labels)):
+            warn(
+                "All labels of the data are new to the model, and there are no old data to tell them from: outputs for "
+                "them are begun from what their cells look like, and nothing is trained. Pass `old`, or `epochs`."
+            )
+            epochs = 0
     before = _answers(trainer, state.n_classes)
-    trainer.fit(_epochs(data, settings) if epochs is None else epochs, silent, checkpoint=checkpoint, log=log)
+    trainer.fit(epochs, silent, checkpoint=checkpoint, log=log)
     table = _changes(before, _answers(trainer), trainer.label_names, 0 if data.test_idx is None else len(data.test_idx))
     return FineTuned(state_from_classifier_trainer(trainer), table, how_moved, trainer)
 
@@ -226,7 +235,7 @@ def _with_genes(
     if genes == "dataset":
         if data.gene_names == list(state.genes):
             return state, None
-        sample = data.sample(_N_SAMPLED, np.sort(data.train_idx))
+        sample = data.sample(_N_SAMPLED, np.sort(_train_of(data)))
         return moved(state, GeneNames(data.gene_names, data.second_names), sample, seed=seed)
     names = GeneNames(state.genes, state.second_names)
     maps = [gene_map_of(one, names) for one in (data, past) if one is not None]
@@ -238,8 +247,12 @@ def _with_genes(
 
 def _epochs(data: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> int:
     """Passes that make enough steps."""
-    n_train = data.n_cells if data.train_idx is None else len(data.train_idx)
-    return max(_MOST_EPOCHS, -(-_N_STEPS // -(-n_train // settings.batch_size)))
+    n_steps = -(-len(_train_of(data)) // settings.batch_size)
+    return max(_MOST_EPOCHS, -(-_N_STEPS // n_steps))
+
+
+def _train_of(data: GinsengDataset) -> np.ndarray:
+    return data.cells if data.train_idx is None else data.train_idx
 
 
 def _answers(trainer: GinsengClassifierTrainer, n_known: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -267,5 +280,5 @@ def _changes(
         }
         tables[part] = pd.DataFrame(columns).loc[present]
     if not tables:
-        return pd.DataFrame(columns=["cells", "before", "after", "change"])
+        return pd.DataFrame({name: [] for name in ("cells", "before", "after", "change")})
     return pd.concat(tables, names=["part", "type"])

@@ -1,6 +1,7 @@
 """What training starts from: classifiers that are drawn, or those of a state with an output for each label."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ from scipy import sparse
 
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import mixes_groups
-from ginseng.model.adapting import with_labels
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.instance import GinsengClassifier
+from ginseng.model.relabelling import with_labels
 from ginseng.model.state import GinsengClassifierState, classifier_from_state
 from ginseng.train.feed import gene_map_of, require_nonnegative
 from ginseng.train.settings import GinsengClassifierTrainerSettings
@@ -49,6 +50,16 @@ def without_test(dataset: GinsengDataset) -> GinsengDataset:
     """The training cells of a dataset alone."""
     train = dataset.cells if dataset.train_idx is None else dataset.train_idx
     return dataset.divided(train, train[:0])
+
+
+def labels_without_cells(labels: Sequence[str], *data: GinsengDataset | None) -> list[str]:
+    """Which labels no training cell has."""
+    present = set()
+    for dataset in data:
+        if dataset is not None:
+            cells = dataset.cells if dataset.train_idx is None else dataset.train_idx
+            present |= {dataset.label_names[code] for code in np.unique(dataset.labels[cells])}
+    return [label for label in labels if label not in present]
 
 
 def drawn(n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettings) -> list[GinsengClassifier]:
@@ -89,7 +100,7 @@ def with_labels_of(state: GinsengClassifierState, dataset: GinsengDataset) -> Gi
             )
         sample = dataset.sample(_N_MEAN, of_type)
         counts[name] = sample if gene_map is None else gene_map.of(sparse.csr_matrix(sample)).toarray()
-    return with_labels(state, counts) if counts else state
+    return with_labels(state, list(counts), counts) if counts else state
 
 
 def spec_for(module: AttentionClassifier, spec: AttentionClassifier, state: GinsengClassifierState) -> Any:

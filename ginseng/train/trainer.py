@@ -28,8 +28,18 @@ from ginseng.train.frozen import cached, frozen_parts, without_dropout_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
-from ginseng.train.starting import drawn, sample_of, settings_for, spec_for, split_of, with_labels_of, without_test
+from ginseng.train.starting import (
+    drawn,
+    labels_without_cells,
+    sample_of,
+    settings_for,
+    spec_for,
+    split_of,
+    with_labels_of,
+    without_test,
+)
 from ginseng.train.step import Fixed, Slab, State
+from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
@@ -140,6 +150,15 @@ class GinsengClassifierTrainer:
         require_held_out(self.settings.patience, len(test))
         self._judged_by = source_of(self.dataset, train, self.settings.calibrate)
         self._calibration: tuple[Any, Calibration | None] = None, None
+        known_by = None if state is None or state.calibration is None else state.calibration.geometry
+        self._geometry = known_by if known_by is not None and len(known_by.means) == len(self.label_names) else None
+        lacks = labels_without_cells(self.label_names, data, old)
+        if state is not None and lacks and self._geometry is None and self._judged_by != "none":
+            warn(
+                f"The model will not be calibrated, since no training cell is of {shorten(lacks)}: `old` data with "
+                "such cells would help."
+            )
+            self._judged_by = "none"
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             require_counts(self.dataset.sample(_N_MEAN), str(self.dataset.path))
@@ -240,6 +259,8 @@ class GinsengClassifierTrainer:
             settings = dataclasses.replace(self.settings, patience=None, calibrate="none")
             make = functools.partial(self._sibling, settings=settings)
             found = calibrated(self, self._judged_by, make, n_epochs, silent, checkpoint)
+            if found is not None and self._geometry is not None:
+                found = dataclasses.replace(found, geometry=found.geometry.filled(self._geometry))
             self._calibration = self._trainer.run.state.shown, found
         return self.classifier
 
