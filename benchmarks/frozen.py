@@ -7,7 +7,8 @@ One process, in which rounds alternate; prints one JSON line for each: seconds o
 of the cells, of which the first, which compiles and reads, is left out. "all" trains everything, "head" and "gate" what
 comes after a frozen beginning; "whole" steps through the frozen parts, "answers" are computed once, which takes the
 seconds of "once". The roofline counts the multiplications and additions of the matrix products of an epoch, as seconds
-at the speed at which this machine multiplies matrices of these shapes, and for "answers" the bytes that are moved.
+at the speed at which this machine multiplies a batch with a genes x genes matrix, and the bytes of parameters,
+gradients and moments, and of answers, at the speed at which it adds.
 """
 
 import argparse
@@ -18,11 +19,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from training import HIDDEN, memory_bandwidth
 
 from ginseng import AttentionClassifier, GinsengClassifierTrainerSettings, GinsengDataset, Trainer
 from ginseng.train.frozen import cached, frozen_parts, trainable_leaves, without_dropout_of
 
-HIDDEN = 64
 FREEZE = {"head": "trunk", "gate": ("features1", "features2")}
 
 
@@ -42,10 +43,7 @@ def roofline(n_train: int, n_test: int, batch_size: int, n_genes: int, n_classes
     multiply = jax.jit(jnp.matmul)
     multiply(x, w)
     speed = 2 * batch_size * n_genes**2 / seconds_of(multiply, x, w, repeats=30)
-    values = jnp.ones(2**26)
-    add = jax.jit(lambda a: a + 1)
-    add(values)
-    bandwidth = 2 * values.nbytes / seconds_of(add, values, repeats=9)
+    bandwidth = memory_bandwidth()
     encoder, gate, head = 2 * n_genes**2, 2 * n_genes * HIDDEN, n_genes * n_classes
     forward = {name: 2 * n for name, n in (("encoder", encoder), ("gate", gate), ("head", head))}
     whole = sum(forward.values())
@@ -57,8 +55,11 @@ def roofline(n_train: int, n_test: int, batch_size: int, n_genes: int, n_classes
         "gate, answers": (3 * forward["head"] + 2.5 * forward["gate"], forward["gate"] + forward["head"]),
     }
     epochs = {name: (n_train * train + n_test * test) / speed for name, (train, test) in per_cell.items()}
-    moved = 6 * 4 * n_genes * (n_train + n_test) / bandwidth  # read and written: gathered, put in a slab, placed
-    epochs |= {name: s + moved for name, s in epochs.items() if name.endswith("answers")}
+    for name in epochs:  # read parameters, gradients, moments; write parameters, moments
+        trained = {"all": whole, "head": forward["head"], "gate": forward["gate"] + forward["head"]}[name.split(",")[0]]
+        epochs[name] += 7 * 4 * trained / 2 * (n_train / batch_size) / bandwidth
+        if name.endswith("answers"):  # read and written: gathered, put in a slab, placed
+            epochs[name] += 6 * 4 * n_genes * (n_train + n_test) / bandwidth
     once = (n_train + n_test) * (forward["encoder"] + forward["gate"]) / speed
     found = {**epochs, "once": once, "GFLOP/s": speed / 1e9, "GB/s": bandwidth / 1e9}
     return {name: round(value, 3) for name, value in found.items()}
