@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-import zarr
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 
 from ginseng.data.dataset import GinsengDataset
@@ -286,7 +285,7 @@ def with_answers(
         Which genes of the network the dataset lacks.
     """
     split = {"train": dataset.train_idx, "test": dataset.test_idx}
-    parts = {part: cells for part, cells in split.items() if cells is not None} or {"all": np.arange(dataset.n_cells)}
+    parts = {part: cells for part, cells in split.items() if cells is not None} or {"all": dataset.cells}
     cells = np.concatenate(list(parts.values()))
     n_features = trunk.network.n_genes
     n_bytes = len(cells) * n_features * np.dtype(np.float32).itemsize
@@ -307,8 +306,8 @@ def with_answers(
     places = dict(zip(parts, np.split(np.arange(len(cells)), ends[:-1]), strict=True))
     names = dataset.gene_names if genes is None else genes.first if isinstance(genes, GeneNames) else genes
     answered = dataset.changed(
-        root=zarr.group(),
         n_cells=len(cells),
+        cells=np.arange(len(cells)),
         n_genes=n_features,
         gene_names=list(map(str, names)),
         second_names=None,
