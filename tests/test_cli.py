@@ -79,7 +79,7 @@ class TestCreate:
     def test_one_label_serves_to_tune_only(self, adata, model, tmp_path):
         adata[adata.obs["cell_type"] == "T cell"].copy().write_h5ad(tmp_path / "t.h5ad")
         fit = ["fit", tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--genes", 0, "--epochs", 1]
-        assert "at least two labels, but 'cell_type' has ['T cell']" in ginseng(*fit, fails=True)
+        assert "at least two labels, but" in ginseng(*fit, fails=True)
         tune = ["finetune", model, tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--epochs", 1]
         assert "3 cell types" in ginseng(*tune)
 

@@ -42,7 +42,7 @@ from ginseng.train.step import Fixed, Slab, State
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
-_OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup")
+_OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup", "rates")
 _N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
@@ -69,8 +69,8 @@ class GinsengClassifierTrainer:
         Bytes that counts may take, such as ``"2 GB"``; see `GinsengDataset.stream`, which reads larger ones anew in
         each epoch.
     optimizer : optax.GradientTransformation, optional
-        In place of that of the settings: their `lr`, `betas`, `eps`, `weight_decay`, `decoupled`, `clip`, `schedule`
-        and `warmup` are then without effect, and not among the settings that are saved with the model.
+        In place of that of the settings: their `lr`, `betas`, `eps`, `weight_decay`, `decoupled`, `clip`, `schedule`,
+        `warmup` and `rates` are then without effect, and not among the settings that are saved with the model.
     devices : int or sequence of jax.Device, optional
         Devices that share each batch, see `Trainer`; by default all.
     card : dict of str, optional

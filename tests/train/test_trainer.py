@@ -266,7 +266,7 @@ class TestValues:
         seed = 1
         initial = jr.split(jr.key(seed))
         used = [jr.key(seed), *initial, *jr.split(initial[1], 5)]
-        drawn = {purpose: key_of(seed, purpose) for purpose in ("steps", "new outputs")}
+        drawn = {"steps": key_of(seed, "steps")}
         used += [key for purpose in drawn.values() for key in (purpose, *jr.split(jr.fold_in(purpose, 0)))]
         assert len({tuple(jr.key_data(key).tolist()) for key in used}) == len(used)
 
