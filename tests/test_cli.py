@@ -210,22 +210,9 @@ class TestFit:
             assert message in printed
             assert "epoch" not in printed
 
-    def test_fine_tuning(self, model, tmp_path):
-        simulate(n_types=4, n_cells=200).write_h5ad(tmp_path / "new.h5ad")
-        output = ginseng(
-            *(
-                "finetune",
-                model,
-                tmp_path / "new.h5ad",
-                "--label",
-                "cell_type",
-                "-o",
-                tmp_path / "tuned.h5",
-                *NEW_OR_TUNED,
-            )
-        )
-        assert "4 cell types, 30 genes" in output
-        assert "γδ T cell" in ginseng("inspect", tmp_path / "tuned.h5")
+    def test_fine_tuning_is_a_command_of_its_own(self, counts, model, tmp_path):
+        with pytest.raises(AssertionError, match="No such option"):
+            ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--from", model)
 
     @pytest.mark.parametrize(
         ("args", "message"),
@@ -381,3 +368,63 @@ class TestReport:
         assert list(found) == ["group", "type", "gene", "contribution", "mean_expression", "share"]
         assert set(found["group"]) == {"B cell", "NK cell", "T cell"}
         assert f"{found['gene'].nunique()} genes, 3 groups: saved" in output
+
+
+class TestFinetune:
+    @pytest.fixture
+    def tune(self, model, tmp_path):
+        simulate(n_types=4, n_cells=200).write_h5ad(tmp_path / "new.h5ad")
+
+        def run(*options, data=tmp_path / "new.h5ad", **fails):
+            named = [] if "cells.zarr" in str(data) else ["--label", "cell_type"]
+            return ginseng("finetune", model, data, *named, "-o", tmp_path / "tuned", *options, *NEW_OR_TUNED, **fails)
+
+        return run
+
+    def test_it_tells_what_was_gained(self, tune, tmp_path):
+        output = tune("--holdout", 0.2)
+        assert "held-out cells of the new data: macro-F1 0." in output
+        assert "gained: γδ T cell +" in output
+        assert "4 cell types, 30 genes: saved" in output
+        assert "γδ T cell" in ginseng("inspect", tmp_path / "tuned.h5")
+
+    def test_every_option(self, tune, counts, tmp_path):
+        ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "old.zarr", "--genes", 0, "--holdout", 0.2)
+        table = tmp_path / "names.csv"
+        table.write_text("γδ T cell,T cell\nNK cell,\n")
+        lost = tmp_path / "lost.csv"
+        lost.write_text("NK cell,\n")
+        options = ["--mapping", table, "--relabel", lost, "--old", tmp_path / "old.zarr", "--replay", 0.25]
+        options += ["--freeze", "features1", "--freeze", "features2", "--rate", "head=2", "--rate", "attn1=0.5"]
+        output = tune(*options, "--group", "donor", "--hold-out-groups", "--holdout", 0.3, "--calibrate", "none")
+        assert "2 cell types, 30 genes" in output
+        assert "held-out cells of the old data" in output
+
+    def test_the_genes_of_the_data(self, tune, tmp_path):
+        adata = simulate(n_cells=200)
+        adata.var_names = [f"NEW{nth}" if nth < 10 else name for nth, name in enumerate(adata.var_names)]
+        adata.write_h5ad(tmp_path / "other.h5ad")
+        output = tune("--genes", "dataset", data=tmp_path / "other.h5ad")
+        assert "20 genes of the model are kept, 10 are dropped, 10 are new" in output
+
+    def test_a_dataset_that_was_made_before(self, tune, counts, tmp_path):
+        ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "--genes", 0, "--holdout", 0.3)
+        assert "has been split before: 36 cells are held out" in tune(data=tmp_path / "cells.zarr")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--genes", "500"], "--genes must be one of model, dataset, but got '500'"),
+            (["--rate", "head"], "--rate takes part=factor, such as features1=0.1, but got 'head'"),
+            (["--rate", "heads=1"], "did you mean 'head'"),
+            (["--freeze", "trunks"], "did you mean 'trunk'"),
+            (["--old", "nowhere.zarr"], "nowhere.zarr"),
+            (["--mapping", "nowhere.csv"], "nowhere.csv"),
+            (["--replay", "-1"], "`replay` must lie in"),
+        ],
+    )
+    def test_errors_are_one_line_and_nothing_is_written(self, tune, tmp_path, options, message):
+        output = tune(*options, fails=True)
+        assert message in output.replace("\n", " ")
+        assert "Traceback" not in output
+        assert not (tmp_path / "tuned.h5").exists()

@@ -30,7 +30,8 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     assert any_size["dataset"].n_cells == 400
     assert len(training["trainer"].logger.epoch) == len(pd.read_csv("atlas.csv"))
     assert type(compose["trained"]).__name__ == "NewHead"
-    assert tune["tuned"].n_classes == 4
+    assert list(tune["tuned"].state.output_labels) == ["B cell", "T cell", "γδ T cell"]
+    assert load_model("tuned.h5").n_classes == 4
     assert load_model("model.h5").n_classes == 3
 
 

@@ -87,7 +87,9 @@ def relabelled(state: GinsengClassifierState, mapping: Mapping[str, str | None])
     )
 
 
-def _columns(leaf: Float[Array, "*genes classes"], parts: list[list[int]], weights: np.ndarray) -> np.ndarray:
+def _columns(
+    leaf: Float[Array | np.ndarray, "*genes classes"], parts: list[list[int]], weights: np.ndarray
+) -> np.ndarray:
     """Those of the new outputs; of an output that stays, as it is."""
     old = np.asarray(leaf)
     made = [

@@ -24,7 +24,7 @@ from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_integer, require_number
 
 GENES = ("model", "dataset")
-_N_STEPS = 60  # of a small dataset; see benchmarks/recipes.md
+_N_STEPS = 100  # of a small dataset; see benchmarks/recipes.md
 _MOST_EPOCHS = 10  # of a large one
 _N_SAMPLED = 512  # cells that are enough for means
 _CHANGED = 0.005  # of F1, to be told
@@ -107,7 +107,7 @@ def finetune(
     settings : GinsengClassifierTrainerSettings, optional
         How to train; by default those of `tuning_settings`. What makes up the network is the classifier's own.
     epochs : int, optional
-        Passes over the new cells; by default 10, or as many as make 60 steps.
+        Passes over the new cells; by default 10, or as many as make 100 steps.
     genes : {"model", "dataset"}
         Keep the classifier's genes, of which those that the new data lack take their mean over the cells it was trained
         on; or carry its weights to the genes of the dataset, see `ginseng.model.adapting.moved`.
@@ -211,9 +211,7 @@ def tuning_settings(**changes: Any) -> GinsengClassifierTrainerSettings:
     >>> tuning_settings(seed=2).replay
     0.5
     """
-    return GinsengClassifierTrainerSettings(
-        **{"lr": 1e-4, "weight_decay": 0.0, "batch_size": 64, "distill": 0.3, **changes}
-    )
+    return GinsengClassifierTrainerSettings(**{"lr": 1e-4, "weight_decay": 0.0, "distill": 0.2, **changes})
 
 
 def _with_changes(
