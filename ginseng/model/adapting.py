@@ -19,6 +19,7 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.names import GeneNames
 
+_RIDGE = 1e-2  # of the mean variance of units, on what they tell of those without a place
 _LAYERS = ("features1", "features2", "attn1", "attn2", "head")
 
 
@@ -31,7 +32,8 @@ class Moved:
     n_kept, n_new, n_dropped : int
         Genes of both, of the new ones only, and of the old ones only.
     carried : float
-        Share of the squared weights, over all layers and networks, that went along; the rest is folded into biases.
+        Share of the squared weights, over all layers and networks, that went along; the rest is folded into those and
+        the biases.
     agreement : float
         Share of the cells of the sample that get the same type from the classifier before, for which the genes that
         they lack take their mean, and after.
@@ -50,14 +52,14 @@ class Moved:
         --------
         >>> print(Moved(1200, 800, 300, 0.9, 0.985).report())
         1,200 genes of the model are kept, 300 are dropped, 800 are new.
-        90.0 % of the squared weights are carried along; of the rest the mean is kept, in the biases.
+        90.0 % of the squared weights are carried along; the rest is folded into those and the biases.
         98.5 % of the sampled cells get the same type as before.
         """
         return (
             f"{self.n_kept:,} genes of the model are kept, {self.n_dropped:,} are dropped, {self.n_new:,} are new.\n"
-            f"{self.carried:.1%} of the squared weights are carried along; of the rest the mean is kept, in the "
-            f"biases.\n{self.agreement:.1%} of the sampled cells get the same type as before."
-        ).replace("%", " %")
+            f"{100 * self.carried:.1f} % of the squared weights are carried along; the rest is folded into those and "
+            f"the biases.\n{100 * self.agreement:.1f} % of the sampled cells get the same type as before."
+        )
 
 
 def moved(
@@ -72,11 +74,10 @@ def moved(
       ``b1 += F1[:, dropped] mean``.
     - A new gene begins without effect, ``F1[:, new] = 0``, but its weights have a gradient.
     - Hidden units are tied to genes by their place only: units in the places of dropped genes move to those of new
-      ones. Where there are more places than units, units are drawn, and what they feed begins at 0. Where there are
-      fewer, those with the least effect on the sample (spread times the norm of the weights that read it) are folded
-      into the biases that follow, at their mean over the sample: ``b2 += F2[:, folded] mean(relu)``,
-      ``c1 += A1[:, folded] mean(h)``, ``d += H[:, folded] mean(a h)``. Training cells, which these means should be of,
-      are not at hand.
+      ones. Where there are more places than units, units are drawn, and what reads them begins at 0. Where there are
+      fewer, those with the least effect on the sample (spread times the norm of the weights that read it) go: what
+      reads them, ``F2``, ``A1`` and ``H``, reads in their stead what the units that stay, and a constant, tell of them
+      on the sample (ridge regression). Training cells, which the sample stands for, are not at hand.
     - Counts per cell after normalisation change by the ratio of the shares that the common genes have of the counts
       of old and new genes (at least a half, as in `lacking`), so that these keep their values; not where both sets have
       the sum of all other genes. The mean change of that sum, to which genes go and from which they come, goes into
@@ -110,7 +111,8 @@ def moved(
     References
     ----------
     Chen, Goodfellow & Shlens, Net2Net: accelerating learning via knowledge transfer, ICLR 2016, for growth that keeps
-    the function.
+    the function; He, Zhang & Sun, Channel pruning for accelerating very deep neural networks, ICCV 2017, for weights
+    that make up for units which go.
 
     Examples
     --------
@@ -127,7 +129,7 @@ def moved(
     first = np.asarray(genes.first).astype(str)
     if np.ndim(sample) != 2 or np.shape(sample)[1] != len(first) or not len(sample):
         raise ValueError(f"`sample` must have cells with the {len(first):,} new genes, but has shape {sample.shape}.")
-    names = {"the new genes": first} | ({} if genes.second is None else {"second names": np.asarray(genes.second)})
+    names = {"genes.first": first} | ({} if genes.second is None else {"genes.second": np.asarray(genes.second)})
     found = GeneNames(state.genes, state.second_names).match(names)
     found.require(least_genes(min(len(first), state.n_genes)), first, state.genes, lambda: "are they of one species?")
     move = _Move.of(state, found, first, np.asarray(sample, np.float32))
@@ -249,12 +251,10 @@ def _moved_network(network: AttentionClassifier, move: _Move, key: Array) -> tup
     narrow = _places(move.source, relu.std(axis=0) * np.linalg.norm(weights["features2"], axis=0))
     wide = _places(move.source, gated.std(axis=0) * np.linalg.norm(weights["head"], axis=0))
     hidden, outputs = np.arange(network.hidden_dim), np.arange(network.n_classes)
-    for layer, lost, means in (
-        ("features2", _absent(narrow, relu.shape[1]), relu.mean(axis=0)),
-        ("attn1", _absent(wide, h.shape[1]), h.mean(axis=0)),
-        ("head", _absent(wide, gated.shape[1]), gated.mean(axis=0)),
-    ):
-        biases[layer] = biases[layer] + weights[layer][:, lost] @ means[lost]
+    reading = dict(weights)
+    for layer, units, answers in (("features2", narrow, relu), ("attn1", wide, h), ("head", wide, gated)):
+        reading[layer], of_constants = _folded(weights[layer], units, answers)
+        biases[layer] = biases[layer] + of_constants
     biases["features1"] = biases["features1"] + weights["features1"] @ move.mean
 
     params, carried = {}, 0.0
@@ -266,9 +266,9 @@ def _moved_network(network: AttentionClassifier, move: _Move, key: Array) -> tup
         ("head", outputs, wide),
     ):
         is_old = rows[:, None] >= 0
-        old = np.where(columns >= 0, weights[layer][rows][:, columns], 0)
+        old, with_folded = (np.where(columns >= 0, of[layer][rows][:, columns], 0) for of in (weights, reading))
         carried += float(np.square(old * is_old).sum())
-        weight, bias = np.where(is_old, old, drawn[layer]), np.where(rows >= 0, biases[layer][rows], 0)
+        weight, bias = np.where(is_old, with_folded, drawn[layer]), np.where(rows >= 0, biases[layer][rows], 0)
         if layer == "features1":
             bias = np.where(rows >= 0, bias, -weight @ of_cells.mean(axis=0))  # as `centered` begins
         params[layer] = {"W": jnp.asarray(weight.T, jnp.float32), "b": jnp.asarray(bias, jnp.float32)}
@@ -282,6 +282,23 @@ def _places(source: np.ndarray, effect: Float[np.ndarray, " old"]) -> Int[np.nda
     free, units = np.flatnonzero(source < 0), source.copy()
     units[free[: len(homeless)]] = homeless[: len(free)]
     return units
+
+
+def _folded(
+    weight: Float[np.ndarray, "out old"], units: Int[np.ndarray, " new"], answers: Float[np.ndarray, "cells old"]
+) -> tuple[Float[np.ndarray, "out old"], Float[np.ndarray, " out"]]:
+    """Weights, and what goes into the biases, of a layer that reads the units which have a place for the others too."""
+    lost, kept = _absent(units, answers.shape[1]), units[units >= 0]
+    if not len(lost):
+        return weight, np.zeros(len(weight), np.float32)
+    means = answers.mean(axis=0)
+    off = (answers - means).astype(np.float64)
+    covariance = off[:, kept].T @ off[:, kept]
+    ridge = _RIDGE * np.trace(covariance) / len(kept) + 1e-8
+    slopes = np.linalg.solve(covariance + ridge * np.eye(len(kept)), off[:, kept].T @ off[:, lost])
+    folded = weight.copy()
+    folded[:, kept] += weight[:, lost] @ slopes.T
+    return folded, weight[:, lost] @ (means[lost] - means[kept] @ slopes)
 
 
 def _absent(source: np.ndarray, n_old: int) -> np.ndarray:

@@ -187,7 +187,7 @@ def with_labels(
                 f"{np.shape(counts)}."
             )
     heads = []
-    for network in map(eqx.nn.inference_mode, state.networks):
+    for network in state.networks:
         of_mean = np.zeros(state.n_genes, np.float32)
         if state.background is not None:
             of_mean = _features(network.normalizing(normalize=False), state.background.expression[None])[0]
