@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Num
 from scipy import special
 from scipy.optimize import minimize
 
-from ginseng.model.attention import AttentionClassifier, params_of
-from ginseng.model.calibration import Geometry
+from ginseng.model.attention import AttentionClassifier
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.messages import shorten, unknown_name
 
@@ -51,6 +50,7 @@ def relabelled(state: GinsengClassifierState, mapping: Mapping[str, str | None])
     Examples
     --------
     >>> import jax.random as jr
+    >>> from ginseng.model.attention import params_of
     >>> network = AttentionClassifier(2, 3, 4, key=jr.key(0))
     >>> state = GinsengClassifierState(
     ...     params_of(network), ["CD3D", "LYZ"], ["CD4 T", "CD8 T", "mono"], [0, 1, 2], n_genes=2, n_classes=3,
@@ -135,10 +135,10 @@ def with_labels(
         p W + l / 2 * d / |d|,    d = mean(f) - g
 
     and its bias such that a tenth of the cells are below their highest old logit. ``g`` stands for the mean features of
-    the types that the cells are taken for. These are not at hand: it is the nearest to the features of the mean
-    training cell (0 where the classifier has no background) that has the mean logits of these types, which the
+    the types that the cells are taken for. These are not at hand: for each type it is the nearest to the features of
+    the mean training cell (0 where the classifier has no background) that has the mean logits of the type, which the
     calibration knows; where there is none, the mean logits of the new cells stand in, so that ``d`` is what the head
-    has not seen of them.
+    has not seen of them. Several types are added one after the other, those before being old ones, without calibration.
 
     Parameters
     ----------
@@ -167,6 +167,7 @@ def with_labels(
     Examples
     --------
     >>> import jax.random as jr
+    >>> from ginseng.model.attention import params_of
     >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
     >>> state = GinsengClassifierState(
     ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
@@ -186,41 +187,35 @@ def with_labels(
                 f"Counts of '{label}' must be over the {state.n_genes:,} genes of the model, but have shape "
                 f"{np.shape(counts)}."
             )
-    heads = []
-    for network in state.networks:
-        of_mean = np.zeros(state.n_genes, np.float32)
-        if state.background is not None:
-            of_mean = _features(network.normalizing(normalize=False), state.background.expression[None])[0]
-        geometry = None if state.calibration is None else state.calibration.geometry
-        rows = [_new_row(network, of_mean, geometry, _features(network, counts_of[label])) for label in labels]
-        head = params_of(network)["head"]
-        heads.append(
-            {
-                "W": jnp.concatenate([head["W"], *(row[:, None] for row, _ in rows)], axis=1),
-                "b": jnp.concatenate([head["b"], *(np.array([bias], np.float32) for _, bias in rows)]),
-            }
-        )
-    return _with_head(state, [*state.output_labels, *labels], heads)
+    for label in labels:
+        heads = []
+        for network in state.networks:
+            row, at = _new_row(network, state, _features(network, counts_of[label]))
+            head = network.head
+            weight, bias = np.vstack([head.weight, row]), np.append(np.asarray(head.bias), at)
+            heads.append({"W": weight.T.astype(np.float32), "b": bias.astype(np.float32)})
+        state = _with_head(state, [*state.output_labels, label], heads)
+    return state
 
 
 def _new_row(
-    network: AttentionClassifier,
-    of_mean: Float[np.ndarray, " genes"],
-    geometry: Geometry | None,
-    features: Float[np.ndarray, "cells genes"],
+    network: AttentionClassifier, state: GinsengClassifierState, features: Float[np.ndarray, "cells genes"]
 ) -> tuple[Float[np.ndarray, " genes"], float]:
     """Weights and bias of an output for some cells, see `with_labels`."""
     weight, bias = np.asarray(network.head.weight), np.asarray(network.head.bias)
+    of_mean = np.zeros(state.n_genes, np.float32)
+    if state.background is not None:
+        of_mean = _features(network.normalizing(normalize=False), state.background.expression[None])[0]
     logits = features @ weight.T + bias
     taken_for = special.softmax(logits, axis=1).mean(axis=0)
     means = np.tile(logits.mean(axis=0), (len(bias), 1))
-    if geometry is not None:
-        means = np.where(np.isnan(geometry.means), means, geometry.means)
+    if state.calibration is not None:
+        means = np.where(np.isnan(state.calibration.geometry.means), means, state.calibration.geometry.means)
     apart = taken_for @ means - (weight @ of_mean + bias)
-    nearest = of_mean + np.linalg.pinv(weight - weight.mean(axis=0)) @ (apart - apart.mean())
-    direction = features.mean(axis=0) - nearest
+    inverse = np.linalg.pinv(weight - weight.mean(axis=0), rcond=1e-5)
+    direction = features.mean(axis=0) - of_mean - inverse @ (apart - apart.mean())
     length = np.linalg.norm(weight, axis=1).mean() / max(float(np.linalg.norm(direction)), 1e-8)
-    row = (taken_for @ weight + _LENGTH * length * direction).astype(np.float32)
+    row = taken_for @ weight + _LENGTH * length * direction
     return row, float(np.quantile(logits.max(axis=1) - features @ row, 1 - _SHARE_BELOW))
 
 
