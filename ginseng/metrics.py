@@ -1,6 +1,7 @@
 """How well predicted cell types, and the confidence in them, agree with true ones."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class Scores:
     calibration : pandas.DataFrame, optional
         Of a trained classifier: ``ece`` and ``nll`` of cells that it was not trained on, before and after calibration,
         see `ginseng.model.calibration.Calibration.table`.
+    further : dict of Scores
+        Of a module with several outputs (see `ginseng.Trainer`), those of each further one by the name of its column.
     """
 
     table: pd.DataFrame
@@ -36,6 +39,7 @@ class Scores:
     accuracy: float
     macro_f1: float
     calibration: pd.DataFrame | None = None
+    further: Mapping[str, "Scores"] = dataclasses.field(default_factory=dict)
 
     def report(self, cells: str = "cells") -> str:
         """The table, and a last line with accuracy, macro-F1 and the number of `cells`."""

@@ -219,6 +219,25 @@ def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     return _sorted_categorical(obs[key], labelled)
 
 
+def require_list(further: Sequence[str]) -> None:
+    """Raise a ValueError if further columns are no list but one name.
+
+    Examples
+    --------
+    >>> require_list(["tissue", "donor"])
+    """
+    if isinstance(further, str):
+        raise ValueError(f"`further` must be a list of columns, such as ['{further}'], but got '{further}'.")
+
+
+def further_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
+    """What a further column says of the labelled cells, which may be nothing of some; the categories are sorted."""
+    found = pd.Categorical(obs[key].astype(str).where(_is_named(obs[key]))[labelled].to_numpy(dtype=object))
+    if not len(found.categories):
+        raise ValueError(f"adata.obs['{key}'], of `further`, says nothing of any cell that has a label.")
+    return found
+
+
 def _is_named(column: Any) -> np.ndarray:
     """Which cells have a label or a group that is not missing or empty."""
     return column.notna().to_numpy() & (column.astype(object) != "").to_numpy(dtype=bool)

@@ -1,6 +1,6 @@
 """Making a dataset of labelled counts: which cells are held out, then which genes are kept, then the counts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.data import store
-from ginseng.data.annotation import Genes
+from ginseng.data.annotation import Genes, require_list
 from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
@@ -33,6 +33,7 @@ def create_dataset(
     *,
     missing_labels: str,
     mapping: Any,
+    further: Sequence[str],
     select: str,
     split: Mapping[str, Any] | None,
     other_genes: bool,
@@ -43,11 +44,12 @@ def create_dataset(
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
+    require_list(further)
     for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    how: dict[str, Any] = {"mapping": mapping, "normalize": normalize, "fix": fix}
+    how: dict[str, Any] = {"mapping": mapping, "further": further, "normalize": normalize, "fix": fix}
     with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
         if len(sources.labels.categories) == 1:
             warn(
@@ -58,6 +60,7 @@ def create_dataset(
         obs = {label_key: sources.labels}
         if group_key is not None and sources.groups is not None:
             obs[group_key], codes["groups"] = sources.groups, sources.groups.codes
+        obs |= sources.further
         parts = None if split is None else draw_split(codes["labels"], codes.get("groups"), **_checked(split))
         is_chosen = sources.keep_best(select, chunk_size, None if parts is None else parts[0], silent=silent)
         if other_genes:

@@ -1,6 +1,6 @@
 """Labelled counts on disk, split and streamed for training."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +114,7 @@ class GinsengDataset:
         *,
         missing_labels: Literal["drop", "error"] = "drop",
         mapping: Any = None,
+        further: Sequence[str] = (),
         select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
@@ -152,6 +153,8 @@ class GinsengDataset:
         mapping : dict or Harmony, optional
             Other names of the labels, of which several may become one; None leaves their cells out, and labels that it
             does not name stay.
+        further : sequence of str
+            Columns of ``adata.obs`` to keep for `column`, in which values may be missing.
         select : {"markers", "variance"}
             How a number of genes is chosen: those that tell the types apart, as `select_markers` does, in all groups if
             there are any, or those that vary most, as `select_hvgs` does.
@@ -184,7 +187,14 @@ class GinsengDataset:
             or no cell has a label.
         """
         options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
-        options |= {"split": split, "other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
+        options |= {
+            "further": further,
+            "split": split,
+            "other_genes": other_genes,
+            "normalize": normalize,
+            "fix": fix,
+            "silent": silent,
+        }
         create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 
@@ -234,7 +244,7 @@ class GinsengDataset:
             splits.keep_split(self.root, train, test)
         self.train_idx, self.test_idx = train, test
 
-    changed, divided, renamed = views.changed, views.divided, views.renamed
+    changed, column, divided, renamed = views.changed, views.column, views.divided, views.renamed
 
     @property
     def has_test(self) -> bool:

@@ -64,11 +64,11 @@ class DenseSlab(NamedTuple):
     x : numpy.ndarray
         Of shape ``(steps, width, genes)``; zeros where there is no cell.
     cells : numpy.ndarray
-        Which cells those are, in their order.
+        Which cells those are, or what is known of each, in their order.
     """
 
     x: Num[np.ndarray, "steps width genes"]
-    cells: Int[np.ndarray, " cells"]
+    cells: Int[np.ndarray, "cells ..."]
 
 
 def dense_slabs(groups: Iterable[tuple[Rows, np.ndarray]], shape: SlabShape) -> Iterator[DenseSlab]:

@@ -1,6 +1,6 @@
 """The inputs of a dataset, seen as one: their common genes, and their labels and groups in the same terms."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from scipy import sparse
 
 from ginseng.data.annotation import (
     Genes,
+    further_of,
     gene_columns,
     groups_of,
     labels_of,
@@ -52,6 +53,8 @@ class Sources:
         What to do with cells without a label.
     mapping : mapping, optional
         Other names of the labels, see `labels_of`.
+    further : sequence of str
+        Columns of ``obs`` to keep beside these, in all of them.
     normalize, fix : bool
         See `checked_counts`.
 
@@ -63,6 +66,8 @@ class Sources:
         Other names of the genes, see `agreed_names`.
     labels, groups : pandas.Categorical
         Of the labelled cells; there may be no groups (None).
+    further : dict of pandas.Categorical
+        What the further columns say of them, or nothing (missing).
     cell_names : pandas.Index
         Names of the labelled cells. Where names are repeated between inputs, the number of the input is appended.
     n_read : int
@@ -96,6 +101,7 @@ class Sources:
         missing_labels: str = "drop",
         *,
         mapping: Any = None,
+        further: Sequence[str] = (),
         normalize: bool = True,
         fix: bool = False,
     ):
@@ -110,7 +116,7 @@ class Sources:
         for number, source in enumerate(given):
             try:
                 adata = self._opened(source)
-                for kind, key in (("label", label_key), ("group", group_key)):
+                for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
                 counts, found = checked_counts(adata, layer, normalizes=normalize, fix=fix, file=file)
@@ -130,10 +136,11 @@ class Sources:
             _common([counts.var.index[chosen] for counts, chosen in zip(self._counts, self._columns, strict=True)])
         )
 
-        keys = [label_key] if group_key in (None, label_key) else [label_key, group_key]
+        keys = [key for key in dict.fromkeys([label_key, group_key, *further]) if key is not None]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
         labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
+        self.further = {key: further_of(obs, key, labelled) for key in further if key not in (label_key, group_key)}
         self.cell_names = _unique([adata.obs_names for adata in data])[labelled]
         self._labelled = labelled
         self.n_read = len(labelled)

@@ -32,7 +32,7 @@ from ginseng.data.shards import GrowingArray
 from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, naming
-from ginseng.utils.messages import warn
+from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.names import kind_of_names, require_second_names
 from ginseng.utils.soundness import require_ends
 
@@ -58,7 +58,7 @@ def write_store(
     blocks : iterable of scipy.sparse.csr_matrix
         Counts of consecutive cells.
     obs : pandas.DataFrame
-        Annotation of the cells.
+        Annotation of the cells, in categorical columns.
     gene_names : list of str
         Names of the genes.
     attributes : dict
@@ -71,7 +71,8 @@ def write_store(
     root = zarr.create_group(path, zarr_format=3)
     arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
     indptr = _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
-    header = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
+    header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
+    header["columns"] = {name: digest(_codes_of(column)) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
     root.attrs.update({**header, **attributes, "digest": kept})
     with warnings.catch_warnings():
@@ -157,6 +158,33 @@ def read_contents(root: zarr.Group) -> Contents:
         if indptr is None:
             require_dense(counts, is_ours)
     return Contents(label_names, gene_names, second_names, group_names, labels, groups, counts, indptr, is_ours)
+
+
+def read_column(root: zarr.Group, name: str) -> tuple[list[str], np.ndarray]:
+    """Read a column of ``obs``: its names, and the code of each cell, -1 where it says nothing.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or it is not what was written.
+    """
+    require_unchanged(root)
+    obs: Any = root.get("obs")
+    columns = [] if obs is None else list(obs.attrs["column-order"])
+    if obs is None or name not in columns:
+        raise unknown_name("column", name, f"the dataset {root.store}", columns)
+    with naming(str(root.store), "is a damaged dataset"):
+        column: Any = pd.Series(pd.Categorical(anndata.io.read_elem(obs[name])))
+        codes, attributes = _codes_of(column), dict(root.attrs)
+        if len(codes) != attributes["n_cells"]:
+            raise ValueError(f"`{name}` holds {len(codes):,} values, for {attributes['n_cells']} cells")
+        kept: Any = attributes.get("columns", {})
+        require_digest(kept.get(name), digest(codes), f"the values of '{name}'")
+    return column.cat.categories.astype(str).tolist(), codes
+
+
+def _codes_of(column: Any) -> np.ndarray:
+    return column.cat.codes.to_numpy(np.int32)
 
 
 def _names(attributes: dict[str, Any], key: str) -> list[str]:

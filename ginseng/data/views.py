@@ -1,4 +1,4 @@
-"""The same stored counts with other parts, or other labels: views of a dataset that change nothing of it."""
+"""What is seen of a dataset: the same counts with other parts or labels, which changes nothing of it, and columns."""
 
 import copy
 from typing import Any, TypeVar
@@ -6,8 +6,24 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ginseng.data.annotation import new_names
+from ginseng.data.store import read_column
 
 Dataset = TypeVar("Dataset", bound=Any)
+
+
+def column(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
+    """A column that is kept beside the counts: its names, and their codes for every cell, -1 where it says nothing.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or it is not what was written.
+
+    Examples
+    --------
+    >>> names, codes = dataset.column("donor")  # doctest: +SKIP
+    """
+    return read_column(dataset.root, name)
 
 
 def divided(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:

@@ -64,10 +64,13 @@ class Ensemble(eqx.Module):
         each = [jax.tree.map(lambda leaf, nth=nth: leaf[nth], arrays) for nth in range(self.n_members)]
         return [eqx.combine(of_member, rest) for of_member in each]
 
-    def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " classes"]:
+    def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Any:
         """Return the logarithm of the mean probabilities for one cell; `key` is needed where dropout is on."""
-        of_members = jax.nn.log_softmax(member_logits_of(self, x[None], key)[:, 0])
-        return jax.nn.logsumexp(of_members, axis=0) - jnp.log(self.n_members)
+
+        def mean(logits: Float[Array, "members 1 classes"]) -> Float[Array, " classes"]:
+            return jax.nn.logsumexp(jax.nn.log_softmax(logits[:, 0]), axis=0) - jnp.log(self.n_members)
+
+        return jax.tree.map(mean, member_logits_of(self, x[None], key))
 
 
 def _are_alike(one: Any, other: Any) -> bool:
@@ -79,10 +82,10 @@ def _are_alike(one: Any, other: Any) -> bool:
     return names[0] == names[1]
 
 
-def member_logits_of(
-    module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None
-) -> Float[Array, "members batch classes"]:
-    """Logits of a batch by each member of an ensemble, or by the one that any other module is.
+def member_logits_of(module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None) -> Any:
+    """Logits of a batch, of shape (members, batch, classes), by each member of an ensemble, or by any other module.
+
+    Of a module with several outputs, a tuple of these.
 
     Examples
     --------
@@ -90,7 +93,7 @@ def member_logits_of(
     (1, 5, 3)
     """
     if not isinstance(module, Ensemble):
-        return logits_of(module, x, key)[None]
+        return jax.tree.map(lambda logits: logits[None], logits_of(module, x, key))
     keys = None if key is None else jr.split(key, module.n_members)
     of_each = eqx.filter_vmap(logits_of, in_axes=(eqx.if_array(0), None, None if keys is None else 0))
     return of_each(module.stacked, x, keys)

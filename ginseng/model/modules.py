@@ -7,13 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Num, PRNGKeyArray
 
 
-def logits_of(
-    module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None
-) -> Float[Array, "batch classes"]:
-    """Logits of a batch by a module of one cell; a `key` for dropout.
+def logits_of(module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None) -> Any:
+    """Logits of a batch, of shape (batch, classes), by a module of one cell, or a tuple of these; a `key` for dropout.
 
     Examples
     --------
@@ -26,21 +24,32 @@ def logits_of(
     return jax.vmap(lambda cell, cell_key: module(cell, key=cell_key))(x, keys)
 
 
-def require_shapes(module: Any, n_genes: int, n_labels: int) -> None:
+def require_shapes(module: Any, n_genes: int, n_labels: int | tuple[int, ...]) -> None:
     """Raise a ValueError unless a module fits genes and labels: a label beyond its outputs would have a loss of NaN.
+
+    Of several numbers of labels, it has to have an output for each.
 
     Examples
     --------
     >>> require_shapes(eqx.nn.Linear(4, 3, key=jr.key(0)), 4, 3)
     """
     cells = jax.ShapeDtypeStruct((1, n_genes), jnp.float32)
-    expected = f"The model must map a cell, of shape {(n_genes,)}, to logits of shape {(n_labels,)}, one for each label"
+    is_one = isinstance(n_labels, int)
+    sizes = (n_labels,) if is_one else n_labels
+    told = f"logits of shape {(n_labels,)}" if is_one else f"a tuple of logits of shapes {[(n,) for n in sizes]}"
+    expected = f"The model must map a cell, of shape {(n_genes,)}, to {told}, one for each label"
     try:
-        logits = eqx.filter_eval_shape(logits_of, eqx.nn.inference_mode(module), cells)
+        outputs = eqx.filter_eval_shape(logits_of, eqx.nn.inference_mode(module), cells)
     except Exception as error:  # a module may raise anything
         kind = type(error).__name__
         raise ValueError(f"{expected}, but it does not take a cell with {n_genes} genes: {kind}: {error}") from error
-    if not isinstance(logits, jax.ShapeDtypeStruct):
-        raise ValueError(f"{expected}, but its output is a {type(logits).__name__}.")
-    if logits.shape != (1, n_labels):
-        raise ValueError(f"{expected}, but its output has shape {logits.shape[1:]}.")
+    if not is_one and not isinstance(outputs, tuple):
+        raise ValueError(f"{expected}, but its output is not a tuple.")
+    parts = (outputs,) if is_one else outputs
+    if len(parts) != len(sizes):
+        raise ValueError(f"{expected}, but it has {len(parts)} outputs.")
+    for logits, size in zip(parts, sizes, strict=True):
+        if not isinstance(logits, jax.ShapeDtypeStruct):
+            raise ValueError(f"{expected}, but its output is a {type(logits).__name__}.")
+        if logits.shape != (1, size):
+            raise ValueError(f"{expected}, but its output has shape {logits.shape[1:]}.")

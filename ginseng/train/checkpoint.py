@@ -192,8 +192,14 @@ def _restored(stored: np.ndarray, like: Any) -> jax.Array:
 
 
 def _confusion_of(scores: Scores | None) -> dict[str, Any] | None:
-    return None if scores is None else scores.confusion.to_dict("split")
+    if scores is None:
+        return None
+    further = {name: _confusion_of(of_output) for name, of_output in scores.further.items()}
+    return {**scores.confusion.to_dict("split"), "further": further}
 
 
 def _scores_of(confusion: dict[str, Any] | None) -> Scores | None:
-    return None if confusion is None else scores_of(pd.DataFrame(**confusion))
+    if confusion is None:
+        return None
+    further = {name: _scores_of(of_output) for name, of_output in confusion.pop("further", {}).items()}
+    return dataclasses.replace(scores_of(pd.DataFrame(**confusion)), further=further)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from scipy import sparse
 
+from ginseng.data.annotation import require_list
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import Balance, balance_of, balanced_weights, n_streamed
 from ginseng.data.slabs import DenseSlab, Rows, SlabShape, dense_slabs
@@ -30,16 +31,23 @@ class _Source:
     dataset: GinsengDataset
     gene_map: GeneMap | None
     codes: np.ndarray
+    further: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, dataset: GinsengDataset, genes: GeneNames | None, labels: list[str]) -> "_Source":
+    def of(
+        cls,
+        dataset: GinsengDataset,
+        genes: GeneNames | None,
+        labels: list[str],
+        further: Mapping[str, np.ndarray],
+    ) -> "_Source":
         if unknown := sorted(set(dataset.label_names) - set(labels)):
             raise ValueError(
                 f"{dataset.path} has labels that the model has no output for: {shorten(unknown)}; it has "
                 f"{shorten(labels, 5)}."
             )
         codes = np.array([labels.index(label) for label in dataset.label_names], dtype=np.int32)
-        return cls(dataset, None if genes is None else gene_map_of(dataset, genes), codes)
+        return cls(dataset, None if genes is None else gene_map_of(dataset, genes), codes, further)
 
     @property
     def dtype(self) -> np.dtype:
@@ -65,7 +73,14 @@ class _Source:
             if nonnegative:
                 require_nonnegative(counts, self.dataset)
             mapped = counts if self.gene_map is None else self.gene_map.of(sparse.csr_matrix(counts))
-            yield mapped, self.codes[self.dataset.labels[cells]]
+            yield mapped, self.classes_of(cells)
+
+    def classes_of(self, cells: np.ndarray) -> np.ndarray:
+        """Class of cells; where there are further outputs, a column for each output."""
+        of_labels = self.codes[self.dataset.labels[cells]]
+        if not self.further:
+            return of_labels
+        return np.stack([of_labels, *(codes[cells] for codes in self.further.values())], axis=-1)
 
     def description(self) -> dict[str, Any]:
         dataset = self.dataset
@@ -73,6 +88,7 @@ class _Source:
         return {
             "cells": digest(dataset.labels, dataset.bytes_per_cell, dataset.sample(256), *split),
             "genes": digest(np.asarray(dataset.gene_names)),
+            **({"further": {name: digest(codes) for name, codes in self.further.items()}} if self.further else {}),
         }
 
 
@@ -91,6 +107,8 @@ class Feed:
         Inputs and outputs of the model; by default those of the dataset. Genes may have other names, see `GeneNames`.
     old : GinsengDataset, optional
         Data of which each step has a share of cells, too: see `Sampling.replay`.
+    further : sequence of str
+        Columns of the dataset that further outputs of the model are for, see `GinsengDataset.column`.
 
     Attributes
     ----------
@@ -98,6 +116,8 @@ class Feed:
         Inputs of the model.
     labels : list of str
         Its outputs.
+    further : dict of list of str
+        Classes of each further output, by its column.
     n_cells_per_slab : int
         Cells of the steps of one call.
 
@@ -116,6 +136,7 @@ class Feed:
         genes: Sequence[str] | GeneNames | None = None,
         labels: Sequence[str] | None = None,
         old: GinsengDataset | None = None,
+        further: Sequence[str] = (),
     ):
         self._devices, self._sampling = devices, sampling
         self._balance: Balance = balance_of(sampling.balance)
@@ -126,8 +147,11 @@ class Feed:
             of_model = GeneNames(dataset.gene_names, dataset.second_names)
         self.n_genes = dataset.n_genes if of_model is None else len(of_model.first)
         self.labels = list(dataset.label_names if labels is None else labels)
-        self._new = _Source.of(dataset, of_model, self.labels)
-        self._old = None if old is None else _Source.of(old, of_model, self.labels)
+        columns = _columns(dataset, further, old)
+        self.further = {name: names for name, (names, _) in columns.items()}
+        codes = {name: codes for name, (_, codes) in columns.items()}
+        self._new = _Source.of(dataset, of_model, self.labels, codes)
+        self._old = None if old is None else _Source.of(old, of_model, self.labels, {})
         self._sources = [self._new] if self._old is None else [self._new, self._old]
         per_process, width = self._batch_size // devices.share[1], devices.padded(self._batch_size)
         n_old = 0 if old is None else round(sampling.replay * per_process)
@@ -135,6 +159,11 @@ class Feed:
         dtype = np.result_type(*(source.dtype for source in self._sources))
         self._shape = SlabShape.of(per_process, width, self.n_genes, dtype)
         self.n_cells_per_slab = self._shape.n_steps * self._batch_size
+
+    @property
+    def n_outputs(self) -> int | tuple[int, ...]:
+        """How many outputs the model has; where there are further ones, how many each has."""
+        return (len(self.labels), *map(len, self.further.values())) if self.further else len(self.labels)
 
     @property
     def _n_new(self) -> int:
@@ -155,6 +184,11 @@ class Feed:
     def n_steps(self) -> int:
         """Steps of a training epoch."""
         return -(-self._n_new // (self._batch_size - self._n_old))
+
+    @property
+    def _of_cell(self) -> tuple[int, ...]:
+        """Shape of the classes of a cell."""
+        return (1 + len(self.further),) if self.further else ()
 
     def budget(self) -> int:
         """Bytes that counts may take; the same in all processes, since the order of the cells depends on it."""
@@ -198,7 +232,8 @@ class Feed:
         """Give the shapes and types of a slab."""
         of_cells = self._shape.n_steps, self._shape.width
         x = jax.ShapeDtypeStruct((*of_cells, self.n_genes), self._shape.dtype)
-        y, mask = jax.ShapeDtypeStruct(of_cells, np.int32), jax.ShapeDtypeStruct(of_cells, bool)
+        y = jax.ShapeDtypeStruct((*of_cells, *self._of_cell), np.int32)
+        mask = jax.ShapeDtypeStruct(of_cells, bool)
         rates = np.zeros(self._shape.n_steps, np.float32)
         return Slab(x, y, mask, rates, np.int32(0))  # pyright: ignore[reportArgumentType]
 
@@ -269,12 +304,15 @@ class Feed:
     ) -> Iterator[tuple[Slab, int]]:
         n_steps, batch_size, width = self._shape[:3]
         filled = dense_slabs(cells, self._shape)
-        nothing = DenseSlab(np.zeros((n_steps, width, self.n_genes), self._shape.dtype), np.empty(0, np.int64))
+        nothing = DenseSlab(
+            np.zeros((n_steps, width, self.n_genes), self._shape.dtype), np.empty((0, *self._of_cell), np.int64)
+        )
         for nth, first in enumerate(range(0, n_cells, self.n_cells_per_slab)):
             x, labels = next(filled, nothing)  # the last cells may all be those of other processes
             if nth < n_skipped:
                 continue
-            y, mask = np.zeros((n_steps, width), np.int32), np.zeros((n_steps, width), bool)
+            y = np.zeros((n_steps, width, *self._of_cell), np.int32)
+            mask = np.zeros((n_steps, width), bool)
             places = np.divmod(np.arange(len(labels)), batch_size)
             y[places], mask[places] = labels, True
             here = rates[nth * n_steps : (nth + 1) * n_steps].astype(np.float32)
@@ -333,6 +371,16 @@ def require_nonnegative(counts: Rows, dataset: GinsengDataset) -> None:
             f"{dataset.path} holds negative values, which cannot be normalised as counts: make it from raw counts, or "
             "train with normalize=False."
         )
+
+
+def _columns(
+    dataset: GinsengDataset, further: Sequence[str], old: GinsengDataset | None
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Names and codes of the columns that further outputs are for."""
+    require_list(further)
+    if further and old is not None:
+        raise ValueError("Old data are replayed for the labels alone: leave out `old`, or `further`.")
+    return {name: dataset.column(name) for name in further}
 
 
 def gene_map_of(dataset: GinsengDataset, model: GeneNames) -> GeneMap | None:

@@ -63,6 +63,11 @@ class Trainer:
     teacher : eqx.Module, optional
         A module of the same inputs, whose answers are soft targets for the first outputs of the model, as many as it
         has: see `Recipe.distill`.
+    further : sequence of str
+        Columns of the dataset, such as that of its groups or those kept by `further` of `GinsengDataset.create`, for
+        each of which the model has a further output: it then maps a cell to a tuple of logits, those of the labels
+        first, and its loss is the sum of theirs. A cell of which a column says nothing has no loss there. What is said
+        of labels (balance, class weights, a teacher, logged metrics) is of the first output.
 
     Attributes
     ----------
@@ -75,7 +80,8 @@ class Trainer:
     logger : GinsengLogger
         Metrics of each epoch.
     holdout_scores : Scores or None
-        Scores of each cell type and confusion on the held-out cells after the last epoch, if any are held out.
+        Scores of each cell type and confusion on the held-out cells after the last epoch, if any are held out; those of
+        further outputs are its ``further["column"]``.
 
     Raises
     ------
@@ -109,6 +115,7 @@ class Trainer:
         labels: Sequence[str] | None = None,
         old: GinsengDataset | None = None,
         teacher: eqx.Module | None = None,
+        further: Sequence[str] = (),
     ):
         if patience is not None:
             require_integer("patience", patience, 1)
@@ -119,7 +126,7 @@ class Trainer:
         require_kind("sampling", self.sampling, Sampling)
         self._compiled, self._patience, self._trainable = self.recipe.compiled(), patience, trainable
         self._devices = Devices(devices)
-        self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels, old=old)
+        self._feed = Feed(dataset, self._devices, self.sampling, genes=genes, labels=labels, old=old, further=further)
         self._teacher = None if teacher is None else eqx.nn.inference_mode(teacher)
         self._feed.loss_weights(self.recipe.class_weights)
         params, self._frozen = self._parted(model)
@@ -274,15 +281,20 @@ class Trainer:
         """Mean loss and scores of the held-out cells, without dropout; NaN and None if there are none."""
         if not (n_cells := self._feed.n_test):
             return math.nan, None
-        names = pd.Index(self._feed.labels)
+        names = [pd.Index(of_output) for of_output in (self._feed.labels, *self._feed.further.values())]
+        sizes = tuple(map(len, names))
         model = self._devices.replicate(eqx.nn.inference_mode(self.model))
         slabs = self._in_order("test", model)
-        losses, confusions = zip(*jax.device_get([evaluate(model, slab, len(names)) for slab, _ in slabs]), strict=True)
-        return float(np.sum(losses) / n_cells), scores_of(pd.DataFrame(np.sum(confusions, axis=0), names, names))
+        losses, confusions = zip(*jax.device_get([evaluate(model, slab, sizes) for slab, _ in slabs]), strict=True)
+        summed = [np.sum(of_output, axis=0) for of_output in zip(*confusions, strict=True)]
+        first, *further = (scores_of(pd.DataFrame(*each)) for each in zip(summed, names, names, strict=True))
+        further = dict(zip(self._feed.further, further, strict=True))
+        return float(np.sum(losses) / n_cells), dataclasses.replace(first, further=further)
 
     def answers(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits, without dropout, and labels of the cells of a part ("train" or "test"), in order of the dataset.
 
+        Of a model with several outputs, those of the first.
         Under `jax.distributed` they are those of all processes.
         """
         model = self._devices.replicate(eqx.nn.inference_mode(self.model))
@@ -307,7 +319,7 @@ class Trainer:
 
     def _parted(self, model: eqx.Module) -> tuple[PyTree, PyTree]:
         """Split a module that fits the dataset into its trainable floating-point arrays and the rest."""
-        require_shapes(model, self._feed.n_genes, len(self._feed.labels))
+        require_shapes(model, self._feed.n_genes, self._feed.n_outputs)
         arrays, rest = eqx.partition(model, eqx.is_inexact_array)
         params, frozen = eqx.partition(arrays, self._trainable)
         if not jax.tree.leaves(params):

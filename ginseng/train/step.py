@@ -60,7 +60,8 @@ class Slab(NamedTuple):
     x : Array
         Counts of shape ``(steps, batch, genes)``, in the type that they are stored in.
     y : Array
-        Classes of shape ``(steps, batch)``.
+        Classes of shape ``(steps, batch)``; of a model with several outputs, ``(steps, batch, outputs)``, -1 where it
+        is not known.
     mask : Array
         False for padding, of shape ``(steps, batch)``.
     rates : Array
@@ -70,7 +71,7 @@ class Slab(NamedTuple):
     """
 
     x: Num[Array, "steps batch genes"]
-    y: Int[Array, "steps batch"]
+    y: Int[Array, "steps batch ..."]
     mask: Bool[Array, "steps batch"]
     rates: Float[np.ndarray, " steps"]
     n_steps: Int[np.generic, ""]
@@ -109,6 +110,10 @@ def train_steps(
     """Take the steps of a slab; return the state, and the sum of the losses of its cells before each update."""
     fixed, slab = given
 
+    def cross_entropy(logits, classes):
+        targets = optax.smooth_labels(jax.nn.one_hot(classes, logits.shape[-1]), recipe.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).sum(axis=0)
+
     def step(nth: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, total = carry
         augment_key, dropout_key = jr.split(jr.fold_in(key_of(fixed.seed, "steps"), state.step))
@@ -116,11 +121,13 @@ def train_steps(
         x = x if recipe.augment is None else recipe.augment(augment_key, x)
 
         def mean_loss(params):  # summed over members, of which each learns from its own
-            logits = member_logits_of(eqx.combine(params, fixed.frozen), x, dropout_key)
-            targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), recipe.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets).sum(axis=0)
+            outputs = member_logits_of(eqx.combine(params, fixed.frozen), x, dropout_key)
+            (logits, labels), *further = outputs_with_classes(outputs, y)
+            losses = cross_entropy(logits, labels)
             if fixed.class_weights is not None:
-                losses = losses * fixed.class_weights[y]
+                losses = losses * fixed.class_weights[labels]
+            for of_output, classes in further:
+                losses = losses + jnp.where(classes >= 0, cross_entropy(of_output, classes), 0.0)
             if fixed.teacher is not None:
                 losses = losses + recipe.distill * divergence_from(fixed.teacher, x, logits)
             return jnp.sum(losses * mask) / jnp.sum(mask)
@@ -140,6 +147,20 @@ def train_steps(
 
     state, total = lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
     return state, total / n_members_of(fixed.frozen)
+
+
+def outputs_with_classes(outputs: Any, y: Int[Array, "batch ..."]) -> list[tuple[Array, Int[Array, " batch"]]]:
+    """Logits of each output of a model with the classes that it is for.
+
+    Examples
+    --------
+    >>> outputs, y = (jnp.ones((2, 3)), jnp.ones((2, 5))), jnp.array([[2, 4], [0, -1]])
+    >>> [(logits.shape, classes.tolist()) for logits, classes in outputs_with_classes(outputs, y)]
+    [((2, 3), [2, 0]), ((2, 5), [4, -1])]
+    """
+    if not isinstance(outputs, tuple):
+        return [(outputs, y)]
+    return [(output, y[..., nth]) for nth, output in enumerate(outputs)]
 
 
 def divergence_from(
@@ -178,29 +199,44 @@ def _constants(jaxpr: Any) -> Iterator[Any]:
 
 
 @eqx.filter_jit
-def evaluate(model: PyTree, slab: Slab, n_classes: int) -> tuple[Float[Array, ""], Int[Array, "classes classes"]]:
-    """Sum of the losses, and number of cells of each class by predicted class, without dropout."""
+def evaluate(
+    model: PyTree, slab: Slab, n_classes: tuple[int, ...]
+) -> tuple[Float[Array, ""], list[Int[Array, "classes classes"]]]:
+    """Sum of the losses, and number of cells of each class by predicted class, of each output, without dropout."""
 
-    def add(nth: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, confusion = sums
+    def add(nth: Array, sums: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+        total, confusions = sums
         x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
-        logits = logits_of(model, x, None)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        predicted = jnp.argmax(logits, axis=-1)
-        return total + jnp.sum(losses * mask), confusion.at[y, predicted].add(mask.astype(jnp.int32))
+        outputs, found = outputs_with_classes(logits_of(model, x, None), y), []
+        for (logits, classes), confusion in zip(outputs, confusions, strict=True):
+            is_known = mask if len(confusions) == 1 else mask & (classes >= 0)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+            predicted = jnp.argmax(logits, axis=-1)
+            total = total + jnp.sum(losses * is_known)
+            found.append(confusion.at[classes, predicted].add(is_known.astype(jnp.int32)))
+        return total, found
 
-    return lax.fori_loop(0, slab.n_steps, add, (jnp.zeros(()), jnp.zeros((n_classes, n_classes), jnp.int32)))
+    nothing = [jnp.zeros((n, n), jnp.int32) for n in n_classes]
+    return lax.fori_loop(0, slab.n_steps, add, (jnp.zeros(()), nothing))
 
 
 @eqx.filter_jit
 def answers(
     model: PyTree, slab: Slab, replicated: NamedSharding
 ) -> tuple[Float[Array, "steps batch classes"], Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
-    """Logits of the cells of a slab, without dropout, their classes, and which are cells, for each process."""
+    """Logits of the cells of a slab, without dropout, their classes, and which are cells, for each process.
+
+    Of a model with several outputs, those of the first.
+    """
+
+    def first_of(x: Array) -> Array:
+        outputs = logits_of(model, x.astype(jnp.float32), None)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
 
     def add(nth: Array, found: Array) -> Array:
-        return found.at[nth].set(logits_of(model, slab.x[nth].astype(jnp.float32), None))
+        return found.at[nth].set(first_of(slab.x[nth]))
 
-    n_classes = eqx.filter_eval_shape(logits_of, model, slab.x[0].astype(jnp.float32)).shape[-1]
-    logits = lax.fori_loop(0, slab.n_steps, add, jnp.zeros((*slab.y.shape, n_classes)))
-    return eqx.filter_shard((logits, slab.y, slab.mask), replicated)
+    n_classes = eqx.filter_eval_shape(first_of, slab.x[0]).shape[-1]
+    logits = lax.fori_loop(0, slab.n_steps, add, jnp.zeros((*slab.mask.shape, n_classes)))
+    labels = slab.y if slab.y.ndim == slab.mask.ndim else slab.y[..., 0]
+    return eqx.filter_shard((logits, labels, slab.mask), replicated)
