@@ -113,6 +113,18 @@ def test_a_view_is_split_without_a_trace_in_the_dataset(split, network):
     np.testing.assert_array_equal(GinsengDataset(split.path).train_idx, split.train_idx)
 
 
+@pytest.mark.parametrize("fraction", [None, 0.2])
+def test_cells_that_a_view_leaves_out_are_left_out(dataset, fraction):
+    if fraction is not None:
+        dataset.make_split(fraction)
+    view = dataset.renamed({"NK cell": None})
+    network = AttentionClassifier(30, 2, 8, dropout_rate=0.0, key=jr.key(0))
+    whole = tuned(network, view, "trunk", epochs=1)
+    on_answers, _ = tuned_on_answers(network, view, "trunk", epochs=1)
+    assert on_answers.logger.train_loss == pytest.approx(whole.logger.train_loss, rel=1e-4)
+    assert on_answers.answers("train")[1].size == (view.cells if fraction is None else view.train_idx).size
+
+
 def test_a_run_that_was_stopped_goes_on(split, network, tmp_path, monkeypatch):
     _, expected = tuned_on_answers(network, split, ("features1", "features2"))
     save = Checkpoint.save
