@@ -80,6 +80,10 @@ class GinsengDataset:
         self.root: zarr.Group = store.open_store(self.path)
         self._counts: Rows | None = None
         self._is_view = False
+        self._load_metadata()
+
+    def _load_metadata(self) -> None:
+        """Load names and small arrays into memory."""
         contents = store.read_contents(self.root)
         self.n_cells, self.n_genes = contents.shape
         self.label_names, self.gene_names = contents.label_names, contents.gene_names
@@ -231,12 +235,6 @@ class GinsengDataset:
         options = {"stratify_group": stratify_group, "stratify_label": stratify_label, "keep_rare": keep_rare}
         self.keep_split(*self.draw_split(fraction=fraction, seed=seed, **options))
 
-    def draw_split(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The two parts of a split that `make_split` would store, by its arguments."""
-        groups = None if self.groups is None else self.groups[self.cells]
-        train, test = sampling.draw_split(self.labels[self.cells], groups, **options)
-        return self.cells[train], self.cells[test]
-
     def keep_split(self, train: np.ndarray, test: np.ndarray) -> None:
         """Store a training and a test part with the dataset."""
         splits.warn_of_genes(self.root, test, self.test_idx)
@@ -244,7 +242,8 @@ class GinsengDataset:
             splits.keep_split(self.root, train, test)
         self.train_idx, self.test_idx = train, test
 
-    changed, column, divided, renamed = views.changed, views.column, views.divided, views.renamed
+    changed, column, divided = views.changed, views.column, views.divided
+    draw_split, renamed = views.draw_split, views.renamed
 
     @property
     def has_test(self) -> bool:

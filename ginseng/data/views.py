@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ginseng.data import sampling
 from ginseng.data.annotation import new_names
 from ginseng.data.store import read_column
 
@@ -24,6 +25,13 @@ def column(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
     >>> names, codes = dataset.column("donor")  # doctest: +SKIP
     """
     return read_column(dataset.root, name)
+
+
+def draw_split(dataset: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The two parts of a split that `GinsengDataset.make_split` would store, by its arguments."""
+    groups = None if dataset.groups is None else dataset.groups[dataset.cells]
+    train, test = sampling.draw_split(dataset.labels[dataset.cells], groups, **options)
+    return dataset.cells[train], dataset.cells[test]
 
 
 def divided(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:
