@@ -21,7 +21,7 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
         names = {}
         exec(compile(block, "README.md", "exec"), names)
         results.append(names)
-    train_and_annotate, trust, any_size, training, compose, tune = results
+    train_and_annotate, trust, any_size, training, compose, heads, tune = results
     table = train_and_annotate["table"]
     assert (table["ginseng_cell_type"].astype(str) == simulate(n_cells=60).obs["cell_type"].astype(str)).mean() > 0.9
     assert set(trust["adata"].obs["ginseng_status"]) <= {"assigned", "ambiguous", "novel"}
@@ -30,6 +30,7 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     assert any_size["dataset"].n_cells == 400
     assert len(training["trainer"].logger.epoch) == len(pd.read_csv("atlas.csv"))
     assert type(compose["trained"]).__name__ == "NewHead"
+    assert set(heads["trainer"].holdout_scores.further["donor"].table.index) <= set(heads["donors"])
     assert list(tune["tuned"].state.output_labels) == ["B cell", "T cell", "γδ T cell"]
     assert load_model("tuned.h5").n_classes == 4
     assert load_model("model.h5").n_classes == 3

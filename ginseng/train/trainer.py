@@ -146,13 +146,13 @@ class GinsengClassifierTrainer:
             {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
         )
         train, test = split_of(self.dataset, self.settings)
-        data = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
+        view = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
         require_held_out(self.settings.patience, len(test))
         self._judged_by = source_of(self.dataset, train, self.settings.calibrate)
         self._calibration: tuple[Any, Calibration | None] = None, None
         known_by = None if state is None or state.calibration is None else state.calibration.geometry
         self._geometry = known_by if known_by is not None and len(known_by.means) == len(self.label_names) else None
-        lacks = labels_without_cells(self.label_names, data, old)
+        lacks = labels_without_cells(self.label_names, view, old)
         if state is not None and lacks and self._geometry is None and self._judged_by != "none":
             warn(
                 f"The model will not be calibrated, since no training cell is of {shorten(lacks)}: `old` data with "
@@ -165,7 +165,7 @@ class GinsengClassifierTrainer:
         if state is None:
             classifiers = drawn(len(self.genes), len(self.label_names), self.settings)
         else:
-            classifiers = list(map(GinsengClassifier.from_module, with_labels_of(state, data).networks))
+            classifiers = list(map(GinsengClassifier.from_module, with_labels_of(state, view).networks))
         self.background = None if state is None else state.background
         if state is None and train.size:
             sample = sample_of(self.dataset, train, self.settings)
@@ -182,9 +182,9 @@ class GinsengClassifierTrainer:
         names = GeneNames(self.genes, self.second_names)
         teacher = None if state is None or not self.settings.distill else state.module
         how: dict[str, Any] = {"genes": names, "devices": devices, "old": old, "teacher": teacher}
-        self._cached = found = cached(model, data, recipe, sampling, trainable=trainable, **how)
+        self._cached = found = cached(model, view, recipe, sampling, trainable=trainable, **how)
         if found is None:
-            model = without_dropout_of(model, frozen_parts(model, trainable))
+            model, data = without_dropout_of(model, frozen_parts(model, trainable)), self.dataset
         else:
             model, data, trainable = found.module, found.dataset, found.trainable
             how |= {"old": found.old, "teacher": found.teacher}

@@ -304,6 +304,9 @@ class TestSettings:
             "center": False,
             "stratify_label": False,
             "members": 1,
+            "rates": None,
+            "replay": 0.5,
+            "distill": 0.0,
             "calibrate": "none",
         }
         preset = GinsengClassifierTrainerSettings.reference()
