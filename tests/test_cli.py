@@ -384,7 +384,7 @@ class TestFinetune:
     def test_it_tells_what_was_gained(self, tune, tmp_path):
         output = tune("--holdout", 0.2)
         assert "held-out cells of the new data: macro-F1 0." in output
-        assert "gained: γδ T cell +" in output
+        assert "gained, by type (cells): γδ T cell +" in output
         assert "4 cell types, 30 genes: saved" in output
         assert "γδ T cell" in ginseng("inspect", tmp_path / "tuned.h5")
 

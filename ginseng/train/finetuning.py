@@ -69,7 +69,9 @@ class FineTuned:
                 ("forgotten", change[change < -_CHANGED].sort_values(kind="stable")),
             ):
                 if len(types):
-                    told.append(f"  {kind}: " + ", ".join(f"{name} {by:+.3f}" for name, by in types.items()))
+                    cells = of_part["cells"]
+                    each = (f"{name} {by:+.3f} ({cells[name]:,})" for name, by in types.items())
+                    told.append(f"  {kind}, by type (cells): " + ", ".join(each))
         return "\n".join(told)
 
 

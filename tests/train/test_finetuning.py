@@ -91,7 +91,7 @@ def test_a_new_label_is_added_and_the_others_keep_their_places(state, mine, refe
     assert new.loc["γδ T cell", "after"] > 0.85
     assert set(old.index) == set(KNOWN)
     assert old["change"].min() > -0.1
-    assert "gained: γδ T cell +" in tuned.report()
+    assert "gained, by type (cells): γδ T cell +" in tuned.report()
 
 
 def test_a_label_alone_is_added_without_training(state, mine):
