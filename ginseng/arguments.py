@@ -22,6 +22,9 @@ Cells = Annotated[
     str | None,
     typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
 ]
+Label = Annotated[
+    str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
+]
 Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
 Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
 Genes = Annotated[
@@ -56,6 +59,9 @@ Fix = Annotated[
     typer.Option(
         "--fix", help="Put right what can be: take the layer that holds raw counts, undo logarithms, match other names."
     ),
+]
+Patience = Annotated[
+    int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
 ]
 Precision = Annotated[
     str, typer.Option(help="Of matrix products: float32, or bfloat16 (faster where the hardware has them).")

@@ -18,11 +18,13 @@ from ginseng.arguments import (
     Genes,
     Group,
     HoldOutGroups,
+    Label,
     Layer,
     Log,
     Mapping,
     Memory,
     OtherGenes,
+    Patience,
     Precision,
     Quiet,
     RequireLabels,
@@ -112,9 +114,7 @@ def fit(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the model (.h5).", show_default=False)],
-    label: Annotated[
-        str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
-    ] = None,
+    label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
     group: Group = None,
@@ -136,9 +136,7 @@ def fit(
     ] = None,
     hold_out_groups: HoldOutGroups = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
-    ] = None,
+    patience: Patience = None,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
     hidden_dim: Annotated[

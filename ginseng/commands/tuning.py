@@ -14,10 +14,12 @@ from ginseng.arguments import (
     Fix,
     Group,
     HoldOutGroups,
+    Label,
     Layer,
     Log,
     Mapping,
     Memory,
+    Patience,
     Precision,
     Quiet,
     RequireLabels,
@@ -42,9 +44,7 @@ def finetune(
         typer.Argument(help="New labelled cells: raw counts, or a dataset of `ginseng create`.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to save it (.h5).", show_default=False)],
-    label: Annotated[
-        str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
-    ] = None,
+    label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
     group: Group = None,
@@ -88,9 +88,7 @@ def finetune(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the new cells; default 10, or more of few cells.", min=0)
     ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a lower holdout loss; keep the best.", min=1)
-    ] = None,
+    patience: Patience = None,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
     calibrate: Annotated[

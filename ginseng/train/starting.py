@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from scipy import sparse
@@ -11,9 +12,10 @@ from scipy import sparse
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import mixes_groups
 from ginseng.model.attention import AttentionClassifier
+from ginseng.model.ensemble import Ensemble, joined
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.relabelling import with_labels
-from ginseng.model.state import GinsengClassifierState, classifier_from_state
+from ginseng.model.state import GinsengClassifierState
 from ginseng.train.feed import gene_map_of, require_nonnegative
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.utils.messages import warn
@@ -103,9 +105,17 @@ def with_labels_of(state: GinsengClassifierState, dataset: GinsengDataset) -> Gi
     return with_labels(state, list(counts), counts) if counts else state
 
 
-def spec_for(module: AttentionClassifier, spec: AttentionClassifier, state: GinsengClassifierState) -> Any:
-    """Carry a filter spec over the network of a state to that network with more classes."""
-    if spec.n_classes == module.n_classes:
-        return spec
-    per_leaf = jax.tree.broadcast(spec, classifier_from_state(state).module)
-    return jax.tree.unflatten(jax.tree.structure(module), jax.tree.leaves(per_leaf))
+def network_and_spec(
+    networks: Sequence[AttentionClassifier], trainable: Any, state: GinsengClassifierState | None
+) -> tuple[Any, Any]:
+    """The networks as one, and which leaves of it to train, by a filter spec over it, or over the network of a state.
+
+    That one may have fewer classes.
+    """
+    spec, model = trainable.stacked if isinstance(trainable, Ensemble) else trainable, joined(networks)
+    if not isinstance(spec, AttentionClassifier):
+        return model, spec
+    if state is not None and spec.n_classes != networks[0].n_classes:
+        per_leaf = jax.tree.broadcast(spec, state.networks[0])
+        spec = jax.tree.unflatten(jax.tree.structure(networks[0]), jax.tree.leaves(per_leaf))
+    return model, eqx.tree_at(lambda ensemble: ensemble.stacked, model, spec) if isinstance(model, Ensemble) else spec

@@ -19,7 +19,7 @@ from ginseng.metrics import Scores
 from ginseng.model.attention import AttentionClassifier, centered, require_memory
 from ginseng.model.background import background_of
 from ginseng.model.calibration import Calibration
-from ginseng.model.ensemble import Ensemble, joined, members_of
+from ginseng.model.ensemble import joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.model.state import GinsengClassifierState
 from ginseng.train.calibrating import calibrated, source_of
@@ -31,9 +31,9 @@ from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.starting import (
     drawn,
     labels_without_cells,
+    network_and_spec,
     sample_of,
     settings_for,
-    spec_for,
     split_of,
     with_labels_of,
     without_test,
@@ -162,22 +162,8 @@ class GinsengClassifierTrainer:
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             require_counts(self.dataset.sample(_N_MEAN), str(self.dataset.path))
-        if state is None:
-            classifiers = drawn(len(self.genes), len(self.label_names), self.settings)
-        else:
-            classifiers = list(map(GinsengClassifier.from_module, with_labels_of(state, view).networks))
-        self.background = None if state is None else state.background
-        if state is None and train.size:
-            sample = sample_of(self.dataset, train, self.settings)
-            self.background = background_of(classifiers[0].module, sample)
-            for classifier in classifiers if self.settings.center else []:
-                classifier.module = centered(classifier.module, self.background.expression)
-        trainable = trainable.stacked if isinstance(trainable, Ensemble) else trainable
-        if state is not None and isinstance(trainable, AttentionClassifier):
-            trainable = spec_for(classifiers[0].module, trainable, state)
-        model = joined([classifier.module for classifier in classifiers])
-        if isinstance(model, Ensemble) and isinstance(trainable, AttentionClassifier):
-            trainable = eqx.tree_at(lambda ensemble: ensemble.stacked, model, trainable)
+        classifiers = self._begun(state, view)
+        model, trainable = network_and_spec([classifier.module for classifier in classifiers], trainable, state)
         recipe, sampling = self.settings.recipe(optimizer), self.settings.sampling(memory)
         names = GeneNames(self.genes, self.second_names)
         teacher = None if state is None or not self.settings.distill else state.module
@@ -196,6 +182,20 @@ class GinsengClassifierTrainer:
         self.classifier: GinsengClassifier = _TrainedClassifier(self, classifiers[0])
         if self.dataset.train_idx is None:  # the last step: nothing is written by a trainer that is refused
             self.dataset.keep_split(train, test)
+
+    def _begun(self, state: GinsengClassifierState | None, data: GinsengDataset) -> list[GinsengClassifier]:
+        """The classifiers that training starts from; sets the background."""
+        if state is not None:
+            self.background = state.background
+            return list(map(GinsengClassifier.from_module, with_labels_of(state, data).networks))
+        classifiers = drawn(len(self.genes), len(self.label_names), self.settings)
+        self.background = None
+        if data.train_idx is not None and data.train_idx.size:
+            sample = sample_of(self.dataset, data.train_idx, self.settings)
+            self.background = background_of(classifiers[0].module, sample)
+            for classifier in classifiers if self.settings.center else []:
+                classifier.module = centered(classifier.module, self.background.expression)
+        return classifiers
 
     @property
     def model(self) -> eqx.Module:
