@@ -90,7 +90,12 @@ def finetune(
     ] = None,
     patience: Patience = None,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=1)] = _DEFAULTS.batch_size,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = _DEFAULTS.lr,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Learning rate; default {tuning_settings(with_old=True).lr} with --old, else {_DEFAULTS.lr}."
+        ),
+    ] = None,
     calibrate: Annotated[
         str, typer.Option(help="Cells that tell what answers are worth, as for `ginseng fit`.")
     ] = _DEFAULTS.calibrate,
@@ -110,11 +115,12 @@ def finetune(
         raise ValueError(f"--genes must be one of {', '.join(GENES)}, but got {genes!r}.")
     told, rates = card_texts(card), _rates(rate)
     settings = tuning_settings(
+        with_old=old is not None,
+        **({} if lr is None else {"lr": lr}),
         holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
         group_level=hold_out_groups,
         patience=patience,
         batch_size=batch_size,
-        lr=lr,
         calibrate=calibrate,
         precision=precision,
         seed=seed,

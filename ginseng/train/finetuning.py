@@ -166,7 +166,8 @@ def finetune(
     state = load_model(model) if isinstance(model, str | Path) else model
     data = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
     past = GinsengDataset(old) if isinstance(old, str | Path) else old
-    settings = _with_changes(tuning_settings() if settings is None else settings, rates, replay, past is not None)
+    settings = tuning_settings(with_old=past is not None) if settings is None else settings
+    settings = _with_changes(settings, rates, replay, past is not None)
     if mapping is not None:
         data = data.renamed(mapping)
     if relabel is not None:
@@ -205,15 +206,23 @@ def finetune(
     return FineTuned(state_from_classifier_trainer(trainer), table, how_moved, trainer)
 
 
-def tuning_settings(**changes: Any) -> GinsengClassifierTrainerSettings:
+def tuning_settings(*, with_old: bool = False, **changes: Any) -> GinsengClassifierTrainerSettings:
     """Settings of `finetune`, with `changes`; chosen by evidence, see ``benchmarks/recipes.md``.
+
+    Parameters
+    ----------
+    with_old : bool
+        Whether old data are replayed, which allow for a higher rate.
+    changes
+        Of `GinsengClassifierTrainerSettings`.
 
     Examples
     --------
-    >>> tuning_settings(seed=2).replay
-    0.5
+    >>> tuning_settings().lr, tuning_settings(with_old=True, seed=2).lr
+    (0.0001, 0.0003)
     """
-    return GinsengClassifierTrainerSettings(**{"lr": 1e-4, "weight_decay": 0.0, "distill": 0.2, **changes})
+    chosen: dict[str, Any] = {"lr": 3e-4 if with_old else 1e-4, "weight_decay": 0.0, "distill": 0.2}
+    return GinsengClassifierTrainerSettings(**{**chosen, **changes})
 
 
 def _with_changes(
