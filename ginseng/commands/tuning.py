@@ -33,7 +33,7 @@ from ginseng.commands.training import labelled_data, model_path, say_what_was_sa
 from ginseng.data.models import load_model, save_model
 from ginseng.train.finetuning import GENES, tuning_settings
 
-_DEFAULTS = tuning_settings()
+_DEFAULTS, _WITH_OLD = tuning_settings(), tuning_settings(with_old=True)
 
 
 @command
