@@ -87,6 +87,7 @@ ORDER = [
     "train.schedule",
     "train.recipe",
     "train.step",
+    "train.failures",
     "train.feed",
     "train.frozen",
     "train.logger",

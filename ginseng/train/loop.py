@@ -20,6 +20,7 @@ from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import Ensemble
 from ginseng.model.modules import require_shapes
 from ginseng.train.checkpoint import TRACED, Checkpoint
+from ginseng.train.failures import diverged, not_finite
 from ginseng.train.feed import Feed
 from ginseng.train.logger import GinsengLogger, LogFile
 from ginseng.train.recipe import Recipe, Sampling
@@ -226,7 +227,7 @@ class Trainer:
             holdout_loss, scores = self._validate()
             if scores is not None and not math.isfinite(holdout_loss):
                 self.run = with_weights(before, before.state.shown, self.recipe.optimizer)
-                raise _not_finite("holdout", holdout_loss, before.epoch)
+                raise not_finite("holdout", holdout_loss, f"epoch {before.epoch + 1}")
             self.run = ended_epoch(self.run, train_loss, holdout_loss, scores, self._patience)
             self.run.logger.report(silent=silent)
             if log_file is not None:
@@ -255,10 +256,12 @@ class Trainer:
         )
         try:
             for slab, n in slabs:
-                state, total = self._train_step((fixed, slab), state)
-                totals.append(float(total))
+                state, sums = self._train_step((fixed, slab), state)
+                losses = np.asarray(sums, np.float64)
+                totals.append(float(losses.sum()))
                 if not math.isfinite(totals[-1]):
-                    raise _not_finite("training", totals[-1], before.epoch)
+                    first = (len(totals) - 1) * len(losses)
+                    raise diverged(slab, losses, before.epoch, first, len(rates))
                 bar.set_postfix(loss=f"{totals[-1] / n:.4f}", refresh=False)
                 bar.update(n)
                 if kept is not None and kept.is_due and self._devices.share[0] == 0:
@@ -364,10 +367,3 @@ def _normalizes(model: PyTree) -> bool:
     """Whether a model takes the logarithm of counts, which must then not be negative."""
     network = model.stacked if isinstance(model, Ensemble) else model
     return isinstance(network, AttentionClassifier) and network.normalize
-
-
-def _not_finite(of: str, loss: float, epoch: int) -> ValueError:
-    return ValueError(
-        f"The {of} loss is {loss} in epoch {epoch + 1}: the learning rate may be too large, or the counts may hold "
-        "values that the model cannot take."
-    )

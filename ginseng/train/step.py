@@ -106,8 +106,8 @@ def key_of(seed: Any, purpose: Literal["steps"]) -> PRNGKeyArray:
 @eqx.filter_jit(donate="all-except-first")
 def train_steps(
     given: tuple[Fixed, Slab], state: State, recipe: Recipe, replicated: NamedSharding
-) -> tuple[State, Float[Array, ""]]:
-    """Take the steps of a slab; return the state, and the sum of the losses of its cells before each update."""
+) -> tuple[State, Float[Array, " steps"]]:
+    """Take the steps of a slab; return the state, and, for each step, the sum of the losses of its cells before it."""
     fixed, slab = given
 
     def cross_entropy(logits, classes):
@@ -115,7 +115,7 @@ def train_steps(
         return optax.softmax_cross_entropy(logits, targets).sum(axis=0)
 
     def step(nth: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, total = carry
+        state, sums = carry
         augment_key, dropout_key = jr.split(jr.fold_in(key_of(fixed.seed, "steps"), state.step))
         x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
         x = x if recipe.augment is None else recipe.augment(augment_key, x)
@@ -143,10 +143,10 @@ def train_steps(
                 lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), average, params
             )
         state = eqx.filter_shard(State(state.step + 1, params, opt_state, average), replicated)
-        return state, total + loss * jnp.sum(mask)
+        return state, sums.at[nth].set(loss * jnp.sum(mask))
 
-    state, total = lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(())))
-    return state, total / n_members_of(fixed.frozen)
+    state, sums = lax.fori_loop(0, slab.n_steps, step, (state, jnp.zeros(slab.rates.shape)))
+    return state, sums / n_members_of(fixed.frozen)
 
 
 def outputs_with_classes(outputs: Any, y: Int[Array, "batch ..."]) -> list[tuple[Array, Int[Array, " batch"]]]:

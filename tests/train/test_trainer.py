@@ -196,7 +196,9 @@ class TestTrainer:
         assert np.isfinite(trainer._run_epoch(np.ones(8)))
 
     def test_a_loss_that_is_not_finite_is_refused(self, dataset):
-        with pytest.raises(ValueError, match="training loss is nan in epoch 1: the learning rate may be too large"):
+        with pytest.raises(
+            ValueError, match="training loss is nan in epoch 1, step 2 of 8: the learning rate may be too large"
+        ):
             Trainer(plain(), dataset, Recipe(optimizer=optax.sgd(1e38)), Sampling(batch_size=16)).fit(1, silent=True)
 
     @pytest.mark.parametrize("inside_a_call", [False, True])
