@@ -30,7 +30,7 @@ def linear(scale=1.0):
 def test_the_step_and_the_rising_losses_are_told_and_the_last_good_weights_kept(dataset):
     trainer = Trainer(linear(), dataset, Recipe(optimizer=optax.sgd(1e-4)), Sampling(batch_size=16))
     good = trainer.fit(1, silent=True)
-    exploding = optax.scale_by_schedule(lambda step: -(1e8 ** (step + 1.0)))
+    exploding = optax.scale_by_schedule(lambda step: 1e8 ** (step + 1.0))
     far = Trainer(good, dataset, Recipe(optimizer=exploding), Sampling(batch_size=16))
     with pytest.raises(ValueError, match=r"epoch 1, step \d of 8: the learning rate may be .* losses were rising \("):
         far.fit(2, silent=True)
