@@ -73,7 +73,9 @@ def base(kept: Path, name: str, cells: ad.AnnData, seed: int) -> tuple[GinsengCl
 def tuned(state: GinsengClassifierState, cells: ad.AnnData, folder: Path, seed: int, **how: Any):
     """The state tuned with all of some cells."""
     making = how.pop("making", {})
-    settings = tuning_settings(**{"seed": seed, "holdout_fraction": 0.0, "calibrate": "none", **SETTINGS})
+    settings = tuning_settings(
+        with_old="old" in how, **{"seed": seed, "holdout_fraction": 0.0, "calibrate": "none", **SETTINGS}
+    )
     data = dataset_of(cells, folder / "new.zarr", **making)
     return finetune(state, data, settings, silent=True, **how).state
 
