@@ -56,6 +56,7 @@ ORDER = [
     "data.typed",
     "data.tenx",
     "data.presence",
+    "data.downloads",
     "data.readers",
     "data.outputs",
     "data.parts",

@@ -7,10 +7,10 @@ from typing import Any
 
 import anndata as ad
 import h5py
-import pooch
 import zarr
 from anndata import AnnData
 
+from ginseng.data.downloads import downloaded
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.data.typed import folder_of
@@ -49,7 +49,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     >>> adata = read_adata("pbmc3k.h5ad", backed=False)  # doctest: +SKIP
     """
     if str(path).startswith(("http://", "https://")):
-        path = _download(str(path))
+        path = downloaded(str(path))
     path = Path(path)
     if not path.exists():
         beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -225,13 +225,3 @@ def _on_disk(matrix: Any) -> Any:
     if hasattr(matrix, "keys"):
         return ad.io.sparse_dataset(matrix)
     return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix
-
-
-def _download(url: str) -> Path:
-    """Fetch a file into the cache, unless it is there; a broken transfer raises and leaves nothing behind."""
-    cache = pooch.os_cache("ginseng")
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        return Path(pooch.retrieve(url, known_hash=None, path=cache, progressbar=True))
-    except OSError as error:
-        raise ValueError(f"{url} could not be downloaded ({error}); nothing was kept.") from error

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import http.server
 import shutil
 import threading
@@ -240,3 +241,25 @@ class TestDownload:
     def test_a_missing_page_is_named(self, server):
         with pytest.raises(ValueError, match=r"cells.h5ad could not be downloaded.*404"):
             read_adata(server.url)
+
+    def test_what_is_not_as_its_digest_says_is_not_kept(self, adata, server, tmp_path):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        server.content = (tmp_path / "x.h5ad").read_bytes()
+        digest = hashlib.sha256(server.content).hexdigest()
+        assert read_adata(f"{server.url}#sha256={digest.upper()}").shape == adata.shape
+        with pytest.raises(ValueError, match="could not be downloaded.*hash.*nothing was kept"):
+            read_adata(f"{server.url}?other#sha256={'0' * 64}")
+        with pytest.raises(ValueError, match="must end with #sha256= and 64 hexadecimal digits"):
+            read_adata(f"{server.url}#sha256=12")
+
+    @pytest.mark.parametrize("address", ["http://example.com/cells.h5ad", "http://127.0.0.1.example.com/cells.h5ad"])
+    def test_http_is_for_this_machine_or_for_what_is_checked(self, address):
+        with pytest.raises(ValueError, match="not fetched over http, which anyone between can change"):
+            read_adata(address)
+
+    def test_a_file_that_the_disk_has_no_room_for_is_not_begun(self, server, tmp_path, monkeypatch):
+        server.content = b"x" * 100
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30 + 99}))
+        with pytest.raises(ValueError, match="it has 100 bytes, and the disk of the cache has room for 99"):
+            read_adata(server.url)
+        assert not list((tmp_path / "cache").glob("*"))
