@@ -224,6 +224,51 @@ def harmony(found: Harmony) -> Figure:
     return figure
 
 
+def gained(table: pd.DataFrame) -> Figure:
+    """Draw the F1 of each type before and after fine-tuning, as pairs of bars.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The ``table`` of what `ginseng.finetune` returns.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel for the held-out cells of the new data and, where there are any, one for those of the old, whose types
+        are named with their numbers of cells.
+
+    Raises
+    ------
+    ValueError
+        If the table is empty, since no cell was held out.
+
+    Examples
+    --------
+    >>> types = pd.MultiIndex.from_tuples([("new", "B"), ("new", "T")], names=["part", "type"])
+    >>> figure = gained(pd.DataFrame({"cells": [9, 20], "before": [0.0, 0.9], "after": [0.8, 0.9]}, types))
+    """
+    if table.empty:
+        raise ValueError("No cell was held out, so that there is nothing to draw: split the dataset before tuning.")
+    parts = list(table.index.unique("part"))
+    n_rows = int(table.groupby("part").size().max())
+    names = [f"{name} ({n_cells:,})" for (_, name), n_cells in table["cells"].items()]
+    figure = Figure(layout="constrained")
+    panels = figure.subplots(1, len(parts), squeeze=False)[0]
+    for axes, part in zip(panels, parts, strict=True):
+        here = table.index.get_level_values("part") == part
+        at = np.arange(here.sum())
+        for column, shift, colour in (("before", -0.2, "lightgrey"), ("after", 0.2, "C0")):
+            axes.barh(at + shift, table.loc[here, column], height=0.4, color=colour, label=column)
+        axes.set_yticks(at, [name for name, is_here in zip(names, here, strict=True) if is_here], fontsize=9)
+        axes.set(xlabel="F1", xlim=(0, 1), ylim=(n_rows - 0.4, -0.6), title=f"held-out cells of the {part} data")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    room = sum(max(label.get_window_extent().width for label in axes.get_yticklabels()) for axes in panels)
+    figure.set_size_inches(3.2 * len(parts) + room / figure.dpi, 1.6 + 0.4 * n_rows)
+    return figure
+
+
 def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> Figure:
     """Draw cells in a two-dimensional embedding, coloured by columns of ``obs``.
 

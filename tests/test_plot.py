@@ -104,6 +104,30 @@ def test_harmony_marks_the_labels_that_are_related_and_has_room_for_their_names(
         assert is_within(label.get_window_extent(), figure), label
 
 
+@pytest.mark.parametrize("length", [4, 60])
+def test_gained_shows_each_type_before_and_after_in_the_part_that_it_is_of(length):
+    b, t = "B".ljust(length, "x"), "T".ljust(length, "x")
+    types = pd.MultiIndex.from_tuples([("new", b), ("new", t), ("old", t)], names=["part", "type"])
+    table = pd.DataFrame({"cells": [9, 1200, 20], "before": [0.0, 0.9, 1.0], "after": [0.8, 0.7, 0.6]}, types)
+    figure = plot.gained(table)
+    figure.draw_without_rendering()
+    new, old = figure.axes
+    assert [label.get_text() for label in new.get_yticklabels()] == [f"{b} (9)", f"{t} (1,200)"]
+    assert [label.get_text() for label in old.get_yticklabels()] == [f"{t} (20)"]
+    before, after = new.containers
+    assert [[bar.get_width() for bar in bars] for bars in (before, after)] == [[0.0, 0.9], [0.8, 0.7]]
+    assert all(above.get_y() < below.get_y() for above, below in zip(before, after, strict=True))
+    for axes in (new, old):
+        assert axes.bbox.width > 2 * figure.dpi
+        for label in (*axes.get_yticklabels(), axes.title):
+            assert is_within(label.get_window_extent(), figure), label
+
+
+def test_gained_of_no_held_out_cells_tells_why():
+    with pytest.raises(ValueError, match="No cell was held out"):
+        plot.gained(pd.DataFrame({name: [] for name in ("cells", "before", "after", "change")}))
+
+
 def test_missing_embedding_or_column_is_named(adata):
     with pytest.raises(ValueError, match="embedding 'X_umap' is not in adata.obsm"):
         plot.embedding(adata, ["cell_type"])
