@@ -252,7 +252,8 @@ def gained(table: pd.DataFrame) -> Figure:
         raise ValueError("No cell was held out, so that there is nothing to draw: split the dataset before tuning.")
     parts = list(table.index.unique("part"))
     n_rows = int(table.groupby("part").size().max())
-    names = [f"{name} ({n_cells:,})" for (_, name), n_cells in table["cells"].items()]
+    types = table.index.get_level_values("type")
+    names = [f"{name} ({n_cells:,})" for name, n_cells in zip(types, table["cells"], strict=True)]
     figure = Figure(layout="constrained")
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):

@@ -139,7 +139,7 @@ def finetune(
             genes=genes,
             mapping=mapping_in(mapping),
             relabel=mapping_in(relabel, "relabel"),
-            freeze=tuple(freeze or ()),
+            freeze=None if freeze is None else tuple(freeze),
             rates=rates,
             old=old,
             replay=replay,
@@ -151,7 +151,7 @@ def finetune(
         )
     save_model(tuned.state, output)
     say(quiet, tuned.report())
-    say_what_was_saved(quiet, tuned.state, output, calibrate)
+    say_what_was_saved(quiet, tuned.state, output, "none" if tuned.state.calibration is None else calibrate)
 
 
 def _rates(entries: list[str] | None) -> dict[str, float] | None:

@@ -179,9 +179,10 @@ def new_names(names: Sequence[str], mapping: Any, place: str) -> tuple[list[str]
     >>> new_names(["B", "CD4 T", "CD8 T", "doublet"], {"CD4 T": "T", "CD8 T": "T", "doublet": None}, "the dataset")
     (['B', 'T'], array([ 0,  1,  1, -1]))
     """
+    is_proposal = not isinstance(mapping, Mapping)  # of a whole study, of which these may be a part
     mapping = mapping_of(mapping)
     for name in mapping:
-        if name not in names:
+        if name not in names and not is_proposal:
             raise unknown_name("label", name, place, names)
     taken = [mapping.get(name, name) for name in names]
     if not any(taken):
@@ -190,7 +191,7 @@ def new_names(names: Sequence[str], mapping: Any, place: str) -> tuple[list[str]
     return new, np.array([-1 if name is None else new.index(name) for name in taken])
 
 
-def mapping_of(given: Any) -> dict[str, str | None]:
+def mapping_of(given: Any, argument: str = "mapping") -> dict[str, str | None]:
     """A mapping of names, given as such or as what has one, such as what `ginseng.harmonize` returns.
 
     Examples
@@ -201,12 +202,12 @@ def mapping_of(given: Any) -> dict[str, str | None]:
     found = getattr(given, "mapping", given)
     if not isinstance(found, Mapping):
         raise ValueError(
-            "`mapping` must be a dictionary of names, such as {'CD4 T': 'T', 'doublet': None}, or what "
+            f"`{argument}` must be a dictionary of names, such as {{'CD4 T': 'T', 'doublet': None}}, or what "
             f"ginseng.harmonize returns, but got {given!r}."
         )
     for name, new in found.items():
         if new is not None and not (isinstance(new, str) and new):
-            raise ValueError(f"`mapping` must map '{name}' to a name, or to None to leave it out, but got {new!r}.")
+            raise ValueError(f"`{argument}` must map '{name}' to a name, or to None to leave it out, but got {new!r}.")
     return {str(name): new for name, new in found.items()}
 
 

@@ -58,7 +58,8 @@ add the digest that the file must have, as #sha256=...
     pooch.get_logger().setLevel("WARNING")
     known = f"sha256:{digest[1].lower()}" if digest else None
     try:
-        found = pooch.retrieve(address, known_hash=known, path=cache, downloader=_Fetch(is_checked=known is not None))
+        fetch: Any = _Fetch(is_checked=known is not None)
+        found = pooch.retrieve(address, known_hash=known, path=cache, downloader=fetch)
     except (OSError, ValueError) as error:
         raise ValueError(f"{url} could not be downloaded ({error}); nothing was kept.") from error
     return Path(found)

@@ -267,6 +267,8 @@ def open_store(path: str | Path) -> zarr.Group:
     """
     if not is_url(path) and not Path(path).exists():
         raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
+    if not is_url(path) and Path(path).is_file():
+        raise ValueError(f"{path} is a file, not a ginseng dataset; GinsengDataset.create makes one from counts.")
     read_only = str(path).startswith(("http://", "https://"))
     try:
         root = _group_at(path if is_url(path) else Path(path).absolute(), mode="r" if read_only else "r+")

@@ -23,6 +23,9 @@ _RIDGE = 1e-2  # of the mean variance of units, on what they tell of those witho
 _LAYERS = ("features1", "features2", "attn1", "attn2", "head")
 
 
+_NOT_HERE = " (not in the data)"
+
+
 @dataclass(frozen=True)
 class Moved:
     """What became of a classifier that was moved to other genes.
@@ -165,7 +168,9 @@ def moved(
 
 
 def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " genes"]) -> GinsengClassifierState:
-    """The same classifier for cells of which it lacks some genes: their mean goes into its biases, see `lacking`.
+    """The same classifier for cells of which some genes are not known: their mean is in its biases, see `lacking`.
+
+    These have names that no data have. `without_means_of` is the way back.
 
     Examples
     --------
@@ -174,21 +179,64 @@ def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " 
     ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
     ...     normalize=True, target_sum=1e4, dropout_rate=0.2, background=Background(np.ones(2), np.array([0.1, 0.9])),
     ... )
-    >>> with_means_of(state, np.array([True, False])).target_sum
-    9000.0
+    >>> filled = with_means_of(state, np.array([True, False]))
+    >>> filled.target_sum, filled.genes.tolist()
+    (9000.0, ['CD3D (not in the data)', 'LYZ'])
     """
-    if state.background is None or not is_lacking.any():
-        return state
+    if state.background is None:
+        raise ValueError("The model does not know the means of its genes.")
     networks = members_of(lacking(state.module, state.background, is_lacking))
+    second_names = None if state.second_names is None else np.where(is_lacking, "", state.second_names)
+    names = [f"{name}{_NOT_HERE}" if lacks else name for name, lacks in zip(state.genes, is_lacking, strict=True)]
+    filled = _with_networks(state, networks, second_names=second_names, genes=names)
+    return replace(filled, background=state.background.without(is_lacking), calibration=None)
+
+
+def without_means_of(
+    tuned: GinsengClassifierState, before: GinsengClassifierState, is_lacking: Bool[np.ndarray, " genes"]
+) -> GinsengClassifierState:
+    """What has become of a classifier while some of its genes were not known, for cells that may have them.
+
+    It answers as `tuned` for cells that lack those genes, whose mean then takes their place anew.
+
+    Parameters
+    ----------
+    tuned : GinsengClassifierState
+        What `with_means_of` gave, trained on.
+    before : GinsengClassifierState
+        What that was given.
+    is_lacking : numpy.ndarray
+        Which genes.
+
+    Examples
+    --------
+    >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
+    >>> state = GinsengClassifierState(
+    ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
+    ...     normalize=True, target_sum=1e4, dropout_rate=0.2, background=Background(np.ones(2), np.array([0.1, 0.9])),
+    ... )
+    >>> is_lacking = np.array([True, False])
+    >>> again = without_means_of(with_means_of(state, is_lacking), state, is_lacking)
+    >>> bool(np.allclose(again.params["features1"]["b"], state.params["features1"]["b"], atol=1e-6))
+    True
+    """
+    means = 0.0 if before.background is None else before.background.expression
+    filled = jnp.where(is_lacking, means, 0.0)
+    layers = [network.features1 for network in tuned.networks]
+    biases = [jnp.asarray(layer.bias) - layer.weight @ filled for layer in layers]
+    networks = [
+        eqx.tree_at(lambda n: n.features1.bias, network, bias).normalizing(target_sum=before.target_sum)
+        for network, bias in zip(tuned.networks, biases, strict=True)
+    ]
+    of_before = {"genes": before.genes, "second_names": before.second_names, "background": before.background}
+    return _with_networks(tuned, networks, **of_before)
+
+
+def _with_networks(
+    state: GinsengClassifierState, networks: list[AttentionClassifier], **changes: Any
+) -> GinsengClassifierState:
     params, *members = map(params_of, networks)
-    return replace(
-        state,
-        params=params,
-        members=members,
-        target_sum=networks[0].target_sum,
-        background=state.background.without(is_lacking),
-        calibration=None,
-    )
+    return replace(state, params=params, members=members, target_sum=networks[0].target_sum, **changes)
 
 
 class _Move(NamedTuple):

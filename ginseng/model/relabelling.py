@@ -17,6 +17,7 @@ from ginseng.utils.messages import shorten, unknown_name
 
 _RIDGE = 1.0  # on what the weights of a merged output differ by from the sum
 _SHARE_BELOW = 0.1  # of the cells of a new type, which go on to be called something else
+_SILENT = -100.0  # a logit
 _LENGTH = 0.5  # of what tells a new type from others, in lengths of the rows of these
 
 
@@ -66,7 +67,7 @@ def relabelled(state: GinsengClassifierState, mapping: Mapping[str, str | None])
     named = {label: mapping.get(label, label) for label in known}
     names = list(dict.fromkeys(name for name in named.values() if name is not None))
     if not names:
-        raise ValueError("`mapping` drops every output of the model; at least one must be left.")
+        raise ValueError("Every output of the model is dropped; at least one must be left.")
     if len(names) == len(known):
         return replace(state, label_keys=[named[str(label)] for label in state.label_keys])
     parts = [[known.index(label) for label in known if named[label] == name] for name in names]
@@ -219,6 +220,31 @@ def _new_row(
     return row, float(np.quantile(logits.max(axis=1) - features @ row, 1 - _SHARE_BELOW))
 
 
+def with_silent_labels(state: GinsengClassifierState, labels: Sequence[str]) -> GinsengClassifierState:
+    """Add outputs that no cell is given, for types of which nothing is known.
+
+    Examples
+    --------
+    >>> import jax.random as jr
+    >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
+    >>> state = GinsengClassifierState(
+    ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,
+    ...     normalize=True, target_sum=1e4, dropout_rate=0.2,
+    ... )
+    >>> np.asarray(with_silent_labels(state, ["B"]).params["head"]["b"]).tolist()
+    [0.0, 0.0, -100.0]
+    """
+    n_more = len(labels)
+    heads = [
+        {
+            "W": jnp.pad(jnp.asarray(params["head"]["W"]), ((0, 0), (0, n_more))),
+            "b": jnp.pad(jnp.asarray(params["head"]["b"]), (0, n_more), constant_values=_SILENT),
+        }
+        for params in (state.params, *state.members)
+    ]
+    return _with_head(state, [*state.output_labels, *labels], heads)
+
+
 @eqx.filter_jit
 def _gated(network: AttentionClassifier, counts: Float[Array, "cells genes"]) -> Float[Array, "cells genes"]:
     return jax.vmap(network.features)(counts)
@@ -229,7 +255,7 @@ def _features(network: AttentionClassifier, counts: Num[np.ndarray, "cells genes
 
 
 def _with_head(
-    state: GinsengClassifierState, labels: Sequence[str], heads: list[dict[str, Array | np.ndarray]]
+    state: GinsengClassifierState, labels: Sequence[str], heads: Sequence[Mapping[str, Array | np.ndarray]]
 ) -> GinsengClassifierState:
     """The same below the head, with other outputs in each of its networks."""
     params, *members = [

@@ -85,8 +85,9 @@ class _Source:
     def description(self) -> dict[str, Any]:
         dataset = self.dataset
         split = () if dataset.train_idx is None else (dataset.train_idx, dataset.test_idx)
+        labels = np.append(self.codes, -1)[dataset.labels]  # the last one of cells that a mapping leaves out
         return {
-            "cells": digest(dataset.labels, dataset.bytes_per_cell, dataset.sample(256), *split),
+            "cells": digest(labels, dataset.bytes_per_cell, dataset.sample(256), *split),
             "genes": digest(np.asarray(dataset.gene_names)),
             **({"further": {name: digest(codes) for name, codes in self.further.items()}} if self.further else {}),
         }
@@ -154,7 +155,9 @@ class Feed:
         self._old = None if old is None else _Source.of(old, of_model, self.labels, {})
         self._sources = [self._new] if self._old is None else [self._new, self._old]
         per_process, width = self._batch_size // devices.share[1], devices.padded(self._batch_size)
-        n_old = 0 if old is None else round(sampling.replay * per_process)
+        n_old = max(1, round(sampling.replay * per_process)) if old is not None and sampling.replay else 0
+        if n_old and self._old is not None and not len(self._old.train_codes):
+            raise ValueError(f"`old`, {self._old.dataset.path}, has no training cell: split it otherwise.")
         self._n_old = min(n_old, per_process - 1) * devices.share[1]  # of each step
         dtype = np.result_type(*(source.dtype for source in self._sources))
         self._shape = SlabShape.of(per_process, width, self.n_genes, dtype)
@@ -224,6 +227,7 @@ class Feed:
         return {
             "batch_size": self._batch_size,
             "balance_train": [self._balance, self._sampling.alpha],
+            "labels": digest(np.asarray(self.labels)),
             **self._new.description(),
             **({} if self._old is None else {"old": self._old.description(), "replay": self._n_old}),
         }
@@ -383,13 +387,14 @@ def _columns(
     return {name: dataset.column(name) for name in further}
 
 
-def gene_map_of(dataset: GinsengDataset, model: GeneNames) -> GeneMap | None:
-    """Which genes of the model those of a dataset are; None if they are the same."""
+def gene_map_of(dataset: GinsengDataset, model: GeneNames, *, silent: bool = False) -> GeneMap | None:
+    """Which genes of the model those of a dataset are; None if they are the same. Warns of those that it lacks."""
     if dataset.gene_names == list(model.first):
         return None
     names = {"dataset.gene_names": dataset.gene_names, "dataset.second_names": dataset.second_names}
     gene_map = model.match({place: np.asarray(found) for place, found in names.items() if found is not None})
     way_out = "make the dataset from data that have the model's genes"
     gene_map.require(least_genes(len(model.first)), dataset.gene_names, model.first, lambda: way_out)
-    gene_map.warn_of_differences()
+    if not silent:
+        gene_map.warn_of_differences()
     return gene_map

@@ -1,6 +1,8 @@
 """Fine-tuning: a saved classifier learns from new labelled cells, and what it forgets is told."""
 
 import dataclasses
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ginseng.data.annotation import mapping_of
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
 from ginseng.metrics import score
-from ginseng.model.adapting import Moved, moved, with_means_of
+from ginseng.model.adapting import Moved, moved, with_means_of, without_means_of
+from ginseng.model.attention import PARTS
+from ginseng.model.calibration import LEAST_CELLS
 from ginseng.model.relabelling import relabelled
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.feed import gene_map_of
-from ginseng.train.frozen import trainable_leaves
+from ginseng.train.frozen import frozen_parts, trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
-from ginseng.utils.values import require_integer, require_number
+from ginseng.utils.values import require_integer, require_kind, require_number
 
 GENES = ("model", "dataset")
 _N_STEPS = 100  # of a small dataset; see benchmarks/recipes.md
@@ -43,20 +48,25 @@ class FineTuned:
         ``before`` and ``after``, and the ``change``. Empty where no cell is held out.
     moved : Moved or None
         What became of the genes, where they changed.
+    added : list of str
+        Labels that were new to the classifier.
     trainer : GinsengClassifierTrainer
-        What trained it; more epochs are ``trainer.fit``.
+        What trained it. Where the data lack genes of the classifier, their means are in the biases of its networks.
     """
 
     state: GinsengClassifierState
     table: pd.DataFrame
     moved: Moved | None
+    added: list[str]
     trainer: GinsengClassifierTrainer
 
     def report(self) -> str:
         """What was gained and what was forgotten, as text."""
         told = [] if self.moved is None else [self.moved.report()]
+        if self.added:
+            told.append(f"New labels: {', '.join(self.added)}.")
         if self.table.empty:
-            return "\n".join([*told, "No cell is held out, so that nothing tells what was gained and what forgotten."])
+            told.append("No cell is held out, so that nothing tells what was gained and what forgotten.")
         for part in self.table.index.unique("part"):
             of_part: Any = self.table.loc[part]
             n_cells, (before, after) = int(of_part["cells"].sum()), of_part[["before", "after"]].mean()
@@ -72,6 +82,11 @@ class FineTuned:
                     cells = of_part["cells"]
                     each = (f"{name} {by:+.3f} ({cells[name]:,})" for name, by in types.items())
                     told.append(f"  {kind}, by type (cells): " + ", ".join(each))
+        if self.state.calibration is None and self.trainer.settings.calibrate != "none":
+            told.append(
+                f"Not calibrated, which needs {LEAST_CELLS} held-out cells, and training cells of each type: no status "
+                "and no novelty of new cells."
+            )
         return "\n".join(told)
 
 
@@ -83,8 +98,8 @@ def finetune(
     epochs: int | None = None,
     genes: str = "model",
     mapping: Any = None,
-    relabel: Mapping[str, str | None] | None = None,
-    freeze: Any = (),
+    relabel: Any = None,
+    freeze: Any = None,
     rates: Mapping[str, float] | None = None,
     old: GinsengDataset | str | Path | None = None,
     replay: float | None = None,
@@ -107,7 +122,8 @@ def finetune(
     dataset : GinsengDataset, str or Path
         The new cells. Where they have not been split, the settings hold some out.
     settings : GinsengClassifierTrainerSettings, optional
-        How to train; by default those of `tuning_settings`. What makes up the network is the classifier's own.
+        How to train; by default those of `ginseng.train.tuning_settings`. What makes up the network is the
+        classifier's own.
     epochs : int, optional
         Passes over the new cells; by default 10, or as many as make 100 steps.
     genes : {"model", "dataset"}
@@ -122,14 +138,17 @@ def finetune(
     freeze : str, sequence of str, or PyTree of bool or callable
         What is not trained: "trunk" (all but the head), names of parts ("features1", "features2", "attn1", "attn2",
         "head"), or a filter spec over the network, True where a leaf is frozen. Of a network that begins with frozen
-        parts the answers are computed once, so that an epoch takes a fraction of the time.
+        parts the answers are computed once, so that an epoch takes a fraction of the time. By default nothing, but
+        the trunk where labels are new to the classifier, others of its own have no cell among the new ones, and there
+        are no `old` data: training all of it would make it forget those.
     rates : dict, optional
         Factors of the learning rate by part, such as ``{"head": 1.0, "features1": 0.1}``, in place of those of the
         settings.
     old : GinsengDataset, str or Path, optional
         The data that the classifier was trained on, or a part of them, to be replayed lest they be forgotten.
     replay : float, optional
-        With `old`, the share of the cells of each step, in [0, 1), that are old; without, the weight of the
+        With `old`, the share of the cells of each step, in [0, 1), that are old (0 only measures what is forgotten);
+        without, the weight of the
         classifier's own answers as soft targets beside the labels (Learning without forgetting); 0 for neither.
         By default as the settings say.
     memory, devices, card
@@ -164,13 +183,18 @@ def finetune(
     if epochs is not None:
         require_integer("epochs", epochs, 0)
     state = load_model(model) if isinstance(model, str | Path) else model
-    data = dataset if isinstance(dataset, GinsengDataset) else GinsengDataset(dataset)
-    past = GinsengDataset(old) if isinstance(old, str | Path) else old
+    require_kind("model", state, GinsengClassifierState)
+    if settings is not None:
+        require_kind("settings", settings, GinsengClassifierTrainerSettings)
+    data, past = _opened("dataset", dataset), None if old is None else _opened("old", old)
+    if past is not None and _identity(past) == _identity(data):
+        raise ValueError("`old` is `dataset` itself; it is to be of the data that the model was trained on.")
     settings = tuning_settings(with_old=past is not None) if settings is None else settings
     settings = _with_changes(settings, rates, replay, past is not None)
     if mapping is not None:
         data = data.renamed(mapping)
     if relabel is not None:
+        relabel = mapping_of(relabel, "relabel")
         state = relabelled(state, relabel)
         if past is not None:
             past = past.renamed({name: new for name, new in relabel.items() if name in past.label_names})
@@ -180,30 +204,82 @@ def finetune(
             "trained on; give other data as `dataset`."
         )
     if data.train_idx is None:
-        data = data.divided(*data.draw_split(**settings.split()))
-    state, how_moved = _with_genes(state, data, past, genes, settings.seed)
-    trainer = GinsengClassifierTrainer(
-        data,
-        settings,
-        start=state,
-        old=past,
-        trainable=trainable_leaves(state.module, freeze),
-        memory=memory,
-        devices=devices,
-        card=card,
-    )
-    if epochs is None:
-        epochs = _epochs(data, settings)
-        if past is None and not set(data.label_names) & set(map(str, state.output_labels)):
-            warn(
-                "All labels of the data are new to the model, and there are no old data to tell them from: outputs for "
-                "them are begun from what their cells look like, and nothing is trained. Pass `old`, or `epochs`."
-            )
-            epochs = 0
+        data = data.changed()  # a view, so that the split is not stored
+        data.keep_split(*data.draw_split(**settings.split()))
+    if not len(_train_of(data)):
+        raise ValueError("There is no cell to train on.")
+    state, how_moved, is_lacking = _with_genes(state, data, past, genes, settings.seed)
+    begun = state if is_lacking is None else with_means_of(state, is_lacking)
+    added = _added(state, data)
+    can_train = past is not None or len(added) < len(data.label_names) or epochs is not None
+    if freeze is None:
+        freeze = _frozen(state, data, past is not None or not can_train or epochs == 0)
+    trainable = trainable_leaves(begun.module, freeze)
+    _require_some_rate(settings.rates, frozen_parts(begun.module, trainable))
+    with warnings.catch_warnings():
+        if is_lacking is not None:
+            warnings.filterwarnings("ignore", ".*genes of the model are not in the data and count as zero")
+        how: dict[str, Any] = {"memory": memory, "devices": devices, "card": card}
+        trainer = GinsengClassifierTrainer(data, settings, start=begun, old=past, trainable=trainable, **how)
+    if not can_train:
+        warn(
+            "All labels of the data are new to the model, and there are no old data to tell them from: outputs for "
+            "them are begun from what their cells look like, and nothing is trained. Pass `old`, or `epochs`."
+        )
+        epochs = 0
+    elif epochs is None:
+        epochs = max(_MOST_EPOCHS, -(-_N_STEPS // trainer.n_steps))
     before = _answers(trainer, state.n_classes)
     trainer.fit(epochs, silent, checkpoint=checkpoint, log=log)
     table = _changes(before, _answers(trainer), trainer.label_names, 0 if data.test_idx is None else len(data.test_idx))
-    return FineTuned(state_from_classifier_trainer(trainer), table, how_moved, trainer)
+    tuned = state_from_classifier_trainer(trainer)
+    if is_lacking is not None:
+        tuned = without_means_of(tuned, state, is_lacking)
+    return FineTuned(tuned, table, how_moved, added, trainer)
+
+
+def _opened(name: str, given: Any) -> GinsengDataset:
+    if isinstance(given, str | Path):
+        return GinsengDataset(given)
+    if not isinstance(given, GinsengDataset):
+        kind = type(given).__name__
+        raise ValueError(
+            f"`{name}` must be a dataset, which GinsengDataset.create makes, or its path, but got a {kind}."
+        )
+    return given
+
+
+def _identity(dataset: GinsengDataset) -> Any:
+    """What is the same of a dataset and its views."""
+    return dataset.root.attrs.get("id", str(dataset.path))
+
+
+def _added(state: GinsengClassifierState, data: GinsengDataset) -> list[str]:
+    """Labels of the data that are new to a classifier; warns of those that look like one of its own."""
+    known = {_plain(name): str(name) for name in state.output_labels}
+    added = [name for name in data.label_names if name not in state.output_labels]
+    for name in added:
+        if _plain(name) in known:
+            warn(
+                f"'{name}' is added to the model beside its '{known[_plain(name)]}'. If these are the same, pass "
+                f"mapping={{{name!r}: {known[_plain(name)]!r}}}."
+            )
+    return added
+
+
+def _plain(name: Any) -> str:
+    """A name without what people write in several ways."""
+    return re.sub(r"[\W_]", "", str(name).casefold()).rstrip("s")
+
+
+def _require_some_rate(rates: Mapping[str, float] | None, frozen: Sequence[str]) -> None:
+    """Raise a ValueError if rates are of parts that are not trained, or leave nothing to train."""
+    if rates is None:
+        return
+    if both := sorted(set(rates) & set(frozen)):
+        raise ValueError(f"`rates` and `freeze` both name {shorten(both)}: what is frozen has no learning rate.")
+    if all(rates.get(part, 1.0) == 0 for part in PARTS if part not in frozen):
+        raise ValueError("`rates` are 0 for all that is not frozen: there would be nothing to learn.")
 
 
 def tuning_settings(*, with_old: bool = False, **changes: Any) -> GinsengClassifierTrainerSettings:
@@ -241,25 +317,37 @@ def _with_changes(
 
 def _with_genes(
     state: GinsengClassifierState, data: GinsengDataset, past: GinsengDataset | None, genes: str, seed: int
-) -> tuple[GinsengClassifierState, Moved | None]:
-    """The classifier for the genes that it is to have."""
+) -> tuple[GinsengClassifierState, Moved | None, np.ndarray | None]:
+    """The classifier for the genes that it is to have, what became of them, and which are not to be known."""
     if genes == "dataset":
         if data.gene_names == list(state.genes):
-            return state, None
+            return state, None, None
         sample = data.sample(_N_SAMPLED, np.sort(_train_of(data)))
-        return moved(state, GeneNames(data.gene_names, data.second_names), sample, seed=seed)
+        return *moved(state, GeneNames(data.gene_names, data.second_names), sample, seed=seed), None
     names = GeneNames(state.genes, state.second_names)
-    maps = [gene_map_of(one, names) for one in (data, past) if one is not None]
-    if any(found is None for found in maps) or state.background is None:
-        return state, None
-    is_lacking = np.logical_and.reduce([found.is_lacking for found in maps if found is not None])
-    return with_means_of(state, is_lacking), None
+    maps = [gene_map_of(one, names, silent=True) for one in (data, past) if one is not None]
+    lacks = [found.is_lacking for found in maps if found is not None]
+    is_lacking = np.logical_or.reduce(lacks) if lacks else np.zeros(state.n_genes, bool)
+    if not is_lacking.any() or state.background is None:
+        return state, None, None
+    warn(
+        f"{is_lacking.sum():,} of the {state.n_genes:,} genes of the model are not in the data and take their mean "
+        "over the cells that it was trained on."
+    )
+    return state, None, is_lacking
 
 
-def _epochs(data: GinsengDataset, settings: GinsengClassifierTrainerSettings) -> int:
-    """Passes that make enough steps."""
-    n_steps = -(-len(_train_of(data)) // settings.batch_size)
-    return max(_MOST_EPOCHS, -(-_N_STEPS // n_steps))
+def _frozen(state: GinsengClassifierState, data: GinsengDataset, is_safe: bool) -> str | tuple[()]:
+    """What is frozen by default."""
+    known, present = set(map(str, state.output_labels)), set(data.label_names)
+    if is_safe or present <= known or known <= present:
+        return ()
+    warn(
+        "The trunk of the network is frozen: the data have labels that are new to the model, no cells of "
+        f"{shorten(sorted(known - present))}, and there are no old data, so that these would be forgotten. Pass `old`, "
+        "or freeze=() to train all of it."
+    )
+    return "trunk"
 
 
 def _train_of(data: GinsengDataset) -> np.ndarray:
@@ -289,7 +377,7 @@ def _changes(
             "after": last["f1"],
             "change": last["f1"] - first["f1"],
         }
-        tables[part] = pd.DataFrame(columns).loc[present]
+        tables[part] = pd.DataFrame(columns).loc[present].astype({"cells": int})
     if not tables:
         return pd.DataFrame({name: [] for name in ("cells", "before", "after", "change")})
     return pd.concat(tables, names=["part", "type"])

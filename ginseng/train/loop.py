@@ -149,6 +149,11 @@ class Trainer:
         return self._feed.is_lacking
 
     @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return self._feed.n_steps
+
+    @property
     def opt_state(self) -> PyTree:
         """State of the optimiser, over the trainable leaves."""
         return self.run.state.opt_state

@@ -14,15 +14,15 @@ from ginseng.data.sampling import mixes_groups
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import Ensemble, joined
 from ginseng.model.instance import GinsengClassifier
-from ginseng.model.relabelling import with_labels
+from ginseng.model.relabelling import with_labels, with_silent_labels
 from ginseng.model.state import GinsengClassifierState
 from ginseng.train.feed import gene_map_of, require_nonnegative
 from ginseng.train.settings import GinsengClassifierTrainerSettings
-from ginseng.utils.messages import warn
+from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
 _BETWEEN_MEMBERS = 1_000_003  # seeds: neighbouring ones, as of runs that are compared, share no member
-_N_MEAN = 1024  # cells that are enough for the mean of each gene
+N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
 def settings_for(
@@ -74,7 +74,7 @@ def drawn(n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettin
 
 def sample_of(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:
     """Counts of enough of the cells for the mean of each gene."""
-    sample = dataset.sample(_N_MEAN, cells)
+    sample = dataset.sample(N_MEAN, cells)
     if settings.normalize:
         require_nonnegative(sample, dataset)
     return sample
@@ -83,26 +83,27 @@ def sample_of(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClass
 def with_labels_of(state: GinsengClassifierState, dataset: GinsengDataset) -> GinsengClassifierState:
     """A classifier with an output for each label of a dataset, new ones begun from what its training cells look like.
 
-    Raises
-    ------
-    ValueError
-        If no training cell has a new label.
+    One that no training cell has says nothing, of which a warning tells.
     """
     cells = dataset.cells if dataset.train_idx is None else np.sort(dataset.train_idx)
-    gene_map = gene_map_of(dataset, GeneNames(state.genes, state.second_names))
-    counts = {}
+    gene_map = gene_map_of(dataset, GeneNames(state.genes, state.second_names), silent=True)
+    counts, unknown = {}, []
     for code, name in enumerate(dataset.label_names):
         if name in state.output_labels:
             continue
         of_type = cells[dataset.labels[cells] == code]
         if not len(of_type):
-            raise ValueError(
-                f"The model does not know '{name}', and no training cell of {dataset.path} has this label: train on "
-                "some, or leave it out by `mapping`."
-            )
-        sample = dataset.sample(_N_MEAN, of_type)
+            unknown.append(name)
+            continue
+        sample = dataset.sample(N_MEAN, of_type)
         counts[name] = sample if gene_map is None else gene_map.of(sparse.csr_matrix(sample)).toarray()
-    return with_labels(state, list(counts), counts) if counts else state
+    if unknown:
+        warn(
+            f"The model does not know {shorten(unknown)}, and no training cell of {dataset.path} has such a label: no "
+            "cell will be given it. Train on some, or leave it out."
+        )
+    state = with_labels(state, list(counts), counts) if counts else state
+    return with_silent_labels(state, unknown) if unknown else state
 
 
 def network_and_spec(

@@ -29,6 +29,7 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.train.loop import Trainer, require_held_out
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.starting import (
+    N_MEAN,
     drawn,
     labels_without_cells,
     network_and_spec,
@@ -43,7 +44,6 @@ from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
 _OF_THE_OPTIMIZER = ("lr", "betas", "eps", "weight_decay", "decoupled", "clip", "schedule", "warmup", "rates")
-_N_MEAN = 1024  # cells that are enough for the mean of each gene
 
 
 class GinsengClassifierTrainer:
@@ -161,7 +161,7 @@ class GinsengClassifierTrainer:
             self._judged_by = "none"
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
-            require_counts(self.dataset.sample(_N_MEAN), str(self.dataset.path))
+            require_counts(self.dataset.sample(N_MEAN), str(self.dataset.path))
         classifiers = self._begun(state, view)
         model, trainable = network_and_spec([classifier.module for classifier in classifiers], trainable, state)
         recipe, sampling = self.settings.recipe(optimizer), self.settings.sampling(memory)
@@ -212,6 +212,11 @@ class GinsengClassifierTrainer:
         """What the answers of the classifier are worth, of the weights that it was learnt for."""
         weights, found = self._calibration
         return found if weights is self._trainer.run.state.shown else None
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return self._trainer.n_steps
 
     @property
     def opt_state(self) -> PyTree:

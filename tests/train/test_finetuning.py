@@ -159,11 +159,31 @@ class TestGenes:
         with pytest.warns(UserWarning, match="10 of the 30 genes of the model are not in the data"):
             tuned = finetune(state, dataset, QUICK, epochs=0, silent=True)
         assert list(tuned.state.genes) == list(state.genes)
-        assert (tuned.state.background.expression[20:] == 0).all()
+        for before, after in zip(leaves(state, "features1"), leaves(tuned.state, "features1"), strict=True):
+            np.testing.assert_array_equal(before, after)
         options = {"return_table": True, "calibrate": False, "silent": True}
         told = [classify(one, adata, **options).filter(like=" cell") for one in (state, tuned.state)]
         assert told[0].shape == (adata.n_obs, 3)
         np.testing.assert_allclose(*[table.to_numpy() for table in told], atol=1e-5)
+        whole = [classify(one, cells(KNOWN), **options).filter(like=" cell") for one in (state, tuned.state)]
+        np.testing.assert_allclose(*[table.to_numpy() for table in whole], atol=1e-5)
+
+    def test_annotation_does_as_training_did_where_old_data_have_more(self, state, mine, reference):
+        """The held-out cells of the table are called the same by the tuned state."""
+        adata = cells(KNOWN)[:, :20].copy()
+        dataset = GinsengDataset.create(mine().path, adata, "cell_type", silent=True)
+        dataset.make_split(0.3)
+        tuned = finetune(state, dataset, QUICK, old=reference, silent=True)
+        logits, labels = tuned.trainer.answers("test")
+        test = np.sort(dataset.test_idx)
+        assert len(labels) == len(test) + len(reference.test_idx)
+        told = classify(tuned.state, adata[test].copy(), return_table=True, calibrate=False, silent=True)
+        names = tuned.state.output_labels[logits[: len(test)].argmax(axis=1)]
+        assert told["ginseng_cell_type"].astype(str).tolist() == names.tolist()
+        before = classify(state, adata[test].copy(), return_table=True, calibrate=False, silent=True)
+        recall = (before["ginseng_cell_type"].astype(str) == adata.obs["cell_type"].iloc[test].astype(str)).mean()
+        if recall == 1.0:
+            assert (tuned.table.loc["new", "before"] == 1.0).all()
 
 
 class TestFreezing:
@@ -194,6 +214,44 @@ class TestFreezing:
         tuned = finetune(state, mine(KNOWN), QUICK, rates={"features1": 0.0, "head": 2.0}, epochs=1, silent=True)
         np.testing.assert_array_equal(leaves(tuned.state, "features1")[0], leaves(state, "features1")[0])
         assert not np.array_equal(leaves(tuned.state, "head")[0], leaves(state, "head")[0])
+
+
+def test_the_trunk_is_frozen_where_types_would_be_forgotten(state, mine):
+    with pytest.warns(UserWarning, match="The trunk of the network is frozen: .* no cells of B cell, NK cell, and"):
+        tuned = finetune(state, mine(["T cell", "γδ T cell"]), QUICK, epochs=3, silent=True)
+    np.testing.assert_array_equal(leaves(tuned.state, "features1")[0], leaves(state, "features1")[0])
+    assert tuned.added == ["γδ T cell"]
+    assert "New labels: γδ T cell." in tuned.report()
+    tuned = finetune(state, mine(["T cell", "γδ T cell"]), QUICK, freeze=(), epochs=1, silent=True)
+    assert not np.array_equal(leaves(tuned.state, "features1")[0], leaves(state, "features1")[0])
+
+
+def test_donors_that_lack_a_new_type_are_left_out_in_turn_all_the_same(state, tmp_path):
+    adata = cells()
+    adata.obs["donor"] = np.where(adata.obs["cell_type"] == "γδ T cell", "d1", adata.obs["donor"].astype(str))
+    dataset = GinsengDataset.create(tmp_path / "d.zarr", adata, "cell_type", group_key="donor", silent=True)
+    settings = tuning_settings(batch_size=64, calibrate="groups")
+    tuned = finetune(state, dataset, settings, epochs=1, silent=True)
+    assert tuned.state.calibration.source == "groups"
+    assert 3 not in tuned.state.calibration.labels
+
+
+def test_a_checkpoint_of_other_labels_is_another_run(state, mine, tmp_path):
+    dataset = mine(["γδ T cell"])
+    options = {"epochs": 1, "silent": True, "checkpoint": tmp_path / "run"}
+    finetune(state, dataset, QUICK, **options)
+    with pytest.raises(ValueError, match="holds another run"):
+        finetune(state, dataset, QUICK, mapping={"γδ T cell": "NK cell"}, **options)
+    swapped = {"B cell": "NK cell", "NK cell": "B cell"}
+    finetune(state, mine(KNOWN), QUICK, **{**options, "checkpoint": tmp_path / "swapped"})
+    with pytest.raises(ValueError, match="holds another run"):
+        finetune(state, mine(KNOWN), QUICK, relabel=swapped, **{**options, "checkpoint": tmp_path / "swapped"})
+
+
+def test_a_name_that_is_written_otherwise_is_told(state, mine):
+    dataset = mine(KNOWN).renamed({"B cell": "B_cells"})
+    with pytest.warns(UserWarning, match="'B_cells' is added to the model beside its 'B cell'.*mapping={'B_cells': 'B"):
+        finetune(state, dataset, QUICK, epochs=0, silent=True)
 
 
 def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
@@ -232,15 +290,19 @@ def test_the_start_is_kept_in_the_history(state, mine):
         ({"freeze": "feature1"}, "part 'feature1' is not in the network; did you mean 'features1'"),
         ({"freeze": ["trunk", "head"]}, "leaves nothing to train"),
         ({"rates": {"heads": 1.0}}, "heads"),
+        ({"rates": {"head": 0.1}, "freeze": "head"}, "`rates` and `freeze` both name head"),
+        ({"rates": {"head": 0.0}, "freeze": "trunk"}, "there would be nothing to learn"),
+        ({"relabel": {"B cell": ""}}, "`relabel` must map 'B cell' to a name"),
+        ({"relabel": ["B cell"]}, "`relabel` must be a dictionary of names"),
         ({"replay": -0.1}, "`replay` must lie in"),
         ({"mapping": {"T cells": "T cell"}}, "label 'T cells' is not in .*did you mean 'T cell'"),
         ({"relabel": {"T cells": "T cell"}}, "label 'T cells' is not in the model's outputs; did you mean 'T cell'"),
-        ({"relabel": dict.fromkeys(KNOWN)}, "drops every output"),
+        ({"relabel": dict.fromkeys(KNOWN)}, "Every output of the model is dropped"),
     ],
 )
 def test_what_does_not_fit_is_refused(state, mine, options, message):
     with pytest.raises(ValueError, match=message):
-        finetune(state, mine(KNOWN), QUICK, silent=True, **options)
+        finetune(state, mine(KNOWN), **{"settings": QUICK, "silent": True, **options})
 
 
 def test_old_data_are_of_the_model(state, mine, tmp_path):
@@ -261,3 +323,38 @@ def test_a_trainer_whose_trunk_is_frozen_takes_no_other_trunk(state, mine):
     other = {**params["features1"], "W": params["features1"]["W"] + jr.normal(jr.key(0), (30, 30))}
     with pytest.raises(ValueError, match="The trunk of the network is frozen"):
         trainer.classifier.params = {**params, "features1": other}
+
+
+def test_data_that_are_none_are_refused(state, mine, reference, tmp_path):
+    dataset = mine(KNOWN)
+    plain = getattr(finetune, "__wrapped__", finetune)  # without the type check of the tests
+    with pytest.raises(ValueError, match="`dataset` must be a dataset, .* but got a AnnData"):
+        plain(state, cells(KNOWN), silent=True)
+    (tmp_path / "cells.h5ad").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match="cells.h5ad is a file, not a ginseng dataset; GinsengDataset.create makes one"
+    ):
+        finetune(state, tmp_path / "cells.h5ad", silent=True)
+    with pytest.raises(ValueError, match="`model` must be a GinsengClassifierState, but got None"):
+        plain(None, dataset, silent=True)
+    with pytest.raises(ValueError, match="`old` is `dataset` itself"):
+        finetune(state, dataset, old=dataset.path, silent=True)
+    with pytest.raises(ValueError, match="There is no cell to train on"):
+        finetune(state, dataset.divided(np.array([], int), np.arange(dataset.n_cells)), silent=True)
+    without = reference.divided(np.array([], int), reference.test_idx)
+    with pytest.raises(ValueError, match="`old`, .*reference.zarr, has no training cell"):
+        finetune(state, dataset, old=without, silent=True)
+
+
+def test_genes_that_were_chosen_by_held_out_labels_are_told_of(state, mine):
+    dataset = GinsengDataset.create(mine().path, cells(KNOWN), "cell_type", genes=20, silent=True)
+    with pytest.warns(UserWarning, match="were chosen by the labels of other cells"):
+        finetune(state, dataset, QUICK, genes="dataset", epochs=0, silent=True)
+    assert GinsengDataset(dataset.path).train_idx is None
+
+
+def test_a_proposal_may_name_types_that_a_part_of_the_study_lacks(state, mine):
+    class Proposal:
+        mapping = {"T cell": "NK cell", "elsewhere": "B cell"}
+
+    assert mine(KNOWN).renamed(Proposal()).label_names == ["B cell", "NK cell"]
