@@ -1,6 +1,5 @@
 """From counts to annotated cells and pictures, on real cells (needs the `demo` extra)."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import replacing
+from ginseng.utils.workspace import temporary_folder
 
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
@@ -86,9 +86,9 @@ def run(
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         dataset = GinsengDataset.create(
-            Path(folder) / "train.zarr",
+            folder / "train.zarr",
             training,
             label_key,
             genes=n_genes,

@@ -16,6 +16,7 @@ PACKAGE = REPOSITORY / "ginseng"
 ORDER = [
     "utils.values",
     "utils.messages",
+    "utils.workspace",
     "utils.files",
     "utils.memory",
     "utils.ahead",

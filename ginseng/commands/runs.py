@@ -9,6 +9,7 @@ from typing import Any
 from ginseng.data.outputs import SUFFIXES, require_output
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.messages import shorten
+from ginseng.utils.workspace import remove_leftovers
 
 _RECORDS = ".ginseng"
 
@@ -121,6 +122,7 @@ class Record:
     def __init__(self, output: Path, made_with: dict[str, Any]):
         self._output, self._made_with = output, json.loads(json.dumps(made_with, default=str))
         self._path = output.parent / _RECORDS / f"{output.name}.json"
+        remove_leftovers(self._path.parent)
 
     def found(self) -> dict[str, float] | None:
         """What was kept when the output was finished; None if it has to be made, since it or its making is another."""

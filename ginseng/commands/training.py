@@ -1,6 +1,5 @@
 """The commands that make datasets and models, and tell what is in them: create, fit, inspect, demo."""
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +49,7 @@ from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTra
 from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten
+from ginseng.utils.workspace import temporary_folder
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
 
@@ -196,12 +196,12 @@ def fit(
         seed=seed,
     )
     output = model_path(output)
-    with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
+    with warnings_unless(quiet), temporary_folder() as folder:
         how = how_to_create(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
         )
         how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
-        path = dataset or Path(folder) / "train.zarr"
+        path = dataset or folder / "train.zarr"
         made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
         trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)

@@ -1,6 +1,5 @@
 """The command that trains a saved classifier on."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +31,7 @@ from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.commands.training import labelled_data, model_path, say_what_was_saved
 from ginseng.data.models import load_model, save_model
 from ginseng.train.finetuning import GENES, tuning_settings
+from ginseng.utils.workspace import temporary_folder
 
 _DEFAULTS, _WITH_OLD = tuning_settings(), tuning_settings(with_old=True)
 
@@ -126,11 +126,11 @@ def finetune(
         seed=seed,
     )
     output, state = model_path(output), load_model(model)
-    with warnings_unless(quiet), tempfile.TemporaryDirectory() as folder:
+    with warnings_unless(quiet), temporary_folder() as folder:
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
         how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
-        path = Path(folder) / "new.zarr"
+        path = folder / "new.zarr"
         tuned = ginseng.finetune(
             state,
             labelled_data(data, path, cells, how, {}, holdout, hold_out_groups),

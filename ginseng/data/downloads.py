@@ -11,6 +11,8 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
+from ginseng.utils.files import replacing
+
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _HERE = ("localhost", "127.0.0.1", "::1")
 _LEFT_FREE = 2**30  # bytes of the disk
@@ -56,13 +58,16 @@ add the digest that the file must have, as #sha256=...
         )
     cache = pooch.os_cache("ginseng")
     pooch.get_logger().setLevel("WARNING")
-    known = f"sha256:{digest[1].lower()}" if digest else None
+    path = Path(cache) / pooch.utils.unique_file_name(address)
+    known = digest[1].lower() if digest else None
     try:
-        fetch: Any = _Fetch(is_checked=known is not None)
-        found = pooch.retrieve(address, known_hash=known, path=cache, downloader=fetch)
+        if not path.exists() or (known is not None and pooch.file_hash(str(path)) != known):
+            with replacing(path) as fresh:
+                fetch: Any = _Fetch(is_checked=known is not None)
+                pooch.retrieve(address, known_hash=known, fname=fresh.name, path=fresh.parent, downloader=fetch)
     except (OSError, ValueError) as error:
         raise ValueError(f"{url} could not be downloaded ({error}); nothing was kept.") from error
-    return Path(found)
+    return path
 
 
 def _is_safe(url: str) -> bool:

@@ -1,10 +1,7 @@
 """The split of a dataset, stored with it: replaced in one step, whatever other processes do to it meanwhile."""
 
-import shutil
 import time
 import uuid
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ import zarr
 from ginseng.data.store import is_writable, require_unchanged
 from ginseng.data.typed import folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
+from ginseng.utils.files import replacing
 from ginseng.utils.messages import warn
 
 _ATTEMPTS = 200  # at a split that other processes are replacing
@@ -26,20 +24,19 @@ def write_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     other whole (see `read_split`), and of several that write at once one wins.
     """
     require_unchanged(root)
+    parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
     folder = folder_of(root)
-    name = "split" if folder is None else f".split.{uuid.uuid4().hex}"
-    fresh = None if folder is None else folder / name
-    try:
-        parts = {"train": train.astype(np.int32), "test": test.astype(np.int32)}
-        header = {"id": uuid.uuid4().hex, "digest": digest(*parts.values())}
-        group = root.create_group(name, overwrite=True, attributes=header)
-        for part, cells in parts.items():
-            group.create_array(part, data=cells)
-        if fresh is not None:
-            _replace_folder(fresh, "split")
-    finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
+    if folder is None:
+        _fill(root.create_group("split", overwrite=True), parts)
+        return
+    with replacing(folder / "split") as fresh:
+        _fill(zarr.open_group(fresh, mode="w", zarr_format=root.metadata.zarr_format), parts)
+
+
+def _fill(group: zarr.Group, parts: dict[str, np.ndarray]) -> None:
+    group.attrs.update({"id": uuid.uuid4().hex, "digest": digest(*parts.values())})
+    for part, cells in parts.items():
+        group.create_array(part, data=cells)
 
 
 def keep_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
@@ -58,24 +55,6 @@ def warn_of_genes(root: zarr.Group, test: np.ndarray, before: np.ndarray | None)
             f"The genes of {root.store} were chosen by the labels of other cells than those now trained on: the "
             "held-out figures will flatter. Split first: GinsengDataset.create(..., split={'fraction': 0.1})."
         )
-
-
-def _replace_folder(fresh: Path, name: str) -> None:
-    """Rename a folder over another beside it, whatever other processes do to that meanwhile."""
-    target = fresh.with_name(name)
-    for attempt in range(_ATTEMPTS):
-        old = fresh.with_name(f"{fresh.name}.old{attempt}")
-        with suppress(FileNotFoundError):
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except OSError:  # another process was faster: its folder is there
-            if attempt + 1 == _ATTEMPTS:
-                raise
-        else:
-            return
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:

@@ -35,6 +35,7 @@ from ginseng.utils.files import is_url, naming
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.names import kind_of_names, require_second_names
 from ginseng.utils.soundness import require_ends
+from ginseng.utils.workspace import moved_away
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
 _CHUNK_VALUES = 2**16  # read at once; with smaller ones zarr's own work outweighs decompressing, see benchmarks
@@ -304,8 +305,8 @@ def is_store(path: str | Path) -> bool:
 
 def _left_over(path: Path) -> str:
     """Tell of the old dataset where its replacement was killed between two renames."""
-    old = sorted(path.absolute().parent.glob(f".{path.stem}.*.old"))
-    return f" The replacement of an older one was interrupted: rename {old[-1]} to have that back." if old else ""
+    old = moved_away(path)
+    return "" if old is None else f" The replacement of an older one was interrupted: rename {old} to have that back."
 
 
 def require_unchanged(root: zarr.Group) -> None:

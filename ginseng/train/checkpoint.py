@@ -22,6 +22,7 @@ from ginseng.train.run import Best, Run
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming, require_writable_path
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
+from ginseng.utils.workspace import remove_leftovers
 
 TRACED = "model, optimizer and loss"  # in a description: the step as JAX traces it
 _FILE = "checkpoint.h5"
@@ -54,6 +55,7 @@ class Checkpoint:
         self._description = json.loads(_as_json({**description, "versions": _VERSIONS}))
         self._saved_at = time.monotonic()
         require_writable_path(self._path)
+        remove_leftovers(self._path.parent)
 
     @property
     def exists(self) -> bool:
@@ -74,8 +76,6 @@ class Checkpoint:
             "scores": _confusion_of(run.scores),
             "best": None if run.best is None else [run.best.epoch, run.best.loss, _confusion_of(run.best.scores)],
         }
-        for left_behind in self._path.parent.glob(f".{self._path.stem}.*{self._path.suffix}"):  # by a kill while saving
-            left_behind.unlink()
         leaves = {name: _storable(leaf) for name, leaf in _named(run).items()}
         _write(self._path, (self._description, records, leaves))
         self._saved_at = time.monotonic()

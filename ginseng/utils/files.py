@@ -2,15 +2,13 @@
 
 import errno
 import os
-import shutil
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ginseng.utils.workspace import PREFIX, put_in_place, workspace
+
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_ATTEMPTS, _MOMENT = 100, 0.05  # at removing a folder, and seconds between two of them
 
 
 @contextmanager
@@ -18,7 +16,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a fresh path beside `path`; on success what was written there takes its place.
 
     Works for a file and for a directory. If the block raises, whatever it wrote is removed and `path` is as it was;
-    errors of a disk that is full or read-only name `path`.
+    errors of a disk that is full or read-only name `path`. What a process that was killed had written goes with the
+    next that is written in the same folder, see `workspace`.
 
     Parameters
     ----------
@@ -28,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        A path in the same directory, with the same suffix, at which nothing exists yet.
+        A path of the same name in a folder beside `path`, at which nothing exists yet.
 
     Examples
     --------
@@ -40,40 +39,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'gene,mean'
     """
     path = Path(path).resolve()  # what a link points to is replaced, not the link
-    unique = uuid.uuid4().hex[:8]
-    fresh = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield fresh
-        if path.is_dir() and not fresh.is_dir():
-            raise IsADirectoryError(f"{path} is a folder, and is not replaced by a file; name a file.")
-        if path.is_dir():  # a directory cannot be replaced in one step: the old one is gone only once the new one is in
-            old = path.with_name(f".{path.stem}.{unique}.old")
-            path.rename(old)
-            try:
-                fresh.rename(path)
-            except BaseException:
-                old.rename(path)
-                raise
-            shutil.rmtree(old)
-        else:
-            fresh.replace(path)
+        with workspace(path.parent) as folder:
+            fresh = folder / path.name
+            yield fresh
+            if fresh.is_dir():
+                put_in_place(fresh, path)
+            elif path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder, and is not replaced by a file; name a file.")
+            else:
+                fresh.replace(path)
     except OSError as error:
-        if error.errno in _OF_DISKS or str(error.filename).startswith(str(fresh)):
+        if error.errno in _OF_DISKS or str(error.filename).startswith(str(path.with_name(PREFIX))):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
-    finally:
-        _remove(fresh)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there, in which threads that were interrupted may still be writing."""
-    for _ in range(_ATTEMPTS):
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        time.sleep(_MOMENT)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Rows of a matrix that is stored by columns on disk, in bounded memory."""
 
-import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from ginseng.utils.soundness import require_indices
+from ginseng.utils.workspace import temporary_folder
 
 _MEMORY = 2**28  # bytes
 _BYTES_PER_VALUE = 24  # row, column and value as read, and again as CSR
@@ -57,7 +59,9 @@ class TransposedRows:
     def __init__(self, matrix: Any, n_parts: int, memory: int = _MEMORY):
         self.shape = matrix.shape
         self._rows_per_part = -(-matrix.shape[0] // n_parts)
-        self._folder = tempfile.TemporaryDirectory(prefix="ginseng-")
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(temporary_folder())
+            weakref.finalize(self, stack.pop_all().close)
         self._held: tuple[int, sparse.csr_matrix] | None = None
         indptr = np.asarray(matrix.group["indptr"][:])
         values, indices = matrix.group["data"], matrix.group["indices"]
@@ -90,7 +94,7 @@ class TransposedRows:
         return sparse.csr_matrix(sparse.vstack(blocks))
 
     def _file(self, part: int) -> Path:
-        return Path(self._folder.name) / str(part)
+        return self._folder / str(part)
 
     def _part(self, part: int) -> sparse.csr_matrix:
         if self._held is None or self._held[0] != part:

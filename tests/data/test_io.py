@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ginseng import read_adata
 from ginseng.data.io import read_10x_h5, read_10x_mtx, write_adata
+from ginseng.utils.workspace import workspace
 from tests.conftest import GOLDEN
 
 CELLS, IDS, SYMBOLS = ["AAAC-1", "AAAG-1"], ["ENSG1", "ENSG2", "ENSG3", "AB1"], ["CD3D", "MS4A1", "CD3D", "CD3"]
@@ -237,6 +238,19 @@ class TestDownload:
         assert not list((tmp_path / "cache").glob("*"))
         server.broken = False
         assert read_adata(server.url).shape == adata.shape
+
+    def test_what_a_killed_download_left_goes_with_the_next(self, adata, server, tmp_path):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        server.content = (tmp_path / "x.h5ad").read_bytes()
+        (tmp_path / "cache").mkdir()
+        with workspace(tmp_path / "cache") as folder:
+            left = folder.parent
+        (left / "new").mkdir(parents=True)
+        (left / "lock").write_text("")
+        (left / "new" / "tmp1234").write_bytes(b"half")
+        read_adata(server.url)
+        assert not left.exists()
+        assert len(list((tmp_path / "cache").iterdir())) == 1
 
     def test_a_missing_page_is_named(self, server):
         with pytest.raises(ValueError, match=r"cells.h5ad could not be downloaded.*404"):

@@ -83,12 +83,6 @@ def test_an_interrupted_create_leaves_the_old_dataset_and_nothing_else(dataset, 
     assert sorted(path.name for path in tmp_path.iterdir()) == [dataset.path.name, "source.h5ad"]
 
 
-def test_a_dataset_whose_replacement_was_killed_is_found(dataset):
-    dataset.path.rename(dataset.path.with_name(".cells.0a1b2c3d.old"))
-    with pytest.raises(FileNotFoundError, match=r"There is no dataset .*: rename .*\.cells\.0a1b2c3d\.old"):
-        GinsengDataset(dataset.path)
-
-
 def test_a_split_that_cannot_be_stored_holds_for_the_object(dataset, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.warns(UserWarning, match="cannot be written to: the split holds for this object only"):

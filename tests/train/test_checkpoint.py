@@ -180,12 +180,6 @@ class TestKept:
         for _ in range(2):
             assert_same_weights(trainer.fit(0, silent=True, checkpoint=tmp_path / "run"), trainer.model)
 
-    def test_what_a_killed_save_left_behind_is_removed(self, dataset, tmp_path):
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / ".checkpoint.0badcafe.h5").write_bytes(b"half")
-        GinsengClassifierTrainer(dataset, QUICK).fit(1, silent=True, checkpoint=tmp_path / "run")
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.h5"]
-
     def test_it_says_where_it_goes_on(self, dataset, tmp_path, capsys):
         for _ in range(2):
             GinsengClassifierTrainer(dataset, QUICK).fit(1, checkpoint=tmp_path / "run")
