@@ -101,6 +101,7 @@ ORDER = [
     "train.loop",
     "train.starting",
     "train.trainer",
+    "train.tuned",
     "train.finetuning",
     "train",
     "plot",

@@ -4,26 +4,23 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ginseng.data.annotation import mapping_of
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import load_model
-from ginseng.metrics import score
 from ginseng.model.adapting import Moved, moved, with_means_of, without_means_of
 from ginseng.model.attention import PARTS
-from ginseng.model.calibration import LEAST_CELLS
 from ginseng.model.relabelling import relabelled
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
 from ginseng.train.feed import gene_map_of
 from ginseng.train.frozen import frozen_parts, trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
+from ginseng.train.tuned import FineTuned, changes, held_out_answers
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_integer, require_kind, require_number
@@ -32,62 +29,6 @@ GENES = ("model", "dataset")
 _N_STEPS = 100  # of a small dataset; see benchmarks/recipes.md
 _MOST_EPOCHS = 10  # of a large one
 _N_SAMPLED = 512  # cells that are enough for means
-_CHANGED = 0.005  # of F1, to be told
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """What `finetune` returns.
-
-    Attributes
-    ----------
-    state : GinsengClassifierState
-        The tuned classifier, to be saved with `ginseng.save_model`, or used with `ginseng.classify`.
-    table : pandas.DataFrame
-        Of the held-out cells, a row for each part of the data ("new", "old") and type: how many ``cells``, the F1
-        ``before`` and ``after``, and the ``change``. Empty where no cell is held out.
-    moved : Moved or None
-        What became of the genes, where they changed.
-    added : list of str
-        Labels that were new to the classifier.
-    trainer : GinsengClassifierTrainer
-        What trained it. Where the data lack genes of the classifier, their means are in the biases of its networks.
-    """
-
-    state: GinsengClassifierState
-    table: pd.DataFrame
-    moved: Moved | None
-    added: list[str]
-    trainer: GinsengClassifierTrainer
-
-    def report(self) -> str:
-        """What was gained and what was forgotten, as text."""
-        told = [] if self.moved is None else [self.moved.report()]
-        if self.added:
-            told.append(f"New labels: {', '.join(self.added)}.")
-        if self.table.empty:
-            told.append("No cell is held out, so that nothing tells what was gained and what forgotten.")
-        for part in self.table.index.unique("part"):
-            of_part: Any = self.table.loc[part]
-            n_cells, (before, after) = int(of_part["cells"].sum()), of_part[["before", "after"]].mean()
-            told.append(
-                f"{n_cells:,} held-out cells of the {part} data: macro-F1 {before:.3f} before, {after:.3f} after"
-            )
-            change = of_part["change"]
-            for kind, types in (
-                ("gained", change[change > _CHANGED].sort_values(ascending=False, kind="stable")),
-                ("forgotten", change[change < -_CHANGED].sort_values(kind="stable")),
-            ):
-                if len(types):
-                    cells = of_part["cells"]
-                    each = (f"{name} {by:+.3f} ({cells[name]:,})" for name, by in types.items())
-                    told.append(f"  {kind}, by type (cells): " + ", ".join(each))
-        if self.state.calibration is None and self.trainer.settings.calibrate != "none":
-            told.append(
-                f"Not calibrated, which needs {LEAST_CELLS} held-out cells, and training cells of each type: no status "
-                "and no novelty of new cells."
-            )
-        return "\n".join(told)
 
 
 def finetune(
@@ -229,9 +170,11 @@ def finetune(
         epochs = 0
     elif epochs is None:
         epochs = max(_MOST_EPOCHS, -(-_N_STEPS // trainer.n_steps))
-    before = _answers(trainer, state.n_classes)
+    before = held_out_answers(trainer, state.n_classes)
     trainer.fit(epochs, silent, checkpoint=checkpoint, log=log)
-    table = _changes(before, _answers(trainer), trainer.label_names, 0 if data.test_idx is None else len(data.test_idx))
+    table = changes(
+        before, held_out_answers(trainer), trainer.label_names, 0 if data.test_idx is None else len(data.test_idx)
+    )
     tuned = state_from_classifier_trainer(trainer)
     if is_lacking is not None:
         tuned = without_means_of(tuned, state, is_lacking)
@@ -352,32 +295,3 @@ def _frozen(state: GinsengClassifierState, data: GinsengDataset, is_safe: bool) 
 
 def _train_of(data: GinsengDataset) -> np.ndarray:
     return data.cells if data.train_idx is None else data.train_idx
-
-
-def _answers(trainer: GinsengClassifierTrainer, n_known: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """What the held-out cells are called, by the first outputs, and their labels."""
-    logits, labels = trainer.answers("test")
-    return logits[:, :n_known].argmax(axis=1), labels
-
-
-def _changes(
-    before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray], names: list[str], n_new: int
-) -> pd.DataFrame:
-    """F1 of each type of the new data, and of the old, before and after."""
-    tables, types = {}, np.asarray(names)
-    for part, here in (("new", slice(None, n_new)), ("old", slice(n_new, None))):
-        labels = before[1][here]
-        if not len(labels):
-            continue
-        first, last = (score(types[labels], types[predicted[here]]).table for predicted, _ in (before, after))
-        present = first.index[first["cells"] > 0]
-        columns = {
-            "cells": first["cells"],
-            "before": first["f1"],
-            "after": last["f1"],
-            "change": last["f1"] - first["f1"],
-        }
-        tables[part] = pd.DataFrame(columns).loc[present].astype({"cells": int})
-    if not tables:
-        return pd.DataFrame({name: [] for name in ("cells", "before", "after", "change")})
-    return pd.concat(tables, names=["part", "type"])
