@@ -226,6 +226,7 @@ def with_silent_labels(state: GinsengClassifierState, labels: Sequence[str]) -> 
     Examples
     --------
     >>> import jax.random as jr
+    >>> from ginseng.model.attention import params_of
     >>> network = AttentionClassifier(2, 2, 4, key=jr.key(0))
     >>> state = GinsengClassifierState(
     ...     params_of(network), ["CD3D", "LYZ"], ["T", "mono"], [0, 1], n_genes=2, n_classes=2, hidden_dim=4,

@@ -76,7 +76,7 @@ def test_merged_probabilities_are_near_the_sum(trained):
 def test_names_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="label 'nk' is not in the model's outputs; did you mean 'NK'"):
         relabelled(state_of(), {"nk": "NK cell"})
-    with pytest.raises(ValueError, match="drops every output"):
+    with pytest.raises(ValueError, match="Every output of the model is dropped"):
         relabelled(state_of(), dict.fromkeys(["T", "B", "NK"]))
 
 
