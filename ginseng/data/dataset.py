@@ -268,7 +268,7 @@ class GinsengDataset:
 
         Counts that fit in `memory` are read once and kept, and every epoch is an exact shuffle. Others are read in each
         epoch: 400 random blocks of consecutive cells at a time fill a buffer, whose cells are shuffled and streamed
-        while a thread reads the next. Closing the iterator stops the thread.
+        while a thread reads the next. Closing the iterator ends the reading.
 
         Parameters
         ----------

@@ -1,5 +1,10 @@
+import gc
+import os
 import pickle
+import signal
 import threading
+import time
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -292,31 +297,62 @@ def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("ginseng")]
 
 
-def wait_for_no_reading_thread():
-    for thread in reading_threads():
-        thread.join(10)
-    assert not reading_threads()
+@pytest.fixture
+def read(monkeypatch):
+    """Reads that were made so far."""
+    made, original = [], reading.StoredCounts.read
+
+    def recorded(self, visits, stopped=None):
+        counts = original(self, visits, stopped)
+        made.append(len(visits))
+        return counts
+
+    monkeypatch.setattr(reading.StoredCounts, "read", recorded)
+    return made
 
 
-def test_closing_stops_the_thread(numbered):
-    dataset, _ = numbered
-    iterator = dataset.stream(10, "all", memory=BUDGET)
+def test_closing_ends_the_reading(numbered, read):
+    iterator = numbered[0].stream(10, "all", memory=BUDGET)
     next(iterator)
-    assert reading_threads()
     iterator.close()
-    assert not reading_threads()
+    n_read = len(read)
+    time.sleep(0.1)
+    assert n_read == len(read) == 2
 
 
-def test_an_error_of_the_consumer_stops_the_thread(numbered):
-    dataset, _ = numbered
-
+def test_an_error_of_the_consumer_ends_the_reading(numbered, read):
     def consume():
-        for _ in dataset.stream(10, "all", memory=BUDGET):
+        for _ in numbered[0].stream(10, "all", memory=BUDGET):
             raise KeyError("the consumer's")
 
     with pytest.raises(KeyError, match="the consumer's"):
         consume()
-    wait_for_no_reading_thread()
+    gc.collect()
+    n_read = len(read)
+    time.sleep(0.1)
+    assert n_read == len(read) == 2
+
+
+def test_one_thread_after_the_other_is_not_many(numbered):
+    """A new one each time would keep, each, the memory that it has freed."""
+    list(numbered[0].stream(10, "all", memory=BUDGET))
+    before = set(reading_threads())
+    for _ in range(3):
+        list(numbered[0].stream(10, "all", memory=BUDGET))
+    assert set(reading_threads()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_streams(numbered):
+    list(numbered[0].stream(10, "all", memory=BUDGET))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX, which a child must not call
+        child = os.fork()
+    if not child:
+        signal.alarm(30)
+        n_cells = sum(len(y) for _, y in numbered[0].stream(10, "all", memory=BUDGET))
+        os._exit(0 if n_cells == N_CELLS else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
@@ -330,7 +366,6 @@ def test_an_error_of_the_thread_reaches_the_consumer(numbered, monkeypatch):
     monkeypatch.setattr(shards.ShardReader, "read", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         list(iterator)
-    assert not reading_threads()
 
 
 @pytest.mark.parametrize("memory", [BUDGET, "1 GB"])
