@@ -10,7 +10,7 @@ from anndata import AnnData
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
-from ginseng.utils.messages import shorten, unknown_name
+from ginseng.utils.messages import require_one, shorten
 from ginseng.utils.pairs import read_mapping
 
 N_GENES, SELECT = 1000, "markers"
@@ -162,8 +162,7 @@ def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: 
 
 def truth_column(adata: AnnData, column: str) -> Any:
     """The column of ``obs`` with the true types."""
-    if column not in adata.obs:
-        raise unknown_name("column of true cell types", column, "adata.obs", adata.obs.columns)
+    require_one("column of true cell types", column, "adata.obs", adata.obs.columns)
     return adata.obs[column]
 
 

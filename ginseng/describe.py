@@ -90,7 +90,7 @@ def describe_counts(adata: AnnData) -> str:
         f"var: {shorten(adata.var.columns) or 'no columns'}",
         "obs:" if len(adata.obs.columns) else "obs: no columns",
     ]
-    for column in adata.obs:
-        values = pd.Series(adata.obs[column]).value_counts()
+    for column, of_cells in adata.obs.items():
+        values = of_cells.value_counts()
         lines.append(f"  {column}: {len(values):,} values ({shorten(values.index, 6)})")
     return "\n".join(lines)

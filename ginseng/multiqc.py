@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from ginseng.data.annotation import given_types
 from ginseng.utils.files import replacing
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.messages import require_one
 
 _SUFFIX = "_mqc.json"  # by which MultiQC finds the files
 
@@ -54,10 +54,9 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     types = given_types(obs, key)
     if sample is None:
         samples = pd.Series(path.name.removesuffix(_SUFFIX), index=types.index)
-    elif sample in obs:
-        samples = obs[sample].astype(str)
     else:
-        raise unknown_name("column of samples", sample, "the annotated cells", obs.columns)
+        require_one("column of samples", sample, "the annotated cells", obs.columns)
+        samples = obs[sample].astype(str)
     counts = pd.crosstab(samples.to_numpy(), types.to_numpy())
     content = {
         "id": f"{key}_cell_types",

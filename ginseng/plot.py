@@ -23,7 +23,7 @@ from ginseng.metrics import reliability as reliability_of
 from ginseng.model.calibration import Calibration
 from ginseng.model.harmony import SIGNS, Harmony
 from ginseng.train.logger import GinsengLogger
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.messages import require_one, unknown_name
 
 _MOST_ROWS = 32  # of a legend
 
@@ -304,8 +304,7 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
     if basis not in adata.obsm:
         raise unknown_name("embedding", basis, "adata.obsm", adata.obsm)
     for column in columns:
-        if column not in adata.obs:
-            raise unknown_name("column", column, "adata.obs", adata.obs.columns)
+        require_one("column", column, "adata.obs", adata.obs.columns)
     points = np.asarray(adata.obsm[basis])[:, :2]
     is_number = {column: pd.api.types.is_numeric_dtype(adata.obs[column]) for column in columns}
     names = sorted({str(name) for column in columns if not is_number[column] for name in adata.obs[column].dropna()})

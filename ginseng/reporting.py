@@ -21,7 +21,7 @@ from ginseng.model.results import MOST_NOVEL
 from ginseng.model.state import GinsengClassifierState
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
 from ginseng.utils.files import replacing
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.messages import require_one
 
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
@@ -93,8 +93,8 @@ class _Told:
         self.adata, self.key = adata, key
         self._obs: Any = adata.obs if isinstance(adata, AnnData) else adata
         self.types: Any = given_types(self._obs, key)
-        if truth is not None and truth not in self._obs:
-            raise unknown_name("column of true cell types", truth, "the annotated cells", self._obs.columns)
+        if truth is not None:
+            require_one("column of true cell types", truth, "the annotated cells", self._obs.columns)
         self.truth_name = truth
         self.truth: Any = None if truth is None else self._obs[truth]
 
@@ -104,7 +104,10 @@ class _Told:
 
     def column(self, name: str) -> Any:
         """A column of the annotation, or None if it has none."""
-        return self._obs.get(f"{self.key}_{name}")
+        if f"{self.key}_{name}" not in self._obs:
+            return None
+        require_one("annotation", f"{self.key}_{name}", "the annotated cells", self._obs.columns)
+        return self._obs[f"{self.key}_{name}"]
 
     def by_status(self) -> dict[str, Any] | None:
         """For each cell, whether it is of each status."""

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 
 from ginseng.metrics import NO_TYPE
-from ginseng.utils.messages import UnknownName, shorten, unknown_name, warn
+from ginseng.utils.messages import UnknownName, require_one, shorten, unknown_name, warn
 from ginseng.utils.values import is_integer
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
 
 def require_column(obs: Any, kind: str, key: str | None) -> None:
-    """Raise a ValueError if the column of labels or groups does not exist."""
-    if key is not None and key not in obs:
-        raise unknown_name(f"{kind} column", key, "adata.obs", obs.columns)
+    """Raise a ValueError if the column of labels or groups does not exist, or there are several of its name."""
+    if key is not None:
+        require_one(f"{kind} column", key, "adata.obs", obs.columns)
 
 
 def n_chosen(genes: Genes) -> int | None:
@@ -46,8 +46,7 @@ def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
     if genes is None or isinstance(genes, int | np.integer):
         columns = np.arange(len(var))
     elif isinstance(genes, str):
-        if genes not in var:
-            raise unknown_name("gene column", genes, "adata.var", var.columns)
+        require_one("gene column", genes, "adata.var", var.columns)
         mask = var[genes].to_numpy()
         if mask.dtype != bool:
             raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
@@ -241,7 +240,7 @@ def further_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
 
 def _is_named(column: Any) -> np.ndarray:
     """Which cells have a label or a group that is not missing or empty."""
-    return column.notna().to_numpy() & (column.astype(object) != "").to_numpy(dtype=bool)
+    return column.notna().to_numpy() & (column.astype(str) != "").to_numpy(dtype=bool)
 
 
 def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
@@ -262,6 +261,5 @@ def given_types(obs: Any, key: str = "ginseng") -> pd.Series:
     ['B', 'no type']
     """
     name = f"{key}_cell_type"
-    if name not in obs:
-        raise unknown_name("annotation", name, "the annotated cells", obs.columns)
+    require_one("annotation", name, "the annotated cells", obs.columns)
     return obs[name].astype(object).where(obs[name].notna(), NO_TYPE).astype(str)

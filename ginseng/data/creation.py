@@ -86,7 +86,7 @@ def create_dataset(
                     yield block
                     bar.update(n_read)
 
-            table = pd.DataFrame(obs, index=sources.cell_names.astype(object))
+            table = pd.DataFrame(obs, index=sources.cell_names.astype(object).rename(None))  # not as a column may be
             store.write_store(fresh, blocks(), table, sources.gene_names, attributes, codes, chunk_size)
             if parts is not None:
                 write_split(zarr.open_group(fresh, mode="r+", use_consolidated=False), *parts)

@@ -5,7 +5,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ginseng.data.annotation import groups_of, labels_of, require_two_labels
-from ginseng.utils.counts import Counts, copy_of, quiet_about_views
+from ginseng.utils.counts import Counts, copy_of, whole_changes, with_columns
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
 
@@ -97,8 +97,9 @@ def select_markers(
         silent=silent,
     )
     marked = copy_of(adata) if copy else adata
-    with quiet_about_views():
-        marked.var["ginseng_genes"] = np.isin(np.arange(counts.n_genes), found.genes)
+    is_chosen = np.isin(np.arange(counts.n_genes), found.genes)
+    with whole_changes(marked):
+        marked.var = with_columns(marked.var, {"ginseng_genes": is_chosen})
         marked.uns["ginseng_markers"] = _table(found, labels.categories, adata.var_names)
     return marked if copy else None
 

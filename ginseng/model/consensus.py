@@ -7,7 +7,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from ginseng.utils.messages import unknown_name
+from ginseng.utils.files import naming
+from ginseng.utils.messages import require_one
 from ginseng.utils.values import require_number
 
 WAYS = ("soft", "majority")
@@ -82,8 +83,7 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
     array([ 0,  1, -1], dtype=int8)
     """
     if isinstance(over, str):
-        if over not in obs:
-            raise unknown_name("column", over, "adata.obs", obs.columns)
+        require_one("column", over, "adata.obs", obs.columns)
         name, values = f"column '{over}' of adata.obs", obs[over]
     else:
         name, values = "`over`", over
@@ -103,7 +103,8 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
         if len(broken):
             raise ValueError(f"{name} holds measurements, such as {broken[0]}, and no clusters: pass another column.")
         clusters = clusters.astype("Int64")
-    return pd.Categorical(clusters)
+    with naming(name, "cannot be told apart"):  # lists, for one
+        return pd.Categorical(clusters)
 
 
 def consensus(

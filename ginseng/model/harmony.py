@@ -14,7 +14,7 @@ from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
-from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.values import require_number
 
 SAME, FINER, COARSER, NONE = "same", "finer", "coarser", "none"
@@ -209,8 +209,7 @@ def _shares_called(
     """The share of the cells of each label (rows) that another model calls each of its labels (columns)."""
     with nullcontext(data) if isinstance(data, AnnData) else opened_counts(data) as adata:
         obs: Any = adata.obs
-        if label not in obs:
-            raise unknown_name("label column", label, f"obs of `data_{side}`", obs.columns)
+        require_one("label column", label, f"obs of `data_{side}`", obs.columns)
         labels = obs[label].astype(object).map(str, na_action="ignore")
         is_known = labels.isin(own.labels).to_numpy()
         if not is_known.any():

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from ginseng.model.consensus import CELLTYPIST_COLUMNS, celltypist_columns, consensus, novel_by_cluster
 from ginseng.model.judgement import NOVEL
-from ginseng.utils.counts import quiet_about_views
+from ginseng.utils.counts import whole_changes, with_columns
 from ginseng.utils.messages import shorten, warn
 
 COLUMNS = (
@@ -114,17 +114,19 @@ class Results:
         return table
 
     def put_into(self, adata: AnnData, key: str, compat: str | None, *, store_probs: bool) -> None:
-        """Add columns to ``obs``, the embedding (and probabilities) to ``obsm``, and how it was done to ``uns``."""
-        with quiet_about_views():
+        """Add columns to ``obs``, the embedding (and probabilities) to ``obsm``, and how it was done to ``uns``.
+
+        If that fails, `adata` is as it was.
+        """
+        with whole_changes(adata):
             stale = [f"{key}_{name}" for name in COLUMNS if name not in self.columns]  # of another model
             obs: Any = adata.obs
             if _had_other_names(adata, key):
                 stale += CELLTYPIST_COLUMNS
-            adata.obs = obs.drop(columns=stale, errors="ignore")
+            named = self._named(key, compat, list(self.columns))
+            adata.obs = with_columns(obs.drop(columns=stale, errors="ignore"), named)
             for name in {f"X_{key}", f"{key}_probs"} & set(adata.obsm):
                 del adata.obsm[name]
-            for name, values in self._named(key, compat, list(self.columns)).items():
-                adata.obs[name] = values
             if self.embedding is not None:
                 adata.obsm[f"X_{key}"] = self.embedding
             if store_probs:

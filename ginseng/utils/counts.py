@@ -1,12 +1,13 @@
 """One way to read any count matrix in blocks of rows: dense, CSR, CSC, backed, zarr or Dask; X, a layer or raw."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData, ImplicitModificationWarning
 from anndata.abc import CSCDataset
 from scipy import sparse
@@ -56,18 +57,46 @@ def require_writable(adata: AnnData) -> None:
 
 
 @contextmanager
-def quiet_about_views() -> Iterator[None]:
-    """Add to a view, which becomes a copy, without anndata's warning: that is what the caller asked for.
+def whole_changes(adata: AnnData) -> Iterator[None]:
+    """Change entries of obsm and uns, and replace obs and var; if the block raises, all of them are as they were.
+
+    A view becomes a copy first, without anndata's warning: that is what the caller asked for.
 
     Examples
     --------
     >>> view = AnnData(np.eye(2))[:1]
-    >>> with quiet_about_views():
-    ...     view.obs["type"] = "B"
+    >>> with whole_changes(view):
+    ...     view.obs = with_columns(view.obs, {"type": ["B"]})
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
-        yield
+        if adata.is_view:
+            adata.obs = adata.obs.copy()
+        obs, var = adata.obs, adata.var
+        mappings: list[Any] = [adata.obsm, adata.uns]
+        entries = [dict(mapping) for mapping in mappings]
+        try:
+            yield
+        except BaseException:
+            adata.obs, adata.var = obs, var
+            for mapping, before in zip(mappings, entries, strict=True):
+                for name in set(mapping) - set(before):
+                    del mapping[name]
+                mapping.update({name: value for name, value in before.items() if mapping.get(name) is not value})
+            raise
+
+
+def with_columns(table: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A copy of a table with columns in place of all of their names, or after the others.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"])
+    >>> with_columns(table, {"a": [4], "c": [5]}).to_dict("list")
+    {'a': [4], 'b': [2], 'c': [5]}
+    """
+    is_another = table.columns.duplicated() & table.columns.isin(list(columns))
+    return table.loc[:, ~is_another].assign(**columns)
 
 
 def x_of(adata: AnnData) -> Any:
@@ -189,9 +218,7 @@ class Counts:
         """Read the cells from `start` up to `stop`."""
         with naming(self._place, "is damaged"):
             block: Any = self._matrix[start:stop]
-            if block.dtype == np.float16 or not block.dtype.isnative:  # which SciPy does not have
-                block = block.astype(np.result_type(block.dtype, np.int8, np.float32))
-            block = sparse.csr_matrix(block)
+            block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
             require_indices(block.indices, self.n_genes)
         if not block.has_canonical_format:
             block = block.copy()  # a block of all rows is the caller's own matrix
@@ -243,3 +270,11 @@ class Counts:
             f"{self.name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
             f"'{self._cell_names[cell]}': {rule}."
         )
+
+
+def _usual(dtype: np.dtype) -> np.dtype:
+    """The type of numbers, or one that holds them and that SciPy and JAX have, too."""
+    if dtype.itemsize > np.dtype(np.float64).itemsize:
+        return np.dtype(np.float64)
+    is_half = dtype == np.float16
+    return np.dtype(np.float32) if is_half else dtype.newbyteorder("=")

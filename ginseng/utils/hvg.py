@@ -7,7 +7,7 @@ from anndata import AnnData
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from ginseng.utils.counts import Counts, copy_of, quiet_about_views, require_writable
+from ginseng.utils.counts import Counts, copy_of, require_writable, whole_changes, with_columns
 from ginseng.utils.values import require_integer
 
 TARGET_SUM = 1e4  # counts of a cell before the logarithm
@@ -65,6 +65,8 @@ def require_markable(adata: AnnData, n_top_genes: int, layer: str | None, copy: 
     require_integer("n_top_genes", n_top_genes, 1)
     if not copy:
         require_writable(adata)
+    if adata.n_vars == 0:
+        raise ValueError("There is no gene to choose: `adata` has none.")
     if layer == "raw" and "raw" not in adata.layers:
         raise ValueError("Genes are marked in adata.var, but adata.raw has genes of its own; use adata.raw.to_adata().")
 
@@ -152,8 +154,8 @@ def select_hvgs(
         )
     ] = True
     marked = copy_of(adata) if copy else adata
-    with quiet_about_views():
-        marked.var["ginseng_genes"] = chosen
+    with whole_changes(marked):
+        marked.var = with_columns(marked.var, {"ginseng_genes": chosen})
     return marked if copy else None
 
 

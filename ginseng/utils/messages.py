@@ -91,6 +91,28 @@ def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> Un
     return UnknownName(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
 
 
+def require_one(kind: str, name: str, place: str, options: Iterable[str]) -> None:
+    """Raise a ValueError unless a name is where it is looked for, and only once: pandas takes a name twice.
+
+    Parameters
+    ----------
+    kind, name, place, options
+        See `unknown_name`.
+
+    Examples
+    --------
+    >>> require_one("label column", "cell_type", "adata.obs", ["cell_type", "cell_type"])
+    Traceback (most recent call last):
+        ...
+    ValueError: label column 'cell_type' is in adata.obs 2 times: rename or drop the others.
+    """
+    options = list(options)
+    if name not in options:
+        raise unknown_name(kind, name, place, options)
+    if (n_found := options.count(name)) > 1:
+        raise ValueError(f"{kind} '{name}' is in {place} {n_found} times: rename or drop the others.")
+
+
 def shorten(names: Iterable[str], n_shown: int = 12) -> str:
     """Join names for a message, leaving the tail of a long list out.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.genes import GeneMap, match_genes, unversioned
-from ginseng.utils.messages import shorten, unknown_name, warn
+from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.pairs import Pairs, read_pairs
 
 _IDENTIFIER = re.compile(
@@ -98,8 +98,7 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     ['adata.var_names', "adata.var['gene_ids']"]
     """
     if gene_key is not None:
-        if gene_key not in var:
-            raise unknown_name("gene column", gene_key, "adata.var", var.columns)
+        require_one("gene column", gene_key, "adata.var", var.columns)
         return {f"adata.var['{gene_key}']": var[gene_key].to_numpy().astype(str)}
     found = {"adata.var_names": var.index.to_numpy().astype(str)}
     column, second = second_column(var), second_names(var)
