@@ -22,7 +22,7 @@ from ginseng.metrics import Scores, score
 from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.files import replacing
+from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.workspace import temporary_folder
 
 _HELD_OUT = 1 / 3
@@ -85,7 +85,10 @@ def run(
             f"{_FEWEST_HELD_OUT} held-out cells."
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
-    out.mkdir(parents=True, exist_ok=True)
+    outputs = [out / name for name in ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")]
+    for output in outputs:
+        require_writable_path(output)
+    model, annotated, confusion, umap = outputs
     with temporary_folder() as folder:
         dataset = GinsengDataset.create(
             folder / "train.zarr",
@@ -98,14 +101,14 @@ def run(
         settings = GinsengClassifierTrainerSettings(holdout_fraction=0.0, seed=seed)
         trainer = GinsengClassifierTrainer(dataset, settings)
         trainer.fit(epochs, silent=silent)
-    save_model(state_from_classifier_trainer(trainer), out / "model.h5")
-    classify(out / "model.h5", held_out, store_probs=True, silent=silent)
+    save_model(state_from_classifier_trainer(trainer), model)
+    classify(model, held_out, store_probs=True, silent=silent)
     scores = score(held_out.obs[label_key], held_out.obs["ginseng_cell_type"])
     _add_umap(held_out, seed)
-    write_adata(held_out, out / "annotated.h5ad")
-    with replacing(out / "confusion.png") as fresh:
+    write_adata(held_out, annotated)
+    with replacing(confusion) as fresh:
         plot.confusion_matrix(scores).savefig(fresh, dpi=150)
-    with replacing(out / "umap.png") as fresh:
+    with replacing(umap) as fresh:
         plot.embedding(held_out, [label_key, "ginseng_cell_type", "ginseng_confidence"]).savefig(fresh, dpi=150)
     return scores
 

@@ -20,7 +20,7 @@ from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
 from ginseng.model.state import GinsengClassifierState
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
-from ginseng.utils.files import replacing
+from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.messages import require_one
 
 _UMAP = "X_umap"
@@ -69,6 +69,7 @@ def report(
     >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T"], "ginseng_confidence": [0.9, 0.8]}, index=["c1", "c2"])
     >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
+    require_writable_path(path)
     state = load_model(model) if isinstance(model, str | Path) else model
     told = _Told(adata, key, truth)
     parts = [

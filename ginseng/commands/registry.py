@@ -2,14 +2,20 @@
 
 import functools
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 
 import jax
-import pooch
 import typer
+
+from ginseng.data.downloads import cache_folder
+from ginseng.utils.files import require_writable_place
+from ginseng.utils.workspace import temporary_folder
+
+_NUMBA = "NUMBA_CACHE_DIR"
+_ROOM = 2**27  # bytes: on a full disk JAX leaves entries that are cut short, and are never replaced
 
 
 class WrongUse(ValueError):
@@ -33,16 +39,28 @@ class LimitExceeded(ValueError):
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def _keep_what_is_compiled() -> None:
-    """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to."""
-    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    folder = Path(pooch.os_cache("ginseng")) / "jax"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+@contextmanager
+def _keeping_what_is_compiled() -> Iterator[None]:
+    """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to.
+
+    Numba, beneath scanpy, must keep it somewhere: there, for as long as the command takes.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = cache_folder() / "jax"
+            require_writable_place(folder / "code")
+            has_room = shutil.disk_usage(next(path for path in folder.parents if path.exists())).free > _ROOM
+        except (OSError, ValueError):
+            if _NUMBA not in os.environ:
+                with suppress(OSError):
+                    os.environ[_NUMBA] = str(stack.enter_context(temporary_folder()))
+                    stack.callback(os.environ.pop, _NUMBA)
+        else:
+            has_another = jax.config.jax_compilation_cache_dir is not None  # pyright: ignore[reportAttributeAccessIssue]
+            if has_room and not has_another:
+                jax.config.update("jax_compilation_cache_dir", str(folder))
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        yield
 
 
 def command(function: Callable) -> Callable:
@@ -50,9 +68,9 @@ def command(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        _keep_what_is_compiled()
         try:
-            return function(*args, **kwargs)
+            with _keeping_what_is_compiled():
+                return function(*args, **kwargs)
         except (ValueError, OSError, MemoryError, ImportError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error

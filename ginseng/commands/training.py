@@ -45,8 +45,9 @@ from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.model.calibration import LEAST_CELLS, SOURCES
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.train.logger import LogFile
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
+from ginseng.utils.files import is_url, is_zarr_url, require_writable_path, require_writable_place
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import temporary_folder
@@ -195,7 +196,7 @@ def fit(
         members=_DEFAULTS.members if members is None else members,
         seed=seed,
     )
-    output = model_path(output)
+    output = model_path(output, checkpoint, log)
     with warnings_unless(quiet), temporary_folder() as folder:
         how = how_to_create(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
@@ -210,11 +211,15 @@ def fit(
     say_what_was_saved(quiet, trained, output, calibrate)
 
 
-def model_path(output: Path) -> Path:
-    """Where a model is to be saved, which is made sure of before anything is trained."""
+def model_path(output: Path, checkpoint: Path | None, log: Path | None) -> Path:
+    """Where a model is to be saved; made sure of before anything is done, as of where training is told."""
     require_writable_path(output)
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
     require_writable_path(output)
+    if checkpoint is not None:
+        require_writable_place(checkpoint / "_")
+    if log is not None:
+        LogFile(log)
     return output
 
 

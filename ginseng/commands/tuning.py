@@ -125,7 +125,7 @@ def finetune(
         precision=precision,
         seed=seed,
     )
-    output, state = model_path(output), load_model(model)
+    output, state = model_path(output, checkpoint, log), load_model(model)
     with warnings_unless(quiet), temporary_folder() as folder:
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)

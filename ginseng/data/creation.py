@@ -14,7 +14,7 @@ from ginseng.data.annotation import Genes, require_list
 from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
-from ginseng.utils.files import is_url, replacing
+from ginseng.utils.files import is_url, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.values import require_flag, require_integer
 
@@ -101,6 +101,7 @@ def _free_place(path: str | Path, overwrite: bool) -> Path:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
     if path.exists() and not store.is_store(path):
         raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
+    require_writable_place(path)
     return path
 
 

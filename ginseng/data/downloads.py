@@ -11,9 +11,10 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-from ginseng.utils.files import replacing
+from ginseng.utils.files import replacing, require_writable_place
 
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_WAY_OUT = "set the environment variable XDG_CACHE_HOME to a folder that you may write to"
 _HERE = ("localhost", "127.0.0.1", "::1")
 _LEFT_FREE = 2**30  # bytes of the disk
 _AT_ONCE = 2**20
@@ -37,7 +38,7 @@ def downloaded(url: str) -> Path:
     Raises
     ------
     ValueError
-        If the file cannot be fetched, is not what its digest says, or the disk has no room for it.
+        If the file cannot be fetched, is not what its digest says, or cannot be kept.
 
     Examples
     --------
@@ -56,18 +57,47 @@ add the digest that the file must have, as #sha256=...
             f"{address} is not fetched over http, which anyone between can change: use https, or add the digest that "
             "the file must have, as #sha256=..."
         )
-    cache = pooch.os_cache("ginseng")
     pooch.get_logger().setLevel("WARNING")
-    path = Path(cache) / pooch.utils.unique_file_name(address)
+    path = cache_folder() / pooch.utils.unique_file_name(address)
     known = digest[1].lower() if digest else None
     try:
         if not path.exists() or (known is not None and pooch.file_hash(str(path)) != known):
+            _require_writable(path)
             with replacing(path) as fresh:
                 fetch: Any = _Fetch(is_checked=known is not None)
                 pooch.retrieve(address, known_hash=known, fname=fresh.name, path=fresh.parent, downloader=fetch)
     except (OSError, ValueError) as error:
         raise ValueError(f"{url} could not be downloaded ({error}); nothing was kept.") from error
     return path
+
+
+def cache_folder() -> Path:
+    """Where files of this user are kept between runs: ``ginseng`` in ``XDG_CACHE_HOME``, or where the system says.
+
+    Raises
+    ------
+    ValueError
+        If there is no such place.
+
+    Examples
+    --------
+    >>> cache_folder().name
+    'ginseng'
+    """
+    try:
+        folder = Path(pooch.os_cache("ginseng"))
+    except RuntimeError:  # of platformdirs; earlier ones answer with a folder named ~
+        folder = Path()
+    if not folder.is_absolute():
+        raise ValueError(f"There is no home folder to keep files in: {_WAY_OUT}.")
+    return folder
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        require_writable_place(path)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{str(error).rstrip('.')}: {_WAY_OUT}") from error
 
 
 def _is_safe(url: str) -> bool:

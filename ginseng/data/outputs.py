@@ -18,7 +18,7 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
-from ginseng.utils.files import naming, replacing, require_writable_path
+from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -48,11 +48,13 @@ def require_output(path: Path) -> None:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}.")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("Writing .parquet needs pyarrow: pip install 'ginseng-eqx[parquet]'.")
-    if path.suffix == ".zarr" and path.is_dir():
-        if not is_zarr(path):
-            raise ValueError(f"{path} is a folder, but no zarr store; name another output.")
-    else:
+    if path.suffix != ".zarr":
         require_writable_path(path)
+    elif path.exists() and not is_zarr(path):
+        kind = "folder" if path.is_dir() else "file"
+        raise ValueError(f"{path} is a {kind}, but no zarr store; name another output.")
+    else:
+        require_writable_place(path)
 
 
 def write_annotated(
@@ -172,9 +174,19 @@ def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path) -> 
     """Copy an AnnData .zarr store without its annotation, and write that anew."""
     with replacing(path) as fresh, _quiet_about_consolidation():
         root = Path(source)
-        shutil.copytree(root, fresh, ignore=lambda folder, _: _ANNOTATION if Path(folder) == root else ())
+        for folder, inner, files in os.walk(root, onerror=_raised, followlinks=True):
+            if Path(folder) == root:
+                inner[:] = [name for name in inner if name not in _ANNOTATION]
+            copied = fresh / Path(folder).relative_to(root)
+            copied.mkdir()
+            for name in files:
+                shutil.copyfile(Path(folder, name), copied / name)
         _write_annotation(zarr.open_group(fresh, mode="r+", use_consolidated=False), adata)
         zarr.consolidate_metadata(fresh)
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _write_annotation(root: Any, adata: AnnData) -> None:

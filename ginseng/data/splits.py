@@ -1,5 +1,6 @@
 """The split of a dataset, stored with it: replaced in one step, whatever other processes do to it meanwhile."""
 
+import errno
 import time
 import uuid
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ginseng.data.store import is_writable, require_unchanged
+from ginseng.data.store import require_unchanged
 from ginseng.data.typed import folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import replacing
 from ginseng.utils.messages import warn
 
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 200  # at a split that other processes are replacing
 _MOMENT = 0.02  # seconds between two of them
 
@@ -41,10 +43,14 @@ def _fill(group: zarr.Group, parts: dict[str, np.ndarray]) -> None:
 
 def keep_split(root: zarr.Group, train: np.ndarray, test: np.ndarray) -> None:
     """Store a split, or warn where nothing can be written."""
-    if is_writable(root):
-        write_split(root, train, test)
-    else:
-        warn(f"{root.store} cannot be written to: the split holds for this object only.")
+    try:
+        if not root.read_only:
+            write_split(root, train, test)
+            return
+    except OSError as error:
+        if error.errno not in _DENIED:
+            raise
+    warn(f"{root.store} cannot be written to: the split holds for this object only.")
 
 
 def warn_of_genes(root: zarr.Group, test: np.ndarray, before: np.ndarray | None) -> None:

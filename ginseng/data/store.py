@@ -11,7 +11,6 @@ indices of genes are filled with one that no gene has, dense counts have all the
 
 import itertools
 import json
-import os
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -310,19 +309,15 @@ def _left_over(path: Path) -> str:
 
 
 def require_unchanged(root: zarr.Group) -> None:
-    """Raise an OSError if the dataset has been replaced since it was opened.
+    """Raise an OSError if the dataset has been removed or replaced since it was opened.
 
     What is read would be of two datasets, and a split would not be of the cells that are there.
     """
     now = _group_at(root.store, path=root.path, mode="r")
-    if now is None or dict(now.attrs) != dict(root.attrs):
+    if now is None:
+        raise OSError(f"{root.store} has been removed since it was opened.")
+    if dict(now.attrs) != dict(root.attrs):
         raise OSError(f"{root.store} has been replaced since it was opened; open it anew.")
-
-
-def is_writable(root: zarr.Group) -> bool:
-    """Whether a split can be stored with the dataset."""
-    folder = folder_of(root)
-    return not root.read_only if folder is None else os.access(folder, os.W_OK)
 
 
 def _write_counts(

@@ -3,12 +3,12 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ginseng.utils.workspace import PREFIX, put_in_place, workspace
 
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -16,8 +16,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a fresh path beside `path`; on success what was written there takes its place.
 
     Works for a file and for a directory. If the block raises, whatever it wrote is removed and `path` is as it was;
-    errors of a disk that is full or read-only name `path`. What a process that was killed had written goes with the
-    next that is written in the same folder, see `workspace`.
+    errors of the disk name `path`. What a process that was killed had written goes with the next that is written in the
+    same folder, see `workspace`.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     >>> target.read_text()
     'gene,mean'
     """
-    path = Path(path).resolve()  # what a link points to is replaced, not the link
+    path = _place(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with workspace(path.parent) as folder:
@@ -51,8 +51,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
             else:
                 fresh.replace(path)
     except OSError as error:
-        if error.errno in _OF_DISKS or str(error.filename).startswith(str(path.with_name(PREFIX))):
-            raise type(error)(error.errno, error.strerror, str(path)) from error
+        if error.errno in _FULL:
+            raise _no_room(error, path) from error
+        if error.errno == errno.EROFS or str(error.filename).startswith(str(path.with_name(PREFIX))):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -83,25 +85,66 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
 
 
 def require_writable_path(path: str | Path) -> None:
-    """Refuse an output that could not be written, before the work is done rather than after.
+    """Refuse a file that could not be written, before the work is done rather than after.
 
     Raises
     ------
     ValueError
-        If `path` is a folder, or its own cannot be written to.
+        If `path` is a folder, or see `require_writable_place`.
 
     Examples
     --------
     >>> require_writable_path("model.h5")
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; name a file.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"{path} cannot be written: {folder} is not a folder that you may write to.")
+    require_writable_place(path)
+
+
+def require_writable_place(path: str | Path) -> None:
+    """Refuse a file or folder of which the folder cannot be written to, before the work is done rather than after.
+
+    It is tried, since permissions do not tell: not to an administrator, and not of some network file systems.
+
+    Raises
+    ------
+    ValueError
+        If what should be its folder is a file or cannot be written to, or what is there cannot be replaced.
+    OSError
+        If the disk is full.
+
+    Examples
+    --------
+    >>> require_writable_place("cells.zarr")
+    """
+    folder = _place(path).parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with workspace(folder):
+            pass
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(error, path) from error
+        raise ValueError(
+            f"{path} cannot be written: {folder} is not a folder that you may write to ({error.strerror})."
+        ) from error
+
+
+def _place(path: str | Path) -> Path:
+    """What a link points to, which is replaced, and not the link: a file, a folder, or what is not there yet."""
+    place = Path(os.path.realpath(path))  # unlike Path.resolve, no error for links in a circle
+    with suppress(PermissionError):
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise ValueError(f"{path} is neither a file nor a folder, and is not replaced; name a file.")
+        if os.path.ismount(place):
+            raise ValueError(f"{path} is mounted itself, and cannot be replaced; mount the folder in which it is.")
+    return place
+
+
+def _no_room(error: OSError, path: str | Path) -> OSError:
+    way_out = "nothing was changed; make room there, or name another place"
+    return OSError(error.errno, f"{os.strerror(error.errno or 0)}: {way_out}", str(path))
 
 
 def is_url(path: str | Path) -> bool:

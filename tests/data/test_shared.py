@@ -2,7 +2,6 @@
 
 import errno
 import multiprocessing
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from ginseng import GinsengClassifierTrainer, GinsengClassifierTrainerSettings, GinsengDataset
+from ginseng.utils import workspace
 from tests.conftest import simulate
 
 
@@ -84,7 +84,10 @@ def test_an_interrupted_create_leaves_the_old_dataset_and_nothing_else(dataset, 
 
 
 def test_a_split_that_cannot_be_stored_holds_for_the_object(dataset, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(workspace, "_begin", refused)
     with pytest.warns(UserWarning, match="cannot be written to: the split holds for this object only"):
         dataset.make_split(0.25)
     assert len(dataset.test_idx) == 30
