@@ -74,10 +74,10 @@ def write_store(
     header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
     header["columns"] = {name: digest(_codes_of(column)) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
-    root.attrs.update({**header, **attributes, "digest": kept})
-    with warnings.catch_warnings():
+    with naming("The annotation of the dataset", "cannot be written"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        root.attrs.update({**header, **attributes, "digest": kept})
         anndata.io.write_elem(root, "obs", obs)
         anndata.io.write_elem(root, "var", _var_of(gene_names, attributes.get("second_names")))
         zarr.consolidate_metadata(root.store)

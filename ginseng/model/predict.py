@@ -310,7 +310,11 @@ def classify(
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read
-            data = files.enter_context(opened_counts(adata)) if return_table and backed else read_adata(adata, backed)
+            data = (
+                files.enter_context(opened_counts(adata))
+                if return_table and backed
+                else read_adata(adata, backed and not copy)
+            )
         if not (copy or return_table):
             require_writable(data)
         obs: Any = data.obs
@@ -370,6 +374,6 @@ def classify(
 
     if return_table:
         return results.table(data.obs_names, key_added, compat)
-    data = copy_of(data) if copy else data
+    data = copy_of(data) if copy and isinstance(adata, AnnData) else data
     results.put_into(data, key_added, compat, store_probs=store_probs)
     return data if copy or not isinstance(adata, AnnData) else None

@@ -42,7 +42,11 @@ def copy_of(adata: AnnData) -> AnnData:
     >>> copy_of(AnnData(np.eye(2))).isbacked
     False
     """
-    return adata.to_memory() if adata.isbacked else adata.copy()
+    if not adata.isbacked:
+        return adata.copy()
+    copied = adata.to_memory()
+    adata.file.open()  # which anndata closes
+    return copied
 
 
 def require_writable(adata: AnnData) -> None:
@@ -174,6 +178,8 @@ class Counts:
         if layer is None:
             self.name = "adata.X"
             if adata.isbacked and adata.is_view:
+                if not adata.file.is_open:  # as anndata leaves it that has made a copy in memory
+                    adata.file.open()
                 with naming(self._place, "is damaged"):
                     require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)

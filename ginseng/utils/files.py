@@ -81,7 +81,8 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
         if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path} {fault}: {kind}{error}".rstrip(".") + ".") from error
+        told = ". ".join([f"{kind}{error}".rstrip("."), *getattr(error, "__notes__", [])])  # where, of anndata
+        raise ValueError(f"{path} {fault}: {told}".rstrip(".") + ".") from error
 
 
 def require_writable_path(path: str | Path) -> None:
