@@ -45,9 +45,10 @@ from ginseng.data.sampling import balance_of
 from ginseng.describe import describe_counts, describe_dataset, describe_model
 from ginseng.model.calibration import LEAST_CELLS, SOURCES
 from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.train.checkpoint import FILE
 from ginseng.train.logger import LogFile
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
-from ginseng.utils.files import is_url, is_zarr_url, require_writable_path, require_writable_place
+from ginseng.utils.files import is_url, is_zarr_url, require_writable_path
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import temporary_folder
@@ -217,7 +218,7 @@ def model_path(output: Path, checkpoint: Path | None, log: Path | None) -> Path:
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
     require_writable_path(output)
     if checkpoint is not None:
-        require_writable_place(checkpoint / "_")
+        require_writable_path(checkpoint / FILE)
     if log is not None:
         LogFile(log)
     return output

@@ -1,7 +1,6 @@
 """The one place that writes annotated data: tables, and AnnData beside matrices that are copied as they are stored."""
 
 import importlib.util
-import io
 import json
 import os
 import shutil
@@ -12,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import pandas as pd
 import zarr
 from anndata import AnnData
 
 from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
-from ginseng.utils.hdf5 import new_hdf5, opened_hdf5
+from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 SUFFIXES = (".h5ad", ".zarr", *TABLES)
 _ANNOTATION = ("obs", "obsm", "uns")  # what annotating changes
 _MARK, _MARK_LINE = "ginseng_shard", "# ginseng shard "
-_ROOM = 2**20  # bytes that HDF5 may need beyond those of what it copies
 
 
 def require_output(path: Path) -> None:
@@ -152,25 +149,13 @@ def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -
 
 
 def _write_beside_copy(adata: AnnData, path: Path, source: str | Path) -> None:
-    """Copy an .h5ad file, and put the annotation into the copy.
-
-    On a full disk HDF5 itself ends the interpreter. The annotation is made in memory, and Python makes room for it.
-    """
-    image = io.BytesIO()
-    with h5py.File(image, "w") as annotation, replacing(path) as fresh:
-        _write_annotation(annotation, adata)
-        annotation.flush()
+    """Copy an .h5ad file, and put the annotation into the copy."""
+    with replacing(path) as fresh:
         shutil.copyfile(source, fresh)
-        with fresh.open("ab") as file:
-            file.write(image.getbuffer())
-            file.write(bytes(_ROOM))
-        with h5py.File(fresh, "r+") as file:
+        with changed_hdf5(fresh) as file:
             for name in _ANNOTATION:
-                if name in file:
-                    del file[name]
-                annotation.copy(name, file)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
+                file.pop(name, None)
+            _write_annotation(file, adata)
 
 
 def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path) -> None:

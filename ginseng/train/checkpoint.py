@@ -25,7 +25,7 @@ from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
 from ginseng.utils.workspace import remove_leftovers
 
 TRACED = "model, optimizer and loss"  # in a description: the step as JAX traces it
-_FILE = "checkpoint.h5"
+FILE = "checkpoint.h5"  # in its folder
 _MEMBERS = ("description", "records", "leaves")
 _SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
 _VERSIONS = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "optax")}
@@ -51,7 +51,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, description: dict[str, Any]):
-        self._path = Path(folder) / _FILE
+        self._path = Path(folder) / FILE
         self._description = json.loads(_as_json({**description, "versions": _VERSIONS}))
         self._saved_at = time.monotonic()
         require_writable_path(self._path)
