@@ -77,12 +77,22 @@ def write_store(
     with naming("The annotation of the dataset", "cannot be written"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        _require_whole(
+            [*gene_names, *obs.index, *(name for _, column in obs.items() for name in column.cat.categories)]
+        )
         root.attrs.update({**header, **attributes, "digest": kept})
         anndata.io.write_elem(root, "obs", obs)
         anndata.io.write_elem(root, "var", _var_of(gene_names, attributes.get("second_names")))
         zarr.consolidate_metadata(root.store)
     for name, values in arrays.items():
         root.create_array(name, data=values)
+
+
+def _require_whole(names: list[str]) -> None:
+    """Raise a ValueError if arrays of text would cut a name, as they do NUL characters at its end."""
+    for name in names:
+        if "\0" in str(name):
+            raise ValueError(f"{name!r} holds a NUL character")
 
 
 def _var_of(gene_names: list[str], second: list[str] | None) -> pd.DataFrame:
