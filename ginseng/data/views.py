@@ -31,7 +31,8 @@ def draw_split(dataset: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """The two parts of a split that `GinsengDataset.make_split` would store, by its arguments."""
     groups = None if dataset.groups is None else dataset.groups[dataset.cells]
     train, test = sampling.draw_split(dataset.labels[dataset.cells], groups, **options)
-    return dataset.cells[train], dataset.cells[test]
+    train, test = (dataset.cells[part].astype(np.int32) for part in (train, test))  # the type that is stored
+    return train, test
 
 
 def divided(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:
