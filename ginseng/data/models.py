@@ -14,10 +14,11 @@ from ginseng.model.annotator import Annotator
 from ginseng.model.background import Background
 from ginseng.model.calibration import as_tree, from_tree
 from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import in_short, shorten, warn
 
 MODEL_FORMAT = "1"
 _ARRAYS = ("genes", "label_keys", "label_values")
@@ -201,7 +202,7 @@ def is_model(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
-    with opened_hdf5(path) as file:
+    with naming(path), opened_hdf5(path) as file:
         return kind_of(file) == "model"
 
 
@@ -236,8 +237,8 @@ def _require_model(file: h5py.File, path: Path) -> None:
 
 def _load_metadata(group: Any) -> dict[str, Any]:
     try:
-        loaded = {name: json.loads(dataset.asstr()[()]) for name, dataset in group.items()}
+        loaded = {name: read_json(dataset.asstr()[()]) for name, dataset in group.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        warn(f"The metadata of the model cannot be read and are left out: {error}.")
+        warn(f"The metadata of the model cannot be read and are left out: {in_short(error)}.")
         return {}
     return {**loaded, "created": group.attrs.get("created")}

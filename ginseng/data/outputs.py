@@ -16,6 +16,7 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
+from ginseng.utils.bounds import read_json, require_own_files
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
 
@@ -24,6 +25,7 @@ TABLES = (*SEPARATORS, ".parquet")
 SUFFIXES = (".h5ad", ".zarr", *TABLES)
 _ANNOTATION = ("obs", "obsm", "uns")  # what annotating changes
 _MARK, _MARK_LINE = "ginseng_shard", "# ginseng shard "
+_LINE = 2**20  # characters of a mark at most
 
 
 def require_output(path: Path) -> None:
@@ -218,16 +220,20 @@ def read_mark(path: Path) -> dict[str, Any]:
     with naming(path):
         if path.suffix in SEPARATORS:
             with path.open(encoding="utf-8") as file:
-                line = file.readline()
+                line = file.readline(_LINE)
             mark = line.removeprefix(_MARK_LINE) if line.startswith(_MARK_LINE) else None
         elif path.suffix == ".parquet":
             return _require_mark(pd.read_parquet(path, columns=[]).attrs.get(_MARK), path)
         elif path.suffix == ".zarr":
+            require_own_files(path)
             mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_MARK)
         elif path.suffix == ".h5ad":
             with opened_hdf5(path) as file:
                 mark = file.attrs.get(_MARK)
-    return json.loads(_require_mark(mark, path))
+        mark = read_json(_require_mark(mark, path))
+        if not isinstance(mark, dict):
+            raise ValueError("what it tells of a shard is no record")
+    return mark
 
 
 def read_told(path: Path) -> pd.DataFrame:
@@ -241,10 +247,11 @@ def read_told(path: Path) -> pd.DataFrame:
     >>> list(read_told(path))
     ['type']
     """
-    if path.suffix in SEPARATORS:
-        return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0)
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
+    with naming(path):
+        if path.suffix in SEPARATORS:
+            return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
     return read_annotation(path).obs  # pyright: ignore[reportReturnType]
 
 
@@ -290,10 +297,14 @@ def _joined(parts: list[AnnData]) -> AnnData:
 
 
 def _join_texts(shards: list[Path], path: Path) -> None:
+    header = b""
     with replacing(path) as fresh, fresh.open("wb") as output:
         for number, shard in enumerate(shards):
-            with shard.open("rb") as file:
-                mark = file.readline().decode().removeprefix(_MARK_LINE)
-                if number:
-                    file.seek(json.loads(mark)["n_header"], os.SEEK_CUR)
+            with naming(shard, "is no whole shard"), shard.open("rb") as file:
+                mark = read_json(file.readline(_LINE).decode().removeprefix(_MARK_LINE))
+                found = file.read(max(mark["n_header"], 0))
+                header = found if number == 0 else header
+                if found != header:
+                    raise ValueError(f"{shard} has other columns than {shards[0]}.")
+                output.write(header if number == 0 else b"")
                 shutil.copyfileobj(file, output)

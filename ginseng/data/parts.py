@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ginseng.data.outputs import SUFFIXES, read_mark, require_output, write_joined
+from ginseng.utils.files import naming
 from ginseng.utils.messages import shorten
+
+_MOST = 100_000  # shards
 
 
 class Shard(NamedTuple):
@@ -116,11 +119,16 @@ def _merge(paths: Sequence[Path], output: Path) -> str:
         if output.exists() and output.samefile(path):
             raise ValueError(f"{output} is one of the shards itself; name another output.")
         mark = read_mark(path)
-        if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
-            what = "number of shards" if differing[0] == "of" else differing[0]
-            raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
-        if mark["number"] in marks:
-            raise ValueError(f"{marks[mark['number']][0]} and {path} are both shard {mark['number']} of {mark['of']}.")
+        with naming(path, "is no whole shard"):
+            if not 1 <= mark["number"] <= mark["of"] <= _MOST:
+                raise ValueError(f"it is number {mark['number']} of {mark['of']}")
+            if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
+                what = "number of shards" if differing[0] == "of" else differing[0]
+                raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
+            if mark["number"] in marks:
+                raise ValueError(
+                    f"{marks[mark['number']][0]} and {path} are both shard {mark['number']} of {mark['of']}."
+                )
         marks[mark["number"]] = (path, mark)
     if missing := [str(number) for number in range(1, first["of"] + 1) if number not in marks]:
         raise ValueError(f"Of {first['of']} shards of {output.name}, these are missing: {shorten(missing)}.")

@@ -13,12 +13,15 @@ from anndata import AnnData
 from ginseng.data.downloads import downloaded
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
-from ginseng.data.typed import folder_of
+from ginseng.data.typed import folder_of, require_bounded
+from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, naming
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten
-from ginseng.utils.soundness import require_sound
+from ginseng.utils.soundness import require_sound, require_sound_where_stored
+
+_ALIGNED = ("obsm", "varm", "obsp", "varp")
 
 
 def read_adata(path: str | Path, backed: bool = True) -> AnnData:
@@ -131,6 +134,7 @@ def read_annotation(path: str | Path) -> AnnData:
 
 
 def _annotation_in(root: Any) -> AnnData:
+    _require_sound_annotation(root)
     parts: dict[str, Any] = {name: ad.io.read_elem(root[name]) for name in ("obs", "obsm", "uns") if name in root}
     return AnnData(**parts)
 
@@ -178,9 +182,12 @@ def is_zarr(path: str | Path) -> bool:
 
 
 def _open_zarr(path: str | Path) -> zarr.Group:
-    """The root of an AnnData .zarr store, of which no file has gone."""
+    """The root of an AnnData .zarr store, of which no file has gone and none is elsewhere."""
     with naming(path):
+        if not is_url(path):
+            require_own_files(path)
         root = zarr.open_group(path, mode="r")
+        require_bounded(root, path)
         if "obs" not in root or "var" not in root:
             raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
         if folder_of(root) is not None:
@@ -190,10 +197,18 @@ def _open_zarr(path: str | Path) -> zarr.Group:
 
 def _sound(adata: AnnData) -> AnnData:
     """The same, unless a sparse matrix contradicts itself, by which slicing would end the interpreter."""
-    raw = None if adata.raw is None else adata.raw.X
-    for matrix in (*(adata.layers[name] for name in layer_names(adata)), raw, x_of(adata)):
+    raw: Any = adata.raw
+    raws = () if raw is None else (raw.X, *raw.varm.values())
+    further = (matrix for name in _ALIGNED for matrix in getattr(adata, name).values())
+    for matrix in (*(adata.layers[name] for name in layer_names(adata)), *raws, *further, x_of(adata)):
         require_sound(matrix)
     return adata
+
+
+def _require_sound_annotation(root: Any) -> None:
+    for aligned in (root[name] for name in _ALIGNED if name in root):
+        for name in aligned:
+            require_sound_where_stored(aligned[name])
 
 
 def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
@@ -203,6 +218,7 @@ def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
         further = {}
         if annotation:
             further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
+            _require_sound_annotation(root)
             pairs = [name for name in ("obsp", "varp") if name in root]
             further |= {name: {key: _on_disk(root[name][key]) for key in root[name]} for name in pairs}
         return AnnData(

@@ -13,6 +13,7 @@ from zarr.storage import LocalStore
 
 from ginseng.data.shards import ShardReader, smallest_type
 from ginseng.data.store import Contents, require_dense, require_unchanged
+from ginseng.utils.messages import in_short
 from ginseng.utils.soundness import require_indices
 
 _ROWS_READ_AT_ONCE = 4096
@@ -89,7 +90,7 @@ class StoredCounts:
                 return self._read_dense(visits, stopped)
             return self._read_csr(visits, stopped)
         except (RuntimeError, ValueError) as error:  # the former of the package zarrs
-            raise OSError(f"{self._root.store} is damaged ({error}). Create the dataset anew.") from error
+            raise OSError(f"{self._root.store} is damaged ({in_short(error)}). Create the dataset anew.") from error
         finally:
             require_unchanged(self._root)
 

@@ -12,7 +12,7 @@ from ginseng.data.store import require_unchanged
 from ginseng.data.typed import folder_of, values_of
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import replacing
-from ginseng.utils.messages import warn
+from ginseng.utils.messages import in_short, warn
 
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ATTEMPTS = 200  # at a split that other processes are replacing
@@ -82,7 +82,8 @@ def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] 
             if n_undisturbed == 2:  # not just between two renames
                 if problem is not None:
                     raise ValueError(
-                        f"The split of {root.store} is damaged: delete its folder, split, and make another ({problem})."
+                        f"The split of {root.store} is damaged: delete its folder, split, and make another "
+                        f"({in_short(problem)})."
                     ) from problem
                 return None, None
         time.sleep(_MOMENT)

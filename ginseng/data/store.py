@@ -28,7 +28,8 @@ from scipy import sparse
 from zarr.errors import ZarrUserWarning
 
 from ginseng.data.shards import GrowingArray
-from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
+from ginseng.data.typed import array_of, folder_of, n_missing_chunks, require_bounded, values_of
+from ginseng.utils.bounds import require_own_files
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, naming
 from ginseng.utils.messages import unknown_name, warn
@@ -279,6 +280,9 @@ def open_store(path: str | Path) -> zarr.Group:
         raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
     if not is_url(path) and Path(path).is_file():
         raise ValueError(f"{path} is a file, not a ginseng dataset; GinsengDataset.create makes one from counts.")
+    if not is_url(path):
+        with naming(path):
+            require_own_files(path)
     read_only = str(path).startswith(("http://", "https://"))
     try:
         root = _group_at(path if is_url(path) else Path(path).absolute(), mode="r" if read_only else "r+")
@@ -286,6 +290,8 @@ def open_store(path: str | Path) -> zarr.Group:
         raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
     if root is None or not all(name in root.attrs for name in _ATTRIBUTES):
         raise ValueError(f"{path} is not a ginseng dataset; GinsengDataset.create makes one from counts.")
+    with naming(path, "is a damaged dataset"):
+        require_bounded(root, path)
     return root
 
 

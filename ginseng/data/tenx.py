@@ -3,19 +3,23 @@
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.io
 from anndata import AnnData
 from scipy import sparse
 
+from ginseng.utils.bounds import opened_text, read_table, require_inside, require_plausible
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
-from ginseng.utils.soundness import require_sound
+from ginseng.utils.soundness import require_indices, require_sound
+
+_MTX = (b"%%matrixmarket", b"matrix", b"coordinate")
+_ENTRY = 16  # bytes of an entry of a Matrix Market file once it is read
+_LINE = 2**16  # bytes of a line before the entries, at most
 
 
 def read_10x_mtx(
@@ -52,17 +56,12 @@ def read_10x_mtx(
     """
     path = Path(path)
     matrix_file = _find(path, "matrix.mtx")
-    with naming(matrix_file):
-        counts = sparse.csr_matrix(sparse.coo_matrix(scipy.io.mmread(matrix_file)).T)
     barcodes = _read_tsv(_find(path, "barcodes.tsv"))
     features = _read_tsv(_find(path, "features.tsv", "genes.tsv"))
     var = pd.DataFrame({"gene_ids": features[0], "gene_symbols": features[1 if features.shape[1] > 1 else 0]})
     if features.shape[1] > 2:
         var["feature_types"] = features[2]
-    if counts.shape != (named := (len(barcodes), len(var))):
-        raise ValueError(
-            f"{matrix_file} holds {counts.shape} cells and features, but the tables beside it name {named}."
-        )
+    counts = _read_mtx(matrix_file, (len(barcodes), len(var)))
     return _assemble(counts, barcodes[0], var, var_names, make_unique, gex_only)
 
 
@@ -187,6 +186,8 @@ def _find(folder: Path, *names: str) -> Path:
     for name in names:
         for candidate in (folder / f"{name}.gz", folder / name):
             if candidate.exists():
+                with naming(folder):
+                    require_inside(candidate, folder)
                 return candidate
     inside = sorted(str(found.parent) for found in folder.glob(f"*/{names[0]}*"))
     hint = f" Did you mean {shorten(inside, 3)}?" if inside else ""
@@ -198,7 +199,40 @@ def _find(folder: Path, *names: str) -> Path:
 
 def _read_tsv(path: Path) -> pd.DataFrame:
     with naming(path):
-        return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+        return read_table(path, "\t", csv.QUOTE_NONE)
+
+
+def _read_mtx(path: Path, named: tuple[int, int]) -> sparse.csr_matrix:
+    """Read features x cells in Matrix Market's coordinates as cells x features, of which the tables name so many.
+
+    SciPy's reader ends the interpreter on what is packed and damaged.
+    """
+    with naming(path), opened_text(path) as file:
+        kind = file.readline(_LINE).lower().split()
+        if kind not in ([*_MTX, b"integer", b"general"], [*_MTX, b"real", b"general"]):
+            raise ValueError(f"it does not begin as a matrix of 10x does, but with {kind[:5]}")
+        lines = iter(lambda: file.readline(_LINE), b"")
+        sizes = next((line for line in lines if line.strip() and not line.startswith(b"%")), b"")
+        n_features, n_cells, n_entries = map(int, sizes.split())
+        if (n_cells, n_features) != named:
+            raise ValueError(
+                f"{path} holds {(n_cells, n_features)} cells and features, but the tables beside it name {named}."
+            )
+        require_plausible([_ENTRY * n_entries], path)
+        values = np.int64 if kind[3] == b"integer" else np.float64
+        dtypes: Any = {0: np.int32, 1: np.int32, 2: values}
+        try:
+            how: Any = {"sep": r"\s+", "header": None, "dtype": dtypes, "float_precision": "round_trip"}
+            entries = pd.read_csv(cast(Any, file), **how)
+        except pd.errors.EmptyDataError:
+            entries = pd.DataFrame({column: np.empty(0, dtype) for column, dtype in dtypes.items()})
+        if entries.shape != (n_entries, 3):
+            n_lines, n_columns = entries.shape
+            raise ValueError(f"it has {n_lines:,} lines of {n_columns} numbers, where {n_entries:,} of 3 are told")
+        features, cells = (entries[column].to_numpy() - 1 for column in (0, 1))
+        require_indices(features, n_features)
+        require_indices(cells, n_cells)
+        return sparse.csr_matrix((entries[2].to_numpy(), (cells, features)), shape=named)
 
 
 def _text(dataset: Any) -> np.ndarray:

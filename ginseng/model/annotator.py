@@ -20,6 +20,7 @@ from ginseng.model.calibration import Calibration, as_tree, from_tree
 from ginseng.model.ensemble import joined, members_of
 from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing
 from ginseng.utils.names import require_second_names
@@ -206,7 +207,7 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     with naming(path, "is no annotator, is damaged, or belongs to a module of another making"):
         kept, first, leaves = Path(path).read_bytes().split(b"\n", 2)
         require_digest(kept.decode(), _digest_of(first, leaves), "its names or weights")
-        header = json.loads(first)
+        header = read_json(first)
         if header.pop("format") != _FORMAT:
             raise ValueError("its format is another")
         _require_equal(header.pop("making"), dict(_making(like)))
@@ -214,8 +215,27 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
             kept = {name: np.asarray(means, np.float32) for name, means in header["background"].items()}
             header["background"] = Background(**kept)
         if "calibration" in header:
-            header["calibration"] = from_tree({n: np.array(v, t) for n, (t, v) in header["calibration"].items()})
-        return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like), **header)
+            header["calibration"] = from_tree({n: _numbers(v, t) for n, (t, v) in header["calibration"].items()})
+        return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like, _leaf), **header)
+
+
+def _numbers(values: list[Any], dtype: str) -> np.ndarray:
+    if np.dtype(dtype).kind not in "iuf":
+        raise ValueError(f"a part of its calibration is {dtype}, where numbers are expected")
+    return np.array(values, dtype)
+
+
+def _leaf(file: Any, like: Any) -> Any:
+    """What Equinox reads for a leaf, of which the shape is known before memory is taken for it."""
+    if eqx.is_array_like(like) or isinstance(like, jax.ShapeDtypeStruct):
+        begin = file.tell()
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("a weight is stored in another way than Equinox does")
+        shape, *_ = np.lib.format.read_array_header_1_0(file)
+        if shape != np.shape(like):
+            raise ValueError(f"a weight has shape {shape}, where {np.shape(like)} is expected")
+        file.seek(begin)
+    return eqx.default_deserialise_filter_spec(file, like)
 
 
 def _digest_of(*parts: bytes) -> str:

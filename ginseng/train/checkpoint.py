@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from ginseng.metrics import Scores, scores_of
 from ginseng.train.logger import GinsengLogger
 from ginseng.train.run import Best, Run
+from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming, require_writable_path
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
@@ -26,6 +27,7 @@ from ginseng.utils.workspace import remove_leftovers
 
 TRACED = "model, optimizer and loss"  # in a description: the step as JAX traces it
 FILE = "checkpoint.h5"  # in its folder
+_FAULT = "is not a checkpoint that can be read"
 _MEMBERS = ("description", "records", "leaves")
 _SECONDS_BETWEEN = 60.0  # what a kill costs at most; saving takes about a second
 _VERSIONS = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "optax")}
@@ -94,26 +96,28 @@ class Checkpoint:
             If the file cannot be read, or holds another run, or one of another version of JAX.
         """
         description, records, leaves = _read(self._path)
-        self._require_same(description)
-        best = None
-        if records["best"] is not None:
-            epoch, loss, confusion = records["best"]
-            best = Best(epoch, loss, like.state.shown, _scores_of(confusion))
-        like = dataclasses.replace(like, best=best)
-        expected = _named(like)
-        if _shapes(leaves) != _shapes({name: _storable(leaf) for name, leaf in expected.items()}):
-            raise ValueError(f"{self._path} is of another model or optimiser; name another directory.")
-        restored = [_restored(leaves[name], leaf) for name, leaf in expected.items()]
-        state, best_params = jax.tree.unflatten(jax.tree.structure(_weights(like)), restored)
-        return dataclasses.replace(
-            like,
-            **{name: records[name] for name in _PLACES},
-            totals=tuple(records["totals"]),
-            state=state,
-            logger=GinsengLogger(**records["logger"]),
-            scores=_scores_of(records["scores"]),
-            best=None if best is None else best._replace(params=best_params),
-        )
+        with naming(self._path, _FAULT):
+            self._require_same(description)
+            np.random.default_rng().bit_generator.state = records["rng"]  # which it refuses if it is none
+            best = None
+            if records["best"] is not None:
+                epoch, loss, confusion = records["best"]
+                best = Best(epoch, loss, like.state.shown, _scores_of(confusion))
+            like = dataclasses.replace(like, best=best)
+            expected = _named(like)
+            if _shapes(leaves) != _shapes({name: _storable(leaf) for name, leaf in expected.items()}):
+                raise ValueError(f"{self._path} is of another model or optimiser; name another directory.")
+            restored = [_restored(leaves[name], leaf) for name, leaf in expected.items()]
+            state, best_params = jax.tree.unflatten(jax.tree.structure(_weights(like)), restored)
+            return dataclasses.replace(
+                like,
+                **{name: records[name] for name in _PLACES},
+                totals=tuple(records["totals"]),
+                state=state,
+                logger=GinsengLogger(**records["logger"]),
+                scores=_scores_of(records["scores"]),
+                best=None if best is None else best._replace(params=best_params),
+            )
 
     def _require_same(self, saved: dict[str, Any]) -> None:
         names = [name for name in {**saved, **self._description} if name != "versions"]
@@ -150,10 +154,10 @@ def _read(path: Path) -> Contents:
         if isinstance(found, h5py.Dataset):
             leaves[name] = np.asarray(found)
 
-    with naming(path, "is not a checkpoint that can be read"), opened_hdf5(path) as file:
+    with naming(path, _FAULT), opened_hdf5(path) as file:
         require_digest(str(file.attrs["digest"]), contents_digest(file, _MEMBERS), "its contents")
         texts: Any = file["description"], file["records"]
-        description, records = (json.loads(text[()]) for text in texts)
+        description, records = (read_json(text[()]) for text in texts)
         group: Any = file["leaves"]
         group.visititems(take)
     return description, records, leaves

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.files import naming, replacing, require_writable_path
 
 
 @dataclass
@@ -130,7 +130,8 @@ class LogFile:
             header, line, start = "", json.dumps(known), f'{{"epoch": {row["epoch"]},'
         else:
             header, line, start = ",".join(row), ",".join(map(str, row.values())), f"{row['epoch']},"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        with naming(self._path):
+            lines = self._path.read_text().splitlines() if self._path.exists() else []
         lines = lines or [header] * bool(header)
         if self.goes_on and lines and lines[-1].startswith(start):
             lines.pop()

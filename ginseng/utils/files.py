@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ginseng.utils.messages import in_short
 from ginseng.utils.workspace import PREFIX, put_in_place, workspace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -81,7 +82,9 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
         if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        told = ". ".join([f"{kind}{error}".rstrip("."), *getattr(error, "__notes__", [])])  # where, of anndata
+        told = ". ".join(
+            [f"{kind}{in_short(error)}".rstrip("."), *getattr(error, "__notes__", [])]
+        )  # where, of anndata
         raise ValueError(f"{path} {fault}: {told}".rstrip(".") + ".") from error
 
 

@@ -10,8 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ginseng.utils.bounds import declared_bytes, require_plausible, require_regular
 from ginseng.utils.digest import digest
-from ginseng.utils.files import replacing
+from ginseng.utils.files import naming, replacing
+from ginseng.utils.messages import in_short
+
+_h5: Any = h5py  # of whose low level there are no types
+_DEEPEST = 100  # groups within groups
 
 _PAGE = 2**16  # bytes
 
@@ -141,26 +146,64 @@ class _Changes(io.RawIOBase):
 
 @contextmanager
 def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, unless it leads to other files or asks for more memory than its size lets expect.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is none, is damaged, or does that.
 
     Examples
     --------
     >>> with opened_hdf5("cells.h5") as file:  # doctest: +SKIP
     ...     print(list(file))
     """
+    require_regular(path)
     try:
         file = h5py.File(path)
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({error}).") from error
+        raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({in_short(error)}).") from error
     with file:
+        with naming(path):
+            require_plausible(_declared(file.id), path)
         yield file
+
+
+def _declared(group: Any, depth: int = 1) -> Iterator[int]:
+    """Memory that each member of a group asks for, none of which may be elsewhere."""
+    if depth > _DEEPEST:
+        raise ValueError("its groups hold one another without an end")
+    for name in group:
+        link = group.links.get_info(name).type
+        if link == _h5.h5l.TYPE_EXTERNAL:
+            raise ValueError(f"its {_told(name)} is a link to another file")
+        try:
+            member = _h5.h5o.open(group, name)
+        except KeyError:
+            if link == _h5.h5l.TYPE_SOFT:  # to nothing: whoever needs it says so
+                continue
+            raise
+        yield 0
+        if isinstance(member, _h5.h5g.GroupID):
+            yield from _declared(member, depth + 1)
+        elif isinstance(member, _h5.h5d.DatasetID):
+            yield _declared_by(member, name)
+
+
+def _declared_by(dataset: Any, name: bytes) -> int:
+    creation, kind = dataset.get_create_plist(), dataset.get_type()
+    layout = creation.get_layout()
+    if layout == _h5.h5d.VIRTUAL or creation.get_external_count():
+        raise ValueError(f"its {_told(name)} is stored elsewhere: copy the file together with that, as by h5repack")
+    chunk = creation.get_chunk() if layout == _h5.h5d.CHUNKED else None
+    is_text = kind.get_class() not in (_h5.h5t.INTEGER, _h5.h5t.FLOAT, _h5.h5t.ENUM, _h5.h5t.BITFIELD)
+    return declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
+
+
+def _told(name: bytes) -> str:
+    return in_short(name.decode(errors="replace"))
 
 
 def contents_digest(file: h5py.File, names: Iterable[str], attributes: Iterable[str] = ()) -> str:

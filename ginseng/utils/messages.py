@@ -125,3 +125,15 @@ def shorten(names: Iterable[str], n_shown: int = 12) -> str:
     shown = ", ".join(names[:n_shown])
     n_more = len(names) - n_shown
     return f"{shown}, ... ({n_more:,} more)" if n_more > 0 else shown
+
+
+def in_short(text: object, n_shown: int = 400) -> str:
+    """What another package or a file says, cut where it goes on: what a file holds may stand in it.
+
+    Examples
+    --------
+    >>> in_short("no such codec", n_shown=7)
+    'no such...'
+    """
+    told = str(text)
+    return told if len(told) <= n_shown else f"{told[:n_shown]}..."

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ginseng.utils.bounds import read_table
 from ginseng.utils.files import naming, replacing
 
 Pairs = str | Path | pd.DataFrame | Mapping[str, str]
@@ -103,7 +104,7 @@ def _table(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> 
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}, which `{argument}` names.")
         with naming(path, f"is no table of {what}"):
-            table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
+            table = read_table(path, separator, na_values=[""])
     if table.shape[1] != 2:
         raise ValueError(f"`{argument}` must have two columns, {' and '.join(columns)}, but has {table.shape[1]}.")
     return table.set_axis(list(columns), axis=1).replace("", np.nan)

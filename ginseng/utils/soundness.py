@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import h5py
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import sparse_dataset
@@ -39,18 +38,18 @@ def require_sound(matrix: Any) -> None:
 
 
 def require_sound_where_stored(matrix: Any) -> None:
-    """The same of a sparse matrix in an open file, with its indices, before all of it is read by other code.
+    """The same of a sparse matrix in an open file or store, with its indices, before other code reads all of it.
 
     Examples
     --------
     >>> require_sound_where_stored(np.eye(2))
     """
-    if isinstance(matrix, h5py.Group):
+    if hasattr(matrix, "keys") and "indptr" in matrix:
         dataset = sparse_dataset(matrix)
         require_sound(dataset)
         indices: Any = matrix["indices"]
         n_columns = dataset.shape[not isinstance(dataset, CSCDataset)]
-        for start in range(0, len(indices), _AT_ONCE):
+        for start in range(0, indices.shape[0], _AT_ONCE):
             require_indices(indices[start : start + _AT_ONCE], n_columns)
 
 
