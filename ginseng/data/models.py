@@ -137,6 +137,8 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         _require_model(file, path)
         arrays: dict[str, Any] = {name: file[name][()] for name in _ARRAYS}
         attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
+        if attributes["normalize"] not in (0, 1):
+            raise ValueError(f"`normalize` is {attributes['normalize']!r}")
         params = _load_pytree(file["params"])
         further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
         members = [further[number] for number in sorted(further, key=int)]

@@ -87,10 +87,8 @@ def write_annotated(
     if isinstance(annotated, pd.DataFrame):
         _write_table(annotated, path, mark)
         return
-    with (
-        naming(path, "cannot be written"),
-        ad.settings.override(allow_write_nullable_strings=True, remove_unused_categories=False),
-    ):
+    how = ad.settings.override(allow_write_nullable_strings=True, remove_unused_categories=False)
+    with how, naming(path, "cannot be written"):
         if annotated.isbacked:
             annotated = annotated.to_memory()
         if source is not None and path.suffix == ".h5ad" and is_encoded_h5ad(source):

@@ -9,7 +9,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
-from ginseng.utils.bounds import declared_bytes, require_plausible
+from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible
 
 
 def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
@@ -93,7 +93,7 @@ def require_bounded(root: zarr.Group, path: str | Path) -> None:
 
 def _declared_by(name: str, item: Any) -> int:
     if not isinstance(item, zarr.Array):
-        return 0
+        return declared_rows(item.attrs.get("shape"))
     metadata: Any = item.metadata
     if (
         "pickle"

@@ -3,7 +3,7 @@
 What is declared in a file of HDF5 or a zarr store - the shapes of all arrays, added up - may be 1 GiB, or 1,032 times
 the bytes that are there, which is what deflate compresses to at best. Each text counts as 64 bytes, which it takes in
 memory, and each chunk as 4 KiB. A packed text may unpack to 64 MiB, or 100 times its bytes; JSON has 128 MiB at most,
-a file or store 100,000 members, a table 1,000 columns.
+a file or store 50,000 members, a table 1,000 columns.
 """
 
 import bz2
@@ -19,13 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 _LEAST, _RATIO = 2**30, 1032
 _TEXT_LEAST, _TEXT_RATIO = 2**26, 100
 _OF_TEXT, _OF_CHUNK = 64, 2**12
 _JSON = 2**27
-_MOST_COLUMNS, _MOST_MEMBERS = 1000, 100_000
+_MOST_COLUMNS, _MOST_MEMBERS = 1000, 50_000
 _METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -55,6 +56,18 @@ def declared_bytes(shape: Sequence[int], item: int, chunk: Sequence[int] | None 
         return size
     n_chunks = math.prod(-(-length // max(part, 1)) for length, part in zip(shape, chunk, strict=True))
     return max(size, math.prod(chunk) * item, n_chunks * _OF_CHUNK)
+
+
+def declared_rows(shape: Any) -> int:
+    """Memory that the row ends of a sparse matrix ask for, of which a file tells this shape; 0 if it is none.
+
+    Examples
+    --------
+    >>> declared_rows([1000, 20]), declared_rows(None), declared_rows("wide")
+    (8000, 0, 0)
+    """
+    lengths = np.asarray(shape)
+    return 8 * int(lengths.max()) if lengths.size and lengths.dtype.kind in "iu" else 0
 
 
 def require_plausible(declared: Iterable[int], path: str | Path) -> None:
@@ -127,11 +140,11 @@ def require_inside(path: str | Path, folder: str | Path) -> None:
     >>> require_inside("10x/matrix.mtx", "10x")
     """
     target, around = Path(path).resolve(), Path(folder).resolve()
+    name, holder = Path(path).name, Path(path).parent.resolve()
+    if target in (holder, *holder.parents):
+        raise ValueError(f"its {name} is a symbolic link to a folder around it")
     if around not in target.parents:
-        name = Path(path).name
         raise ValueError(f"its {name} is a symbolic link out of the folder: copy what it leads to in its place")
-    if target in (Path(path).parent.resolve() / "x").parents:
-        raise ValueError(f"its {Path(path).name} is a symbolic link to a folder around it")
 
 
 def require_regular(path: str | Path) -> None:
@@ -241,7 +254,7 @@ def read_json(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is none, or too large.
+        If it is none, too large, or nested too deeply.
 
     Examples
     --------
@@ -252,4 +265,7 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError(f"it holds a {type(text).__name__}, where a JSON text is expected")
     if len(text) > _JSON:
         raise ValueError(f"a JSON text of it has {len(text):,} bytes, where {_JSON:,} are read at most")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("a JSON text of it is nested too deeply") from error

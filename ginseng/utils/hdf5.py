@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ginseng.utils.bounds import declared_bytes, require_plausible, require_regular
+from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible, require_regular
 from ginseng.utils.digest import digest
 from ginseng.utils.files import naming, replacing
 from ginseng.utils.messages import in_short
@@ -185,8 +185,8 @@ def _declared(group: Any, depth: int = 1) -> Iterator[int]:
             if link == _h5.h5l.TYPE_SOFT:  # to nothing: whoever needs it says so
                 continue
             raise
-        yield 0
         if isinstance(member, _h5.h5g.GroupID):
+            yield declared_rows(h5py.Group(member).attrs["shape"]) if _h5.h5a.exists(member, b"shape") else 0
             yield from _declared(member, depth + 1)
         elif isinstance(member, _h5.h5d.DatasetID):
             yield _declared_by(member, name)
@@ -198,6 +198,10 @@ def _declared_by(dataset: Any, name: bytes) -> int:
     if layout == _h5.h5d.VIRTUAL or creation.get_external_count():
         raise ValueError(f"its {_told(name)} is stored elsewhere: copy the file together with that, as by h5repack")
     chunk = creation.get_chunk() if layout == _h5.h5d.CHUNKED else None
+    if kind.get_class() == _h5.h5t.REFERENCE:
+        raise ValueError(
+            f"its {_told(name)} refers to other places of the file, which no file of counts or models does"
+        )
     is_text = kind.get_class() not in (_h5.h5t.INTEGER, _h5.h5t.FLOAT, _h5.h5t.ENUM, _h5.h5t.BITFIELD)
     return declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
 
