@@ -24,6 +24,7 @@ ORDER = [
     "utils.devices",
     "utils.precision",
     "utils.digest",
+    "utils.heaps",
     "utils.hdf5",
     "utils.soundness",
     "utils.transpose",

@@ -26,6 +26,7 @@ _ATTRIBUTES = ("n_genes", "n_classes", "hidden_dim", "normalize", "target_sum", 
 _DOCUMENTED = ("params", *_ARRAYS)
 _FURTHER, _BACKGROUND, _SECOND, _CALIBRATION = "members", "background", "names/second", "calibration"
 _OURS = (_FURTHER, _BACKGROUND, _SECOND)  # which, and the calibration, ginseng 0.2.1 ignores
+_OF_METADATA = "metadata_digest"
 _VERSIONED_PACKAGES = ("ginseng-eqx", "jax", "equinox", "optax", "anndata", "numpy")
 
 
@@ -92,6 +93,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             if name != "created":
                 metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
         metadata.attrs["digest"] = _digest_of(file)
+        metadata.attrs[_OF_METADATA] = contents_digest(file, ["metadata"])
 
 
 def _as_json(value: Any) -> Any:
@@ -144,7 +146,7 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         members = [further[number] for number in sorted(further, key=int)]
         background = Background(**_load_pytree(file[_BACKGROUND])) if _BACKGROUND in file else None
         calibration = from_tree(_load_pytree(file[_CALIBRATION])) if _CALIBRATION in file else None
-        metadata = _load_metadata(file["metadata"]) if "metadata" in file else {}
+        metadata = _load_metadata(file) if "metadata" in file else {}
         arrays |= {"second_names": file[_SECOND][()]} if _SECOND in file else {}
         for name in {"genes", "label_keys", "second_names"} & set(arrays):
             arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
@@ -158,6 +160,8 @@ def load_model(path: str | Path) -> GinsengClassifierState:
             metadata=metadata,
         )
         for layer, leaves in [entry for tree in (params, *members) for entry in tree.items()]:
+            if any(leaf.dtype.kind not in "fiu" for leaf in leaves.values()):
+                raise ValueError(f"it holds weights of layer '{layer}' that are no real numbers")
             if not all(np.isfinite(leaf).all() for leaf in leaves.values()):
                 raise ValueError(f"it holds weights of layer '{layer}' that are not finite")
         kept = file["metadata"].attrs.get("digest") if "metadata" in file else None
@@ -237,8 +241,10 @@ def _require_model(file: h5py.File, path: Path) -> None:
         raise ValueError(f"{path} is an HDF5 file, but not a ginseng model: it lacks {shorten(lacking)}.")
 
 
-def _load_metadata(group: Any) -> dict[str, Any]:
+def _load_metadata(file: Any) -> dict[str, Any]:
+    group = file["metadata"]
     try:
+        require_digest(group.attrs.get(_OF_METADATA), contents_digest(file, ["metadata"]), "they")
         loaded = {name: read_json(dataset.asstr()[()]) for name, dataset in group.items()}
     except (ValueError, AttributeError, TypeError) as error:
         warn(f"The metadata of the model cannot be read and are left out: {in_short(error)}.")

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
 
 from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
+from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
 
@@ -142,10 +144,19 @@ def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -
             return
         how: dict[str, Any] = {"index_label": "cell", "sep": SEPARATORS[path.suffix]}
         with fresh.open("w", encoding="utf-8", newline="") as file:
-            if mark is not None:
-                n_header = len(table.iloc[:0].to_csv(**how).encode())
-                file.write(f"{_MARK_LINE}{json.dumps({**mark, 'n_header': n_header})}\n")
-            table.to_csv(file, **how)
+            if mark is None:
+                table.to_csv(file, **how)
+            else:
+                text = table.to_csv(**how)
+                told = {**mark, "n_header": len(table.iloc[:0].to_csv(**how).encode())}
+                told["digest"] = _digest_of_text(told, text.encode())
+                file.write(f"{_MARK_LINE}{json.dumps(told)}\n{text}")
+
+
+def _digest_of_text(mark: dict[str, Any], text: bytes) -> str:
+    """Of a shard that is a text, which may be cut short after any line."""
+    told = json.dumps({name: value for name, value in mark.items() if name != "digest"})
+    return digest(np.frombuffer(told.encode(), np.uint8), np.frombuffer(text, np.uint8))
 
 
 def _write_beside_copy(adata: AnnData, path: Path, source: str | Path) -> None:
@@ -210,28 +221,31 @@ def read_mark(path: Path) -> dict[str, Any]:
     >>> path = Path(tempfile.mkdtemp()) / "cells.csv"
     >>> write_annotated(pd.DataFrame({"type": ["B"]}, index=["cell1"]), path, mark={"number": 2})
     >>> read_mark(path)
-    {'number': 2, 'n_header': 10}
+    {'number': 2, 'n_header': 10, 'digest': '...'}
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}.")
-    mark = None
+    mark: Any = None
     with naming(path):
         if path.suffix in SEPARATORS:
             with path.open(encoding="utf-8") as file:
                 line = file.readline(_LINE)
             mark = line.removeprefix(_MARK_LINE) if line.startswith(_MARK_LINE) else None
         elif path.suffix == ".parquet":
-            return _require_mark(pd.read_parquet(path, columns=[]).attrs.get(_MARK), path)
+            told = pd.read_parquet(path, columns=[]).attrs.get(_MARK)
+            mark = None if told is None else json.dumps(told)
         elif path.suffix == ".zarr":
             require_own_files(path)
             mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_MARK)
         elif path.suffix == ".h5ad":
             with opened_hdf5(path) as file:
                 mark = file.attrs.get(_MARK)
-        mark = read_json(_require_mark(mark, path))
-        if not isinstance(mark, dict):
+        if mark is None:
+            raise ValueError(f"{path} is no shard: it was not written by `ginseng annotate --shard`.")
+        found = read_json(mark)
+        if not isinstance(found, dict):
             raise ValueError("what it tells of a shard is no record")
-    return mark
+    return found
 
 
 def read_told(path: Path) -> pd.DataFrame:
@@ -253,12 +267,6 @@ def read_told(path: Path) -> pd.DataFrame:
     return read_annotation(path).obs  # pyright: ignore[reportReturnType]
 
 
-def _require_mark(mark: Any, path: Path) -> Any:
-    if mark is None:
-        raise ValueError(f"{path} is no shard: it was not written by `ginseng annotate --shard`.")
-    return mark
-
-
 def write_joined(shards: list[Path], path: Path) -> None:
     r"""Write what the shards hold, one after the other, as it would have been written at once.
 
@@ -275,15 +283,25 @@ def write_joined(shards: list[Path], path: Path) -> None:
     if path.suffix in SEPARATORS:
         _join_texts(shards, path)
     elif path.suffix == ".parquet":
-        tables = [pd.read_parquet(shard) for shard in shards]
-        filled = [table for table in tables if len(table)] or tables[:1]
-        joined = pd.concat(filled) if len(filled) > 1 else filled[0]
-        joined.attrs = {name: value for name, value in tables[0].attrs.items() if name != _MARK}
+        tables = {shard: _table_in(shard) for shard in shards}
+        filled = {shard: table for shard, table in tables.items() if len(table)} or dict(list(tables.items())[:1])
+        types = {shard: table.reset_index().dtypes.astype(str).to_dict() for shard, table in filled.items()}
+        first, *others = filled
+        for other in others:
+            if types[other] != types[first]:
+                raise ValueError(f"{other} and {first} have other columns, or such of other types.")
+        joined = pd.concat(list(filled.values())) if others else filled[first]
+        joined.attrs = {name: value for name, value in tables[shards[0]].attrs.items() if name != _MARK}
         write_annotated(joined, path)
     else:
         parts = [read_adata(shard, backed=False) for shard in shards]
         filled = [part for part in parts if part.n_obs] or parts[:1]
         write_annotated(_joined(filled) if len(filled) > 1 else filled[0], path)
+
+
+def _table_in(shard: Path) -> pd.DataFrame:
+    with naming(shard):
+        return pd.read_parquet(shard)
 
 
 def _joined(parts: list[AnnData]) -> AnnData:
@@ -298,11 +316,12 @@ def _join_texts(shards: list[Path], path: Path) -> None:
     header = b""
     with replacing(path) as fresh, fresh.open("wb") as output:
         for number, shard in enumerate(shards):
-            with naming(shard, "is no whole shard"), shard.open("rb") as file:
-                mark = read_json(file.readline(_LINE).decode().removeprefix(_MARK_LINE))
-                found = file.read(max(mark["n_header"], 0))
+            with naming(shard, "is no whole shard"):
+                mark = read_mark(shard)
+                text = shard.read_bytes().partition(b"\n")[2]
+                require_digest(mark["digest"], _digest_of_text(mark, text), "its cells")
+                found = text[: mark["n_header"]]
                 header = found if number == 0 else header
                 if found != header:
                     raise ValueError(f"{shard} has other columns than {shards[0]}.")
-                output.write(header if number == 0 else b"")
-                shutil.copyfileobj(file, output)
+                output.write(text if number == 0 else text[len(header) :])

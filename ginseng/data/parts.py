@@ -109,26 +109,34 @@ def _outputs_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
 
 
+def _mark_of(path: Path) -> dict[str, Any]:
+    mark = read_mark(path)
+    with naming(path, "is no whole shard"):
+        kinds = {"number": int, "of": int, "options": dict, "model": str}
+        if not {*kinds, "input"} <= set(mark) or not all(isinstance(mark[name], kinds[name]) for name in kinds):
+            raise ValueError(f"what it tells of itself lacks one of {', '.join(kinds)}, input")
+        if not 1 <= mark["number"] <= mark["of"] <= _MOST:
+            raise ValueError(f"it is number {mark['number']} of {mark['of']}")
+        if not isinstance(mark["options"].get("key_added"), str):
+            raise ValueError("it does not tell how its columns are named")
+    return mark
+
+
 def _merge(paths: Sequence[Path], output: Path) -> str:
     require_output(output)
-    first_path, first = paths[0], read_mark(paths[0])
+    first_path, first = paths[0], _mark_of(paths[0])
     marks: dict[int, tuple[Path, dict[str, Any]]] = {}
     for path in paths:
         if path.suffix != output.suffix:
             raise ValueError(f"{path} and {output} are of different kinds; give both the same suffix.")
         if output.exists() and output.samefile(path):
             raise ValueError(f"{output} is one of the shards itself; name another output.")
-        mark = read_mark(path)
-        with naming(path, "is no whole shard"):
-            if not 1 <= mark["number"] <= mark["of"] <= _MOST:
-                raise ValueError(f"it is number {mark['number']} of {mark['of']}")
-            if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
-                what = "number of shards" if differing[0] == "of" else differing[0]
-                raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
-            if mark["number"] in marks:
-                raise ValueError(
-                    f"{marks[mark['number']][0]} and {path} are both shard {mark['number']} of {mark['of']}."
-                )
+        mark = _mark_of(path)
+        if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
+            what = "number of shards" if differing[0] == "of" else differing[0]
+            raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
+        if mark["number"] in marks:
+            raise ValueError(f"{marks[mark['number']][0]} and {path} are both shard {mark['number']} of {mark['of']}.")
         marks[mark["number"]] = (path, mark)
     if missing := [str(number) for number in range(1, first["of"] + 1) if number not in marks]:
         raise ValueError(f"Of {first['of']} shards of {output.name}, these are missing: {shorten(missing)}.")

@@ -92,6 +92,9 @@ def read_split(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] 
 
 def _read_parts(root: zarr.Group, n_cells: int) -> tuple[np.ndarray, np.ndarray] | None:
     if "split" not in root:
+        folder = folder_of(root)
+        if folder is not None and any((folder / "split").glob("*")):
+            raise ValueError("its metadata have gone")
         return None
     train, test = values_of(root, "split/train"), values_of(root, "split/test")
     attributes: dict[str, Any] = dict(root["split"].attrs)

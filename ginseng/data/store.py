@@ -73,7 +73,7 @@ def write_store(
     arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
     indptr = _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
     header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
-    header["columns"] = {name: digest(_codes_of(column)) for name, column in obs.items()}
+    header["columns"] = {name: _digest_of_column(column) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
     with naming("The annotation of the dataset", "cannot be written"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
@@ -180,8 +180,9 @@ def read_column(root: zarr.Group, name: str) -> tuple[list[str], np.ndarray]:
         If there is no such column, or it is not what was written.
     """
     require_unchanged(root)
-    obs: Any = root.get("obs")
-    columns = [] if obs is None else list(obs.attrs["column-order"])
+    with naming(str(root.store), "is a damaged dataset"):
+        obs: Any = root.get("obs")
+        columns = [] if obs is None else list(obs.attrs["column-order"])
     if obs is None or name not in columns:
         raise unknown_name("column", name, f"the dataset {root.store}", columns)
     with naming(str(root.store), "is a damaged dataset"):
@@ -190,8 +191,13 @@ def read_column(root: zarr.Group, name: str) -> tuple[list[str], np.ndarray]:
         if len(codes) != attributes["n_cells"]:
             raise ValueError(f"`{name}` holds {len(codes):,} values, for {attributes['n_cells']} cells")
         kept: Any = attributes.get("columns", {})
-        require_digest(kept.get(name), digest(codes), f"the values of '{name}'")
+        require_digest(kept.get(name), _digest_of_column(column), f"the values of '{name}'")
     return column.cat.categories.astype(str).tolist(), codes
+
+
+def _digest_of_column(column: Any) -> str:
+    names = json.dumps(column.cat.categories.astype(str).tolist())
+    return digest(_codes_of(column), np.frombuffer(names.encode(), np.uint8))
 
 
 def _codes_of(column: Any) -> np.ndarray:

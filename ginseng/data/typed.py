@@ -1,5 +1,6 @@
 """What zarr's own types leave open: which members of a group are arrays, where things lie, and what has gone."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -101,4 +102,5 @@ def _declared_by(name: str, item: Any) -> int:
     ):
         raise ValueError(f"its {name} is pickled, which may run code when it is read")
     dtype = item.dtype
-    return declared_bytes(item.shape, dtype.itemsize, item.chunks, is_text=dtype.kind not in "biufc")
+    of_shard = math.prod(item.shards or ()) * dtype.itemsize  # which is made whole in memory where it is decoded
+    return max(of_shard, declared_bytes(item.shape, dtype.itemsize, item.chunks, is_text=dtype.kind not in "biufc"))

@@ -111,7 +111,7 @@ class LogFile:
     Raises
     ------
     ValueError
-        If the suffix is another.
+        If the suffix is another, or the file that is there is no text.
     """
 
     def __init__(self, path: str | Path):
@@ -119,6 +119,7 @@ class LogFile:
         if self._path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
         require_writable_path(self._path)
+        self._lines()
         self.goes_on = False
 
     def append(self, logger: GinsengLogger, seconds: float) -> None:
@@ -130,11 +131,13 @@ class LogFile:
             header, line, start = "", json.dumps(known), f'{{"epoch": {row["epoch"]},'
         else:
             header, line, start = ",".join(row), ",".join(map(str, row.values())), f"{row['epoch']},"
-        with naming(self._path):
-            lines = self._path.read_text().splitlines() if self._path.exists() else []
-        lines = lines or [header] * bool(header)
+        lines = self._lines() or [header] * bool(header)
         if self.goes_on and lines and lines[-1].startswith(start):
             lines.pop()
         self.goes_on = False
         with replacing(self._path) as fresh:
-            fresh.write_text("\n".join([*lines, line]) + "\n")
+            fresh.write_text("\n".join([*lines, line]) + "\n", encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        with naming(self._path, "is no log of a training run"):
+            return self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []

@@ -75,17 +75,16 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
     """
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:  # of a file that is too large, or says so
+        raise OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)} ({in_short(error)})", str(path)) from error
     except Exception as error:  # what h5py, zarr, NumPy, SciPy and pandas raise for damaged files has no common type
         is_told = isinstance(error, ValueError | OSError) and str(path) in str(error)
         if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        told = ". ".join(
-            [f"{kind}{in_short(error)}".rstrip("."), *getattr(error, "__notes__", [])]
-        )  # where, of anndata
-        raise ValueError(f"{path} {fault}: {told}".rstrip(".") + ".") from error
+        notes = getattr(error, "__notes__", [])  # where, of anndata
+        told = ". ".join([f"{kind}{in_short(error)}".rstrip("."), *notes])
+        raise ValueError(f"{path} {fault}: {in_short(told, 800)}".rstrip(".") + ".") from error
 
 
 def require_writable_path(path: str | Path) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible, require_regular
 from ginseng.utils.digest import digest
 from ginseng.utils.files import naming, replacing
+from ginseng.utils.heaps import require_sound_heaps
 from ginseng.utils.messages import in_short
 
 _h5: Any = h5py  # of whose low level there are no types
+_TEXT = 1  # in HDF5's description of a type: 0 of a list, 1 of a text
 _DEEPEST = 100  # groups within groups
 
 _PAGE = 2**16  # bytes
@@ -159,6 +161,8 @@ def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
     ...     print(list(file))
     """
     require_regular(path)
+    with naming(path):
+        require_sound_heaps(path)
     try:
         file = h5py.File(path)
     except OSError as error:
@@ -175,6 +179,7 @@ def _declared(group: Any, depth: int = 1) -> Iterator[int]:
     """Memory that each member of a group asks for, none of which may be elsewhere."""
     if depth > _DEEPEST:
         raise ValueError("its groups hold one another without an end")
+    _require_readable_attributes(group)
     for name in group:
         link = group.links.get_info(name).type
         if link == _h5.h5l.TYPE_EXTERNAL:
@@ -189,11 +194,13 @@ def _declared(group: Any, depth: int = 1) -> Iterator[int]:
             yield declared_rows(h5py.Group(member).attrs["shape"]) if _h5.h5a.exists(member, b"shape") else 0
             yield from _declared(member, depth + 1)
         elif isinstance(member, _h5.h5d.DatasetID):
+            _require_readable_attributes(member)
             yield _declared_by(member, name)
 
 
 def _declared_by(dataset: Any, name: bytes) -> int:
     creation, kind = dataset.get_create_plist(), dataset.get_type()
+    _require_readable(kind, name)
     layout = creation.get_layout()
     if layout == _h5.h5d.VIRTUAL or creation.get_external_count():
         raise ValueError(f"its {_told(name)} is stored elsewhere: copy the file together with that, as by h5repack")
@@ -204,6 +211,18 @@ def _declared_by(dataset: Any, name: bytes) -> int:
         )
     is_text = kind.get_class() not in (_h5.h5t.INTEGER, _h5.h5t.FLOAT, _h5.h5t.ENUM, _h5.h5t.BITFIELD)
     return declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
+
+
+def _require_readable_attributes(item: Any) -> None:
+    for number in range(_h5.h5a.get_num_attrs(item)):
+        attribute = _h5.h5a.open(item, index=number)
+        _require_readable(attribute.get_type(), attribute.name)
+
+
+def _require_readable(kind: Any, name: bytes) -> None:
+    """Refuse lists of a kind that there is not: one flipped bit, on which HDF5 (2.0) ends the interpreter."""
+    if kind.get_class() == _h5.h5t.VLEN and kind.encode()[3] & 15 > _TEXT:
+        raise ValueError(f"its {_told(name)} is of an unknown type")
 
 
 def _told(name: bytes) -> str:

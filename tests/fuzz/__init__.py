@@ -1,0 +1,1 @@
+"""A fuzzer of whatever ginseng opens: `python -m tests.fuzz --help`."""
