@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv
 CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .SECONDARY:
 
 demo: $(VENV)/.py$(VERSION)-demo
@@ -18,8 +18,11 @@ lint: $(VENV)/.py$(VERSION)-lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
+docs: $(VENV)/.py$(VERSION)-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .cache demo
+	rm -rf $(VENV) .cache demo site
 
 # One stamp per Python and per extra. The pip of $(PYTHON) fills the environment, so that ensurepip is not needed.
 $(VENV)/.py$(VERSION):

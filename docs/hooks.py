@@ -1,0 +1,82 @@
+"""What the site has beside its pages: help of the commands, benchmarks and changelog, formulas, links of names.
+
+MkDocs calls these functions as it builds (see ``hooks`` in mkdocs.yml).
+"""
+
+import html
+import re
+from pathlib import Path
+
+import typer
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+import ginseng
+from ginseng.cli import app as face
+from ginseng.commands import app
+
+_REPOSITORY = Path(__file__).parents[1]
+_COPIED = {
+    "changelog.md": "CHANGELOG.md",
+    "benchmarks/README.md": "benchmarks/README.md",
+    "benchmarks/recipes.md": "benchmarks/recipes.md",
+}
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_NAME = re.compile(
+    r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?:ginseng\.)?(?P<name>\w+)</code>", re.DOTALL
+)
+_ABOUT_COMMANDS = """# Command line
+
+What `ginseng COMMAND --help` prints. Every command ends with one of these exit codes: 0 done, 1 failed, 2 wrong use, 3 input
+refused, 4 a limit of `--strict` exceeded. `--quiet` leaves out progress and warnings.
+"""
+
+
+def on_files(files: Files, config) -> Files:
+    """Add the pages that are not written by hand."""
+    pages = {name: (_REPOSITORY / source).read_text() for name, source in _COPIED.items()}
+    for name, text in {**pages, "reference/cli.md": command_line()}.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_content(page_html: str, **_) -> str:
+    """Formulas as MathML, which browsers draw by themselves, and names of the interface as links to what they are."""
+    drawn = _FORMULA.sub(lambda found: _drawn(html.unescape(found[2]), found[1] == "div"), page_html)
+    return _NAME.sub(_linked, drawn)
+
+
+def _drawn(formula: str, on_its_own: bool) -> str:
+    return convert(formula.strip(), display="block" if on_its_own else "inline")
+
+
+def _linked(found: re.Match) -> str:
+    if found["name"] not in ginseng.__all__:
+        return found[0]
+    return f'<autoref identifier="ginseng.{found["name"]}">{found[0]}</autoref>'
+
+
+def command_line() -> str:
+    """The reference of the commands, of their own help, as Markdown."""
+    commands = typer.main.get_command(app).commands
+    return "\n\n".join([_ABOUT_COMMANDS, *(_command(name, commands[name]) for name in names_of_commands())])
+
+
+def names_of_commands() -> list[str]:
+    """The commands in the order of `ginseng --help`."""
+    return [command.name for command in face.registered_commands]
+
+
+def _command(name: str, command) -> str:
+    context = typer.Context(command, info_name=f"ginseng {name}")
+    usage = " ".join([f"ginseng {name}", *command.collect_usage_pieces(context)])
+    example = "".join(re.findall(r"Example: (.*)", command.help, re.DOTALL))
+    about = command.help.replace(f"Example: {example}", "").strip()
+    rows = [parameter.get_help_record(context) for parameter in command.params]
+    table = [f"| `{option}` | {_cell(meaning)} |" for option, meaning in rows]
+    lines = [f"## ginseng {name}", "", about, "", "```text", usage, *example.split("\n"), "```", ""]
+    return "\n".join([*lines, "| | |", "|---|---|", *table])
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|<*_$\[\]{}])", r"\\\1", text)
