@@ -3,6 +3,7 @@
 MkDocs calls these functions as it builds (see ``hooks`` in mkdocs.yml).
 """
 
+import ast
 import html
 import re
 from pathlib import Path
@@ -22,14 +23,12 @@ _COPIED = {
     "benchmarks/recipes.md": "benchmarks/recipes.md",
 }
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-_NAME = re.compile(
-    r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?:ginseng\.)?(?P<name>\w+)</code>", re.DOTALL
-)
+_NAME = re.compile(r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
 _ABOUT_COMMANDS = """# Command line
 
-What `ginseng COMMAND --help` prints. Every command ends with one of these exit codes: 0 done, 1 failed, 2 wrong use, 3 input
-refused, 4 a limit of `--strict` exceeded. `--quiet` leaves out progress and warnings.
-"""
+What `ginseng COMMAND --help` prints. Exit codes are 0 done, 1 failed, 2 wrong use; of `annotate`, `merge` and `doctor` also 3 input
+refused, and 4 a limit of `--strict` exceeded."""
+_ORDER_OF_MODULES = "<!-- order of modules -->"
 
 
 def on_files(files: Files, config) -> Files:
@@ -38,6 +37,25 @@ def on_files(files: Files, config) -> Files:
     for name, text in {**pages, "reference/cli.md": command_line()}.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """The modules in the order in which they may import each other."""
+    return markdown.replace(_ORDER_OF_MODULES, modules()) if _ORDER_OF_MODULES in markdown else markdown
+
+
+def modules() -> str:
+    """A table of the modules in the order of tests/test_architecture.py, and what each says of itself."""
+    tests = ast.parse((_REPOSITORY / "tests" / "test_architecture.py").read_text())
+    named = {ast.unparse(node.targets[0]): node.value for node in tests.body if isinstance(node, ast.Assign)}
+    rows = [f"| `{name}` | {_cell(_summary(name))} |" for name in ast.literal_eval(named["ORDER"])]
+    return "\n".join(["| module | what it is for |", "|---|---|", *rows])
+
+
+def _summary(name: str) -> str:
+    path = _REPOSITORY.joinpath("ginseng", *name.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.get_docstring(ast.parse(source.read_text())).split("\n\n")[0].replace("\n", " ")
 
 
 def on_page_content(page_html: str, **_) -> str:
@@ -51,9 +69,12 @@ def _drawn(formula: str, on_its_own: bool) -> str:
 
 
 def _linked(found: re.Match) -> str:
-    if found["name"] not in ginseng.__all__:
+    name = found["name"]
+    if name in ginseng.__all__:
+        name = f"ginseng.{name}"
+    if name is None or not name.startswith("ginseng."):
         return found[0]
-    return f'<autoref identifier="ginseng.{found["name"]}">{found[0]}</autoref>'
+    return f'<autoref identifier="{name}" optional>{found[0]}</autoref>'
 
 
 def command_line() -> str:
