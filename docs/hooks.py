@@ -69,10 +69,10 @@ def _drawn(formula: str, on_its_own: bool) -> str:
 
 
 def _linked(found: re.Match) -> str:
-    name = found["name"]
-    if name in ginseng.__all__:
+    name = found["name"] or ""
+    if name.split(".")[0] in ginseng.__all__:
         name = f"ginseng.{name}"
-    if name is None or not name.startswith("ginseng."):
+    if not name.startswith("ginseng."):
         return found[0]
     return f'<autoref identifier="{name}" optional>{found[0]}</autoref>'
 
