@@ -26,8 +26,8 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 _NAME = re.compile(r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
 _ABOUT_COMMANDS = """# Command line
 
-What `ginseng COMMAND --help` prints. Exit codes are 0 done, 1 failed, 2 wrong use; of `annotate`, `merge` and `doctor` also 3 input
-refused, and 4 a limit of `--strict` exceeded."""
+What `ginseng COMMAND --help` prints. Exit codes are 0 done, 1 failed, 2 wrong use; of `annotate`, `merge` and `doctor`
+also 3 input refused, and 4 a limit of `--strict` exceeded."""
 _ORDER_OF_MODULES = "<!-- order of modules -->"
 
 

@@ -2,12 +2,12 @@
 
 import gzip
 import importlib
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import textwrap
+from pathlib import Path
 
 import jax
 import pandas as pd
@@ -95,7 +95,7 @@ def names_of(folder, tmp_path, monkeypatch):
     def run_page(page):
         if page in MAKING_THEIR_OWN:
             shutil.rmtree("reference.zarr")
-            os.remove("model.h5")
+            Path("model.h5").unlink()
         names = {}
         for language, title, text in blocks(page):
             if language == "python":
@@ -120,21 +120,21 @@ def test_train(names_of):
 def test_trust(names_of):
     names = names_of("guides/trust.md")
     assert set(names["adata"].obs["ginseng_status"]) <= {"assigned", "ambiguous", "novel"}
-    assert "<script" not in open("report.html").read()
+    assert "<script" not in Path("report.html").read_text()
 
 
 def test_large(names_of):
     names = names_of("guides/large.md")
     assert names["adata"].shape == (names["dataset"].n_cells, names["dataset"].n_genes)
     assert names["merged"].label_names == ["B cell", "T cell"]
-    assert sorted(os.listdir("annotated")) == [".ginseng", "donors1.csv", "donors2.csv"]
+    assert {path.name for path in Path("annotated").iterdir()} == {".ginseng", "donors1.csv", "donors2.csv"}
 
 
 def test_finetune(names_of):
     names = names_of("guides/finetune.md")
     assert names["tuned"].added == ["γδ T cell"]
     assert names["together"].label_names == ["B cell", "NK cell", "T cell"]
-    assert "CD3+,T cell" in open("names.csv").read()
+    assert "CD3+,T cell" in Path("names.csv").read_text()
 
 
 def test_compose(names_of):
@@ -147,19 +147,19 @@ def test_devices(names_of):
     assert load_model("hosts.h5").n_classes == 3
 
 
-def test_atlas(names_of, monkeypatch):
+def test_atlas(names_of):
     names = names_of("guides/atlas.md")
-    assert sorted(os.listdir("out")) == [".ginseng", "1.csv", "2.csv"]
+    assert {path.name for path in Path("out").iterdir()} == {".ginseng", "1.csv", "2.csv"}
     run("annotate", "model.h5", "cells.h5ad", "-o", "at_once.csv", "-q")
-    at_once = open("at_once.csv").read()
-    assert open("cells.csv").read() == at_once
+    at_once = Path("at_once.csv").read_text()
+    assert Path("cells.csv").read_text() == at_once
     assert names["table"].index.tolist() == pd.read_csv("at_once.csv", index_col=0).index.tolist()
     array, merge = (text for _, title, text in blocks("guides/atlas.md") if ".sbatch" in title)
     for number in range(1, 11):
         run(*commands(array.replace("${SLURM_ARRAY_TASK_ID}", str(number)))[0])
     shards = [f"shard_{number}.csv" for number in range(1, 11)]
     run(*commands(merge.replace("shard_*.csv", " ".join(shards)).replace("cells.csv", "merged.csv"))[0])
-    assert open("merged.csv").read() == at_once
+    assert Path("merged.csv").read_text() == at_once
 
 
 def test_seurat(names_of):
