@@ -96,7 +96,7 @@ def _command(name: str, command) -> str:
     rows = [parameter.get_help_record(context) for parameter in command.params]
     table = [f"| `{option}` | {_cell(meaning)} |" for option, meaning in rows]
     lines = [f"## ginseng {name}", "", about, "", "```text", usage, *example.split("\n"), "```", ""]
-    return "\n".join([*lines, "| | |", "|---|---|", *table])
+    return "\n".join([*lines, "| option | meaning |", "|---|---|", *table])
 
 
 def _cell(text: str) -> str:
