@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import ginseng
 from ginseng.cli import app as face
@@ -39,8 +40,10 @@ def on_files(files: Files, config) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-    """The modules in the order in which they may import each other."""
+def on_page_markdown(markdown: str, page: Page, **_) -> str:
+    """Put in the modules in the order in which they may import each other; let search find guides before records."""
+    if page.file.src_uri in _COPIED:
+        page.meta["search"] = {"boost": 0.5}
     return markdown.replace(_ORDER_OF_MODULES, modules()) if _ORDER_OF_MODULES in markdown else markdown
 
 
