@@ -1,10 +1,11 @@
-"""What the site has beside its pages: help of the commands, benchmarks and changelog, formulas, links of names.
+"""What the site has beside its pages: help of the commands, notebooks, benchmarks, formulas, links of names.
 
 MkDocs calls these functions as it builds (see ``hooks`` in mkdocs.yml).
 """
 
 import ast
 import html
+import json
 import re
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _COPIED = {
     "benchmarks/README.md": "benchmarks/README.md",
     "benchmarks/recipes.md": "benchmarks/recipes.md",
 }
+_NOTEBOOKS = sorted((_REPOSITORY / "notebooks").glob("*.ipynb"))
+_STYLE_OF_PANDAS = re.compile(r'<style.*?</style>\n?| border="1" class="dataframe"| style="[^"]*"', re.DOTALL)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _NAME = re.compile(r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
 _ABOUT_COMMANDS = """# Command line
@@ -32,12 +35,38 @@ also 3 input refused, and 4 a limit of `--strict` exceeded."""
 _ORDER_OF_MODULES = "<!-- order of modules -->"
 
 
+def on_config(config):
+    """List the notebooks, whichever there are, after the guides."""
+    config.nav.insert(2, {"Notebooks": [f"notebooks/{path.stem}.md" for path in _NOTEBOOKS]})
+    return config
+
+
 def on_files(files: Files, config) -> Files:
     """Add the pages that are not written by hand."""
     pages = {name: (_REPOSITORY / source).read_text() for name, source in _COPIED.items()}
+    pages |= {f"notebooks/{path.stem}.md": notebook(json.loads(path.read_text())) for path in _NOTEBOOKS}
     for name, text in {**pages, "reference/cli.md": command_line()}.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def notebook(contents: dict) -> str:
+    """An executed notebook, its tables and pictures with it, as Markdown."""
+    parts = []
+    for cell in contents["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [_shown(output) for output in cell.get("outputs", [])]
+    return "\n\n".join(parts)
+
+
+def _shown(output: dict) -> str:
+    data = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
+    if "image/png" in data:
+        return f'<img alt="What the cell above draws" src="data:image/png;base64,{data["image/png"].strip()}">'
+    if "text/html" in data:
+        return _STYLE_OF_PANDAS.sub("", data["text/html"])
+    return f"```text\n{data.get('text/plain', ''.join(output.get('text', ''))).rstrip()}\n```"
 
 
 def on_page_markdown(markdown: str, page: Page, **_) -> str:
