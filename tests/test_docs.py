@@ -21,6 +21,7 @@ from ginseng import load_model
 from ginseng.commands import app
 from tests.conftest import QUICK, REPOSITORY, simulate
 from tests.conftest import ginseng as run
+from tests.test_specification import DOCUMENTED
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
@@ -200,36 +201,39 @@ def test_scripts_can_be_read_and_name_options_that_exist(page):
                 assert {word for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
 
 
+def public_in(module):
+    """Names that a module lists, or defines, for others."""
+    defined = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return [name for name in getattr(module, "__all__", defined) if not name.startswith("_")]
+
+
 class TestSite:
     @pytest.fixture(scope="class")
     def nav(self):
         config = (REPOSITORY / "mkdocs.yml").read_text()
-        return re.findall(r"[\w/]+\.md", yaml.safe_load(config)["nav"].__str__())
+        return re.findall(r"[\w/]+\.md", str(yaml.safe_load(config)["nav"]))
 
     def test_every_page_is_in_the_navigation_once(self, nav):
         generated = {"reference/cli.md", "changelog.md", "benchmarks/README.md", "benchmarks/recipes.md"}
         assert sorted(nav) == sorted({*PAGES, *generated})
 
     def test_every_public_name_is_in_the_reference(self):
-        documented = re.findall(
-            r"^::: ([\w.]+)$", "".join(map(str, ((DOCS / page).read_text() for page in PAGES))), re.M
-        )
+        pages = "".join((DOCS / page).read_text() for page in PAGES)
+        documented = re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
         assert len(documented) == len(set(documented))
         assert {f"ginseng.{name}" for name in public_names} <= set(documented)
         for path in documented:
             module, _, name = path.rpartition(".")
             assert getattr(importlib.import_module(module), name).__doc__
-        for module in ("metrics", "plot", "train", "data.io"):
-            names = vars(importlib.import_module(f"ginseng.{module}"))
-            public = [name for name, value in names.items() if is_of(value, f"ginseng.{module}") and name[0] != "_"]
-            assert set(public) <= {path.rpartition(".")[2] for path in documented}, module
+        names = {path.rpartition(".")[2] for path in documented}
+        for module in ("cluster", "metrics", "plot", "train", "data.io"):
+            assert set(public_in(importlib.import_module(f"ginseng.{module}"))) <= names, module
+        in_reference = {
+            name for of_module in DOCUMENTED.values() for name in of_module if re.fullmatch("[a-z]\\w+", name)
+        }
+        assert in_reference <= names
 
     def test_nothing_is_loaded_from_elsewhere(self):
         config = (REPOSITORY / "mkdocs.yml").read_text()
         assert "font: false" in config and "http" not in config
         assert not re.findall(r"!\[.*?\]\(http", "".join((DOCS / page).read_text() for page in PAGES))
-
-
-def is_of(value, module):
-    """Whether a module is the home of what it holds, or names it in its face."""
-    return getattr(value, "__module__", "") == module
