@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("guides")
     simulate(n_cells=600).write_h5ad(home / "reference.h5ad")
     new, cells = simulate(n_cells=120), simulate(n_cells=700)
+    new.obs["leiden"] = new.obs["cell_type"].cat.codes.astype(str)
     new.write_h5ad(home / "new_cells.h5ad")
     cells.write_h5ad(home / "cells.h5ad")
     cells.write_zarr(home / "cells.zarr")
