@@ -4,7 +4,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv
 CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 
-.PHONY: demo test lint docs clean
+PYTHONS ?= $(PYTHON)
+
+.PHONY: demo test lint docs wheel-check clean
 .SECONDARY:
 
 demo: $(VENV)/.py$(VERSION)-demo
@@ -20,6 +22,10 @@ lint: $(VENV)/.py$(VERSION)-lint
 
 docs: $(VENV)/.py$(VERSION)-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+# The wheel, built here or WHEEL=, in clean environments: make wheel-check PYTHONS="python3.11 python3.12 python3.13"
+wheel-check: $(VENV)/.py$(VERSION)-wheel
+	$(VENV)/bin/python tests/wheel.py $(addprefix --wheel ,$(WHEEL)) $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) .cache demo site
