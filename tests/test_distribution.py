@@ -11,9 +11,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import anndata as ad
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
 import pytest
 import yaml
 
+from ginseng import AttentionClassifier
 from tests.conftest import REPOSITORY, simulate
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -21,6 +25,7 @@ VERSION = PROJECT["version"]
 RECIPE = yaml.safe_load((REPOSITORY / "recipe" / "recipe.yaml").read_text())
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 MODULE = REPOSITORY / "nextflow" / "modules" / "ginseng" / "annotate"
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
 GITHUB = REPOSITORY / ".github"
 
 
@@ -148,3 +153,28 @@ def test_the_forms_of_issues():
 
 def test_types_are_seen_by_those_who_import_it():
     assert (REPOSITORY / "ginseng" / "py.typed").read_text() == ""
+
+
+def test_the_style_that_is_asked_for_runs(dataset):
+    asked = re.findall(r"```python\n# not this\n.*?# but this\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
+    composed, network, error = asked
+    model = AttentionClassifier(dataset.n_genes, len(dataset.label_names), 8, key=jr.key(0))
+    names = {"dataset": dataset, "model": model}
+    exec(composed, names)
+    assert eqx.nn.inference_mode(names["trained"])(jnp.ones(dataset.n_genes)).shape == (3,)
+    names = {"x": jnp.ones((5, 30))}
+    exec(network, names)
+    assert names["logits"].shape == (5, 3)
+    names = {}
+    exec(error, names)
+    assert names["parse"]("3/10") == (3, 10)
+    with pytest.raises(ValueError, match="but got 'three'"):
+        names["parse"]("three")
+
+
+def test_every_file_that_is_linked_to_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", CONTRIBUTING):
+        assert (REPOSITORY / target).exists(), target
+    assert set(re.findall(r"^make ([\w-]+)", CONTRIBUTING, flags=re.MULTILINE)) <= set(
+        re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+    )
