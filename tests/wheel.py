@@ -4,6 +4,7 @@ Where a Python has no wheel of the oldest release that is declared, the oldest t
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ annotate model.h5 demo/annotated.h5ad -o annotated.h5ad
 annotate model.h5 demo/annotated.h5ad -o annotated.csv
 inspect model.h5
 """
-DIRECT = "import importlib.metadata as m, sys; print(*(f'{name} {m.version(name)}' for name in sys.argv[1:]), sep=', ')"
+INSTALLED = "import importlib.metadata as m, sys; print(*(f'{name} {m.version(name)}' for name in sys.argv[1:]))"
 
 
 def run(*command, cwd=None):
@@ -43,30 +44,31 @@ def build(folder):
     return wheel
 
 
-def dependencies_of(wheel):
-    """Names of what the wheel needs, once it holds what it should."""
+def requirements_of(wheel):
+    """What the wheel and its demo need, once it holds what it should."""
     with ZipFile(wheel) as opened:
         names = opened.namelist()
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-        requirements = message_from_string(opened.read(metadata).decode()).get_all("Requires-Dist", [])
+        declared = message_from_string(opened.read(metadata).decode()).get_all("Requires-Dist", [])
     if "ginseng/py.typed" not in names:
         sys.exit(f"{wheel.name} lacks ginseng/py.typed")
     if strangers := [name for name in names if not name.startswith(("ginseng/", "ginseng_eqx-"))]:
         sys.exit(f"{wheel.name} has files beside the package: {', '.join(strangers)}")
-    return [name.split(">")[0].split("[")[0] for name in requirements if ";" not in name]
+    return [need.split(";")[0] for need in declared if ";" not in need or need.endswith("; extra == 'demo'")]
 
 
-def check(wheel, dependencies, python, resolution, folder):
+def check(wheel, requirements, python, dependencies, folder):
     environment = folder / "environment"
     interpreter = environment / "bin" / "python"
     uv("venv", "--clear", "--python", python, environment)
-    choice = ["--resolution", RESOLUTIONS[resolution], "--only-binary", ":all:"]
-    uv("pip", "install", "--python", interpreter, *choice, f"ginseng-eqx[demo] @ {wheel.as_uri()}")
+    choice = ["--resolution", RESOLUTIONS[dependencies], "--only-binary", ":all:"]
+    uv("pip", "install", "--python", interpreter, *choice, wheel, *requirements)
     cells = folder / "cells"
     cells.mkdir()
     for command in COMMANDS.strip().splitlines():
         run(environment / "bin" / "ginseng", *command.split(), cwd=cells)
-    return run(interpreter, "-c", DIRECT, *dependencies).strip()
+    names = [re.split(r"[\[>]", requirement)[0] for requirement in requirements]
+    return run(interpreter, "-c", INSTALLED, *names).strip()
 
 
 if __name__ == "__main__":
@@ -77,12 +79,12 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         wheel = (chosen.wheel or build(Path(scratch, "dist"))).resolve()
-        dependencies = dependencies_of(wheel)
+        requirements = requirements_of(wheel)
         for python in chosen.pythons:
             version = run(python, "-c", "import platform; print(platform.python_version())").strip()
-            for resolution in chosen.dependencies or RESOLUTIONS:
+            for dependencies in chosen.dependencies or RESOLUTIONS:
                 began = time.perf_counter()
-                folder = Path(scratch, f"{version}-{resolution}")
-                found = check(wheel, dependencies, python, resolution, folder)
+                folder = Path(scratch, f"{version}-{dependencies}")
+                found = check(wheel, requirements, python, dependencies, folder)
                 seconds = time.perf_counter() - began
-                print(f"{version} {resolution}: works, {seconds:.0f} s, with {found}", flush=True)
+                print(f"{version} {dependencies}: works, {seconds:.0f} s, with {found}", flush=True)
