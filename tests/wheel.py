@@ -24,6 +24,7 @@ annotate model.h5 demo/annotated.h5ad -o annotated.h5ad
 annotate model.h5 demo/annotated.h5ad -o annotated.csv
 inspect model.h5
 """
+VERSION = "import platform, sys; print(platform.python_version(), sys.executable)"
 INSTALLED = "import importlib.metadata as m, sys; print(*(f'{name} {m.version(name)}' for name in sys.argv[1:]))"
 
 
@@ -31,7 +32,7 @@ def run(*command, cwd=None):
     done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stdout.strip()
 
 
 def uv(*arguments):
@@ -68,7 +69,7 @@ def check(wheel, requirements, python, dependencies, folder):
     for command in COMMANDS.strip().splitlines():
         run(environment / "bin" / "ginseng", *command.split(), cwd=cells)
     names = [re.split(r"[\[>]", requirement)[0] for requirement in requirements]
-    return run(interpreter, "-c", INSTALLED, *names).strip()
+    return run(interpreter, "-c", INSTALLED, *names)
 
 
 if __name__ == "__main__":
@@ -81,10 +82,10 @@ if __name__ == "__main__":
         wheel = (chosen.wheel or build(Path(scratch, "dist"))).resolve()
         requirements = requirements_of(wheel)
         for python in chosen.pythons:
-            version = run(python, "-c", "import platform; print(platform.python_version())").strip()
+            version, executable = run(python, "-c", VERSION).split(maxsplit=1)
             for dependencies in chosen.dependencies or RESOLUTIONS:
                 began = time.perf_counter()
                 folder = Path(scratch, f"{version}-{dependencies}")
-                found = check(wheel, requirements, python, dependencies, folder)
+                found = check(wheel, requirements, executable, dependencies, folder)
                 seconds = time.perf_counter() - began
                 print(f"{version} {dependencies}: works, {seconds:.0f} s, with {found}", flush=True)
