@@ -40,6 +40,12 @@ def n_busy_threads():
 
 
 @pytest.fixture
+def n_busy_before():
+    """Of tests before, in the same process."""
+    return n_busy_threads()
+
+
+@pytest.fixture
 def disk(tmp_path):
     """A small disk of its own."""
     folder = tmp_path / "disk"
@@ -94,7 +100,7 @@ def commands_without_privileges(*commands, **environment):
 
 class TestFullDisk:
     @pytest.mark.parametrize("output", [*(f"a{suffix}" for suffix in SUFFIXES), "copy.zarr", "dataset.zarr"])
-    def test_the_old_output_stays_and_nothing_else(self, disk, model, counts, output):
+    def test_the_old_output_stays_and_nothing_else(self, disk, model, counts, output, n_busy_before):
         command = ("annotate", model, counts, "-q", "-o", disk / output)
         if output == "copy.zarr":
             with ad.settings.override(zarr_write_format=3):
@@ -112,7 +118,7 @@ class TestFullDisk:
             assert said.endswith(f"'{disk / output}'\n")
             assert contents(disk) == before
             assert not list(disk.glob(f"{PREFIX}*"))
-            assert not n_busy_threads()
+            assert n_busy_threads() <= n_busy_before
 
     def test_the_old_model_stays(self, disk, model):
         state = load_model(model)
@@ -123,7 +129,7 @@ class TestFullDisk:
             save_model(state, disk / "m.h5")
         assert contents(disk) == before
 
-    def test_training_goes_on_from_its_last_checkpoint(self, disk, dataset, monkeypatch):
+    def test_training_goes_on_from_its_last_checkpoint(self, disk, dataset, monkeypatch, n_busy_before):
         fit = ("fit", dataset.path, "-q", *QUICK, "--calibrate", "none", "-o", dataset.path.with_name("m.h5"))
         ginseng(*fit)
         shutil.rmtree(dataset.path / "split")
@@ -139,7 +145,7 @@ class TestFullDisk:
             patch.setattr(GinsengLogger, "report", fill_after_two_epochs)
             said = ginseng(*fit, "--checkpoint", disk / "run", fails=1)
         assert re.search(r"No space left on device: nothing was changed.*checkpoint\.h5'\n$", said)
-        assert not n_busy_threads()
+        assert n_busy_threads() <= n_busy_before
         (disk / "full").unlink()
         said = ginseng(*fit[:2], *fit[3:], "--checkpoint", disk / "run")
         assert "goes on in epoch 2 of 6" in said
@@ -286,18 +292,19 @@ class TestPlacesThatCannotBeWritten:
 class TestDatasetThatGoesMeanwhile:
     @pytest.mark.parametrize("what", ["removed", "replaced"])
     @pytest.mark.parametrize("memory", ["1 GB", "3 kB"])
-    def test_is_told_from_one_that_is_damaged(self, dataset, what, memory):
+    def test_is_told_from_one_that_is_damaged(self, dataset, what, memory, n_busy_before):
         batches = GinsengDataset(dataset.path).stream(8, "all", memory=memory, rng=0)
         if memory == "3 kB":
             next(batches)
-        shutil.rmtree(dataset.path)
-        if what == "replaced":
+        if what == "removed":
+            shutil.rmtree(dataset.path)
+        else:
             GinsengDataset.create(dataset.path, simulate(seed=1), "cell_type", silent=True)
         with pytest.raises(OSError, match=f"has been {what} since it was opened"):
             list(batches)
         with pytest.raises(OSError, match=f"has been {what} since it was opened"):
             dataset.make_split(0.25)
-        assert not n_busy_threads()
+        assert n_busy_threads() <= n_busy_before
 
 
 class TestCacheThatCannotBeKept:
