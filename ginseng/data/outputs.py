@@ -21,6 +21,7 @@ from ginseng.utils.bounds import read_json, require_own_files
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
+from ginseng.utils.messages import shorten
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
@@ -296,7 +297,9 @@ def write_joined(shards: list[Path], path: Path) -> None:
     else:
         parts = [read_adata(shard, backed=False) for shard in shards]
         filled = [part for part in parts if part.n_obs] or parts[:1]
-        write_annotated(_joined(filled) if len(filled) > 1 else filled[0], path)
+        with naming(shorten(map(str, shards)), "cannot be put together"):
+            joined = _joined(filled) if len(filled) > 1 else filled[0]
+        write_annotated(joined, path)
 
 
 def _table_in(shard: Path) -> pd.DataFrame:

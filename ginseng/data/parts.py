@@ -112,11 +112,11 @@ def _outputs_in(folder: Path) -> list[str]:
 def _mark_of(path: Path) -> dict[str, Any]:
     mark = read_mark(path)
     with naming(path, "is no whole shard"):
-        kinds = {"number": int, "of": int, "options": dict, "model": str}
-        if not {*kinds, "input"} <= set(mark) or not all(isinstance(mark[name], kinds[name]) for name in kinds):
-            raise ValueError(f"what it tells of itself lacks one of {', '.join(kinds)}, input")
-        if not 1 <= mark["number"] <= mark["of"] <= _MOST:
-            raise ValueError(f"it is number {mark['number']} of {mark['of']}")
+        number, n_shards = mark["number"], mark["of"]
+        if type(number) is not int or type(n_shards) is not int or not 1 <= number <= n_shards <= _MOST:
+            raise ValueError(f"it is number {number} of {n_shards}")
+        if lacking := [name for name in ("model", "options", "input") if name not in mark]:
+            raise ValueError(f"it does not tell its {lacking[0]}")
         if not isinstance(mark["options"].get("key_added"), str):
             raise ValueError("it does not tell how its columns are named")
     return mark

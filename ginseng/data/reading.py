@@ -116,6 +116,7 @@ class StoredCounts:
                 data[here], indices[here] = chosen.data, chosen.indices
             if not data[here].all():
                 raise ValueError("a part of the counts has gone")
+            _require_finite(data[here])
 
         self._for_each(place, visits, stopped)
         if stopped is not None and stopped.is_set():
@@ -126,7 +127,9 @@ class StoredCounts:
         counts = np.empty((sum(map(len, visits)), self._n_genes), self._arrays[0].dtype)
 
         def place(visit: np.ndarray, row: int) -> None:
-            counts[row : row + len(visit)] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
+            here = slice(row, row + len(visit))
+            counts[here] = self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]]
+            _require_finite(counts[here])
 
         self._for_each(place, visits, stopped)
         require_dense(self._arrays[0], is_ours=True)  # one that goes meanwhile is read as zeros
@@ -137,6 +140,7 @@ class StoredCounts:
 
         def place(visit: np.ndarray, row: int) -> None:
             parts[row] = sparse.csr_matrix(self._arrays[0][visit[0] : visit[-1] + 1][visit - visit[0]])
+            _require_finite(parts[row].data)
 
         self._for_each(place, visits, stopped)
         dtype = np.dtype(np.uint8)
@@ -185,6 +189,11 @@ class HeldCounts:
 
 
 AnyCounts = StoredCounts | HeldCounts
+
+
+def _require_finite(counts: np.ndarray) -> None:
+    if counts.dtype.kind == "f" and not np.isfinite(counts).all():
+        raise ValueError("it holds counts that are not finite")
 
 
 def _read_into(array: Any, stored: slice, target: np.ndarray) -> None:

@@ -84,10 +84,10 @@ def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> Un
     >>> print(unknown_name("label column", "celltype", "adata.obs", ["cell_type", "donor"]))
     label column 'celltype' is not in adata.obs; did you mean 'cell_type'? It has: cell_type, donor.
     """
-    options = [str(option) for option in options]
+    options, name = [str(option) for option in options], in_short(name)
     close = {option.lower(): option for option in options}
     matches = get_close_matches(str(name).lower(), close, n=1)
-    nearest = f"; did you mean '{close[matches[0]]}'?" if matches else "."
+    nearest = f"; did you mean '{in_short(close[matches[0]])}'?" if matches else "."
     return UnknownName(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
 
 
@@ -121,8 +121,8 @@ def shorten(names: Iterable[str], n_shown: int = 12) -> str:
     >>> shorten(["a", "b", "c"], n_shown=2)
     'a, b, ... (1 more)'
     """
-    names = list(map(str, names))
-    shown = ", ".join(names[:n_shown])
+    names = list(names)
+    shown = ", ".join(map(in_short, names[:n_shown]))
     n_more = len(names) - n_shown
     return f"{shown}, ... ({n_more:,} more)" if n_more > 0 else shown
 

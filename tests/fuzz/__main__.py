@@ -43,7 +43,7 @@ REPOSITORY = Path(__file__).parents[2]
 GOOD = ("refused", "same", "warned", "allowed")
 BAD = ("other type", "unnamed", "long message", "wrong", "hang", "dead", "memory", "outside")
 CASES_PER_WORKER = 1500  # what is compiled for one shape or another stays in memory
-SECONDS_TO_BEGIN = 120  # in which a worker imports and compiles
+SECONDS_TO_BEGIN = 600  # in which a worker imports and compiles
 
 
 class Process:
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", help="cases of this kind of the corpus only; several may be named")
     parser.add_argument("--only", type=int, help="one case")
-    parser.add_argument("--seconds", type=float, default=60.0, help="after which a case is a hang")
+    parser.add_argument("--seconds", type=float, default=120.0, help="after which a case is a hang")
     parser.add_argument("--json", type=Path, help="file for what came of each case, a line each")
     args = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
