@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 from typer.testing import CliRunner
 
-from ginseng import GinsengDataset
+from ginseng import GinsengClassifier, GinsengClassifierState, GinsengDataset
 from ginseng.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
@@ -73,6 +73,13 @@ def real_data():
         return REAL_DATA / name
 
     return path
+
+
+def untrained(n_genes=30):
+    """A small model of the genes that `simulate` names."""
+    model = GinsengClassifier(n_genes, 3, hidden_dim=4)
+    genes = [f"GENE{i}" for i in range(n_genes)]
+    return GinsengClassifierState(model.params, genes, list("ABC"), [0, 1, 2], n_genes, 3, 4, True, 1e4, 0.2)
 
 
 def simulate(n_cells=120, n_genes=30, n_types=3, seed=0):

@@ -19,8 +19,6 @@ from scipy import sparse
 
 from ginseng import (
     Annotator,
-    GinsengClassifier,
-    GinsengClassifierState,
     GinsengDataset,
     classify,
     load_annotator,
@@ -35,7 +33,7 @@ from ginseng.utils.bounds import declared_bytes, read_json, require_plausible
 from ginseng.utils.digest import digest
 from ginseng.utils.files import naming
 from ginseng.utils.pairs import read_mapping
-from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
+from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate, untrained
 
 N_GENES = 30
 TEXT = h5py.string_dtype()
@@ -43,9 +41,7 @@ TEXT = h5py.string_dtype()
 
 @pytest.fixture(scope="module")
 def state():
-    model = GinsengClassifier(N_GENES, 3, hidden_dim=4)
-    genes = [f"GENE{i}" for i in range(N_GENES)]
-    return GinsengClassifierState(model.params, genes, list("ABC"), [0, 1, 2], N_GENES, 3, 4, True, 1e4, 0.2)
+    return untrained()
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +171,19 @@ H5AD = {
 }
 
 
-@pytest.mark.parametrize("case", H5AD)
-def test_h5ad(sources, tmp_path, state, case):
-    path = tmp_path / "evil.h5ad"
-    shutil.copy(sources / "c.h5ad", path)
-    harm, match = H5AD[case]
+def harmed(source, folder, harm):
+    """A copy of an HDF5 file that is changed."""
+    path = folder / f"evil{source.suffix}"
+    shutil.copy(source, path)
     with h5py.File(path, "r+") as file:
         harm(file)
+    return path
+
+
+@pytest.mark.parametrize("case", H5AD)
+def test_h5ad(sources, tmp_path, state, case):
+    harm, match = H5AD[case]
+    path = harmed(sources / "c.h5ad", tmp_path, harm)
     for number, action in enumerate(readings(path, state)):
         if case != "paths" or number == 0:
             refused(path, action, match)
@@ -201,11 +203,8 @@ MATRICES = {
 
 @pytest.mark.parametrize("case", MATRICES)
 def test_matrices_that_contradict_the_cells(sources, tmp_path, state, case):
-    path = tmp_path / "evil.h5ad"
-    shutil.copy(sources / "c.h5ad", path)
     harm, match = MATRICES[case]
-    with h5py.File(path, "r+") as file:
-        harm(file)
+    path = harmed(sources / "c.h5ad", tmp_path, harm)
     in_memory, _, _, on_disk = readings(path, state)
     refused(path, in_memory, match)
     if case.endswith(("obsm", "obsp")):

@@ -217,8 +217,8 @@ def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
         layers, raw = root.get("layers", {}), root.get("raw")
         further = {}
         if annotation:
-            further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
             _require_sound_annotation(root)
+            further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
             pairs = [name for name in ("obsp", "varp") if name in root]
             further |= {name: {key: _on_disk(root[name][key]) for key in root[name]} for name in pairs}
         return AnnData(

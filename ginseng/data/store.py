@@ -69,18 +69,19 @@ def write_store(
     chunk_size : int
         Cells per file of the counts.
     """
+    fault = "The annotation of the dataset", "cannot be written"
+    with naming(*fault):
+        categories = (column.cat.categories for _, column in obs.items())
+        _require_whole(itertools.chain(gene_names, obs.index, *categories))
     root = zarr.create_group(path, zarr_format=3)
     arrays = {name: values.astype(np.int32) for name, values in arrays.items()}
     indptr = _write_counts(root, blocks, len(obs), len(gene_names), chunk_size)
     header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
     header["columns"] = {name: _digest_of_column(column) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
-    with naming("The annotation of the dataset", "cannot be written"), warnings.catch_warnings():
+    with naming(*fault), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        _require_whole(
-            [*gene_names, *obs.index, *(name for _, column in obs.items() for name in column.cat.categories)]
-        )
         root.attrs.update({**header, **attributes, "digest": kept})
         anndata.io.write_elem(root, "obs", obs)
         anndata.io.write_elem(root, "var", _var_of(gene_names, attributes.get("second_names")))
@@ -89,7 +90,7 @@ def write_store(
         root.create_array(name, data=values)
 
 
-def _require_whole(names: list[str]) -> None:
+def _require_whole(names: Iterable[str]) -> None:
     """Raise a ValueError if arrays of text would cut a name, as they do NUL characters at its end."""
     for name in names:
         if "\0" in str(name):

@@ -152,7 +152,7 @@ def _read_csc(group: Any) -> sparse.csr_matrix:
     """Read features x cells in CSC, which is cells x features in CSR."""
     n_features, n_cells = group["shape"][()]
     arrays = tuple(group[name][()] for name in ("data", "indices", "indptr"))
-    if [array.dtype.kind in kinds for array, kinds in zip(arrays, ("biuf", "iu", "iu"), strict=True)] != [True] * 3:
+    if not all(array.dtype.kind in kinds for array, kinds in zip(arrays, ("biuf", "iu", "iu"), strict=True)):
         raise ValueError(f"its data, indices and indptr are {', '.join(str(array.dtype) for array in arrays)}")
     counts = sparse.csr_matrix(arrays, shape=(n_cells, n_features))
     require_sound(counts)

@@ -96,10 +96,8 @@ def _declared_by(name: str, item: Any) -> int:
     if not isinstance(item, zarr.Array):
         return declared_rows(item.attrs.get("shape"))
     metadata: Any = item.metadata
-    if (
-        "pickle"
-        in str(metadata.codecs if metadata.zarr_format == 3 else (metadata.filters, metadata.compressor)).lower()
-    ):
+    codecs = metadata.codecs if metadata.zarr_format == 3 else (metadata.filters, metadata.compressor)
+    if "pickle" in str(codecs).lower():
         raise ValueError(f"its {name} is pickled, which may run code when it is read")
     dtype = item.dtype
     of_shard = math.prod(item.shards or ()) * dtype.itemsize  # which is made whole in memory where it is decoded

@@ -86,7 +86,7 @@ def unknown_name(kind: str, name: str, place: str, options: Iterable[str]) -> Un
     """
     options, name = [str(option) for option in options], in_short(name)
     close = {option.lower(): option for option in options}
-    matches = get_close_matches(str(name).lower(), close, n=1)
+    matches = get_close_matches(name.lower(), close, n=1)
     nearest = f"; did you mean '{in_short(close[matches[0]])}'?" if matches else "."
     return UnknownName(f"{kind} '{name}' is not in {place}{nearest} It has: {shorten(options) or 'nothing'}.")
 

@@ -18,24 +18,18 @@ import zarr
 from scipy import sparse
 
 from ginseng import (
-    GinsengClassifier,
-    GinsengClassifierState,
     GinsengDataset,
     classify,
     load_model,
     read_adata,
     save_model,
 )
-from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
-
-N_GENES = 30
+from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate, untrained
 
 
 @pytest.fixture(scope="module")
 def state():
-    model = GinsengClassifier(N_GENES, 3, hidden_dim=4)
-    genes = [f"GENE{i}" for i in range(N_GENES)]
-    return GinsengClassifierState(model.params, genes, list("ABC"), [0, 1, 2], N_GENES, 3, 4, True, 1e4, 0.2)
+    return untrained()
 
 
 @pytest.fixture
