@@ -15,6 +15,10 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+class Failed(SystemExit):
+    """A contestant's process failed: the message ends a script, unless that goes on without it."""
+
+
 @dataclass(frozen=True)
 class Contestant:
     """An interpreter, and the checkout whose `ginseng` it imports in place of what it has installed."""
@@ -23,20 +27,24 @@ class Contestant:
     python: str = sys.executable
     checkout: Path | None = None
 
-    def run(self, *command: object, **variables: object) -> str:
+    def run(self, *command: object, timeout: float | None = None, **variables: object) -> str:
         """Output of `python *command`, with environment variables; JAX's own, and PYTHONPATH, are not handed on."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHONPATH"))}
         if self.checkout is not None:
             kept["PYTHONPATH"] = str(self.checkout)
-        done = subprocess.run(
-            [self.python, *map(str, command)],
-            cwd=tempfile.gettempdir(),
-            env=kept | {name: str(value) for name, value in variables.items()},
-            capture_output=True,
-            text=True,
-        )
+        try:
+            done = subprocess.run(
+                [self.python, *map(str, command)],
+                cwd=tempfile.gettempdir(),
+                env=kept | {name: str(value) for name, value in variables.items()},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.name} had not ended after {timeout:g} seconds") from None
         if done.returncode:
-            sys.exit(f"{self.name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            raise Failed(f"{self.name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return done.stdout
 
     def ask(self, script: str, *args: object, **variables: object) -> dict:

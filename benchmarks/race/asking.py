@@ -1,0 +1,285 @@
+"""How each question is asked: which processes, in which order. Contestants take turns, round by round."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.contestants import Failed
+from benchmarks.race.measuring import Race
+from benchmarks.race.questions import OURS, REFERENCE
+
+LABELLING = {
+    OURS: "label_ginseng",
+    REFERENCE: "label_reference",
+    "logistic regression": "label_logistic",
+    "CellTypist": "label_celltypist",
+    "scANVI": "label_scanvi",
+    "SingleR": "label_singler",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much is asked."""
+
+    sizes: tuple[int, ...] = (20_000, 200_000)
+    genes: int = 2_000
+    rounds: int = 3
+    seeds: int = 3
+    steps: int = 100
+    reference_steps: int = 20  # of an epoch, which takes it ever longer the more cells there are
+
+
+QUICK = Scale(sizes=(2_000, 8_000), genes=500, rounds=2, seeds=2, steps=40)
+
+
+class Inputs:
+    """Data that questions share, each made when it is first needed, in a folder that ends with the race."""
+
+    def __init__(self, race: Race, scale: Scale, folder: Path, data: Path | None):
+        self.race, self.scale, self.folder = race, scale, folder
+        self._splits: dict[Path, dict] = {}
+        if data is None:
+            shipped = folder / "pbmc68k_reduced.h5ad"
+            race.ask(OURS, "-m benchmarks.race.splits", "shipped", shipped)
+            files = [shipped]
+        else:
+            files = sorted(data.resolve().glob("*.h5ad"))
+        found = race.ask(OURS, "-m benchmarks.race.splits", "labelled", *files)
+        if not found["files"]:
+            raise Failed(f"{data} has no .h5ad with `cell_type` in obs.")
+        self.files, self._source = [Path(path) for path in found["files"]], found["largest"]
+
+    def counts(self, n_cells: int) -> Path:
+        """Counts of so many cells, drawn from real ones and thinned to 8 % non-zero."""
+        path = self.folder / f"{n_cells}.h5ad"
+        if not path.exists():
+            command = ["-m", "benchmarks.simulate", "--data", self._source, "--cells", n_cells]
+            self.race.contestants[OURS].run(*command, "--genes", self.scale.genes, "--out", path)
+        return path
+
+    def store(self, of: str, n_cells: int) -> Path:
+        """A dataset of them, made by a contestant."""
+        path = self.folder / f"{of.replace(' ', '-')}-{n_cells}.zarr"
+        if not path.exists():
+            self.race.ask(of, "create", self.counts(n_cells), "cell_type", path)
+        return path
+
+    def anndata_store(self, n_cells: int) -> Path:
+        """An AnnData .zarr of them."""
+        path = self.folder / f"counts-{n_cells}.zarr"
+        if not path.exists():
+            self.race.ask(OURS, "store", self.counts(n_cells), path)
+        return path
+
+    def model(self) -> Path:
+        """A model file of ours, which all annotate with."""
+        path = self.folder / "model.h5"
+        if not path.exists():
+            self.race.ask(OURS, "fit", self.store(OURS, min(self.scale.sizes)), path)
+        return path
+
+    def split(self, file: Path, seed: int, *withhold: str) -> tuple[Path, dict]:
+        """Folder of training and test cells, and what was withheld."""
+        folder = self.folder / "-".join([file.stem, str(seed), *withhold])
+        if folder not in self._splits:
+            told = self.race.ask(OURS, "-m benchmarks.race.splits", "split", file, folder, seed, *withhold)
+            self._splits[folder] = told
+        return folder, self._splits[folder]
+
+    def turns(self, *names: str) -> list[str]:
+        """Those contestants that take part."""
+        return [name for name in names if name in self.race.contestants]
+
+    def named(self, n_cells: int) -> str:
+        """The case of so many simulated cells."""
+        return f"{n_cells:,} cells"
+
+
+def create(inputs: Inputs) -> None:
+    for nth in range(inputs.scale.rounds):
+        for n_cells in inputs.scale.sizes:
+            for of in inputs.turns(OURS, REFERENCE):
+                with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
+                    arguments = (inputs.counts(n_cells), "cell_type", f"{folder}/made.zarr")
+                    inputs.race.measure("create", inputs.named(n_cells), of, nth, "create", *arguments)
+
+
+def stream_memory(inputs: Inputs) -> None:
+    question = "stream-memory"
+    for nth in range(inputs.scale.rounds):
+        for n_cells in inputs.scale.sizes:
+            case = inputs.named(n_cells)
+            for of, n_batches in ((OURS, 0), (REFERENCE, 10)):
+                if of in inputs.race.contestants:
+                    store = partial(inputs.store, of, n_cells)
+                    inputs.race.measure(question, case, of, nth, "stream", store, n_batches, 0)
+            inputs.race.measure(question, case, OURS, nth, "stream_scipy", inputs.counts(n_cells), by="bare scipy")
+
+
+def stream_budget(inputs: Inputs) -> None:
+    n_cells = max(inputs.scale.sizes)
+    store = inputs.store(OURS, n_cells)
+    limits = inputs.race.ask(OURS, "beyond", store)
+    case = f"{inputs.named(n_cells)} within {limits['budget'] / 2**20:.3g} MiB"
+    for nth in range(inputs.scale.rounds):
+        inputs.race.measure("stream-budget", case, OURS, nth, "stream", store, 0, limits["budget"])
+        for n_blocks in (32, 384):
+            arguments = store, limits["block size"], n_blocks
+            by = f"annbatch, {n_blocks} blocks"
+            inputs.race.measure("stream-budget", case, "annbatch", nth, "stream_annbatch", *arguments, by=by)
+
+
+def step(inputs: Inputs) -> None:
+    n_cells, scale = min(inputs.scale.sizes), inputs.scale
+    for nth in range(scale.rounds):
+        case = f"{scale.genes:,} genes"
+        for of in inputs.turns(OURS, REFERENCE):
+            store = partial(inputs.store, of, n_cells)
+            inputs.race.measure("step", case, of, nth, "train", "step", store, scale.steps)
+        inputs.race.measure("step", case, OURS, nth, "roofline", 128, scale.genes, 9, by="roofline")
+
+
+def epoch(inputs: Inputs) -> None:
+    for nth in range(inputs.scale.rounds):
+        for n_cells in inputs.scale.sizes:
+            for of, n_steps in ((OURS, inputs.scale.steps), (REFERENCE, inputs.scale.reference_steps)):
+                if of in inputs.race.contestants:
+                    arguments = "epoch", partial(inputs.store, of, n_cells), n_steps
+                    inputs.race.measure("epoch", inputs.named(n_cells), of, nth, "train", *arguments)
+
+
+def annotate_memory(inputs: Inputs) -> None:
+    question, model = "annotate-memory", inputs.model()
+    for nth in range(inputs.scale.rounds):
+        for n_cells in inputs.scale.sizes:
+            case, arguments = inputs.named(n_cells), (model, inputs.counts(n_cells), "memory")
+            for of in inputs.turns(OURS, REFERENCE):
+                inputs.race.measure(question, case, of, nth, "annotate", *arguments)
+            inputs.race.measure(question, case, OURS, nth, "products", model, by="bare products")
+
+
+def annotate_disk(inputs: Inputs) -> None:
+    question, model = "annotate-disk", inputs.model()
+    for nth in range(inputs.scale.rounds):
+        for n_cells in inputs.scale.sizes:
+            case = inputs.named(n_cells)
+            for of in inputs.turns(OURS, REFERENCE):
+                inputs.race.measure(question, case, of, nth, "annotate", model, inputs.counts(n_cells), "disk")
+            arguments = model, inputs.anndata_store(n_cells), "disk"
+            inputs.race.measure(question, case, OURS, nth, "annotate", *arguments, by=f"{OURS}, .zarr")
+
+
+def whole(inputs: Inputs) -> None:
+    def judge(folder: Path) -> Callable[[dict], dict]:
+        return lambda _: inputs.race.ask(OURS, "-m benchmarks.race.judging", "written", folder)
+
+    for nth in range(inputs.scale.rounds):
+        for file in inputs.files:
+            folder, _ = inputs.split(file, 0)
+            cache = {"XDG_CACHE_HOME": inputs.folder / f"cache-{file.stem}-{nth}"}
+            for by in (OURS, f"{OURS}, warm cache"):
+                inputs.race.measure(
+                    "whole",
+                    file.stem,
+                    OURS,
+                    nth,
+                    "whole",
+                    "ginseng",
+                    folder,
+                    by=by,
+                    judge=judge(folder),
+                    variables=cache,
+                )
+            arguments = "celltypist", folder
+            inputs.race.measure("whole", file.stem, "CellTypist", nth, "whole", *arguments, judge=judge(folder))
+
+
+def accuracy(inputs: Inputs) -> None:
+    label(inputs, "accuracy")
+
+
+def novelty(inputs: Inputs) -> None:
+    label(inputs, "novelty", "withhold")
+
+
+def label(inputs: Inputs, question: str, *withhold: str) -> None:
+    """Training cells to labels of test cells, for each file and seed."""
+    for seed in range(inputs.scale.seeds):
+        for file in inputs.files:
+            folder, told = inputs.split(file, seed, *withhold)
+            withheld = [told["withheld"]] if withhold else []
+
+            def judge(_: dict, folder: Path = folder, withheld: list[str] = withheld) -> dict:
+                return inputs.race.ask(OURS, "-m benchmarks.race.judging", "labels", folder, *withheld)
+
+            for of in inputs.turns(*LABELLING):
+                inputs.race.measure(question, file.stem, of, seed, LABELLING[of], folder, seed, judge=judge, **told)
+
+
+def model_file(inputs: Inputs) -> None:
+    if REFERENCE not in inputs.race.contestants:
+        return
+    for file in inputs.files:
+        for writer in (OURS, REFERENCE):
+            with tempfile.TemporaryDirectory(dir=inputs.folder) as name:
+                model, theirs, ours = (Path(name, each) for each in ("model.h5", "theirs.csv", "ours.csv"))
+
+                def judge(_: dict, theirs: Path = theirs, ours: Path = ours) -> dict:
+                    return inputs.race.ask(OURS, "-m benchmarks.race.judging", "tables", theirs, ours)
+
+                def written(
+                    writer: str = writer, file: Path = file, model: Path = model, theirs: Path = theirs
+                ) -> Path:
+                    inputs.race.ask(writer, "model_file", "write", file, model, model.parent)
+                    inputs.race.ask(REFERENCE, "model_file", "read", model, file, theirs)
+                    return model
+
+                case = f"{file.stem}, written by {writer}"
+                inputs.race.measure("model-file", case, OURS, 0, "model_file", "read", written, file, ours, judge=judge)
+
+
+def trajectory(inputs: Inputs) -> None:
+    n_cells, theirs = min(inputs.scale.sizes), []
+
+    def judge(found: dict) -> dict:
+        if not theirs:
+            return {}
+        ours = found["details"]["losses"]
+        return {"largest relative difference": max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))}
+
+    for of in inputs.turns(REFERENCE, OURS):
+        arguments = partial(inputs.store, of, n_cells), inputs.counts(n_cells), inputs.scale.steps
+        by_this = judge if of == OURS else keep(theirs)
+        inputs.race.measure("trajectory", inputs.named(n_cells), of, 0, "trajectory", *arguments, judge=by_this)
+
+
+def keep(losses: list[float]) -> Callable[[dict], dict]:
+    """Note the losses that ours will be compared with."""
+
+    def noted(found: dict) -> dict:
+        losses.extend(found["details"]["losses"])
+        return {}
+
+    return noted
+
+
+ASKED: dict[str, Callable[[Inputs], None]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        create,
+        stream_memory,
+        stream_budget,
+        step,
+        epoch,
+        annotate_memory,
+        annotate_disk,
+        whole,
+        accuracy,
+        novelty,
+        model_file,
+        trajectory,
+    )
+}

@@ -1,0 +1,60 @@
+"""How right answers are, by the environment of ours: the same measures for every contestant.
+
+python -m benchmarks.race.judging labels FOLDER [TYPE WITHHELD]
+python -m benchmarks.race.judging written FOLDER
+python -m benchmarks.race.judging tables ONE OTHER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from benchmarks.trust import auroc
+from ginseng.metrics import ece, score
+
+
+def truth_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Types of the test cells, and which of them were trained on."""
+    train, test = (ad.read_h5ad(folder / f"{part}.h5ad", backed="r") for part in ("train", "test"))
+    types = test.obs["cell_type"].astype(str).to_numpy()
+    return types, np.isin(types, train.obs["cell_type"].astype(str).unique())
+
+
+def labels(folder: str, withheld: str = "") -> dict:
+    """What `scripts/cells.write` has written: right, calibrated, and the withheld type told apart."""
+    types, is_known = truth_of(Path(folder))
+    found = pd.read_csv(Path(folder, "predicted.csv"), dtype={"type": str})
+    if withheld:
+        novelty = found["novelty"].to_numpy()
+        return {"AUROC": round(float(auroc(novelty[is_known], novelty[types == withheld])), 4)}
+    types, found = types[is_known], found[is_known]
+    scores = score(types, found["type"].to_numpy())
+    is_right = found["type"].to_numpy() == types
+    confidence = found["confidence"].clip(0, 1).to_numpy()
+    figures = {"accuracy": scores.accuracy, "macro-F1": scores.macro_f1, "ECE": ece(confidence, is_right)}
+    return {name: round(float(figure), 4) for name, figure in figures.items()}
+
+
+def written(folder: str) -> dict:
+    """Accuracy of the labels that a command has written: the first column of labels.csv."""
+    types, is_known = truth_of(Path(folder))
+    found = pd.read_csv(Path(folder, "labels.csv"), index_col=0, dtype=str).iloc[:, 0].to_numpy()
+    return {"accuracy": round(float((found == types)[is_known].mean()), 4), "cells": len(types)}
+
+
+def tables(one: str, other: str) -> dict:
+    """Labels and probabilities of the same cells, as two packages wrote them."""
+    a, b = (pd.read_csv(path, index_col=0) for path in (one, other))
+    same = (a["ginseng_cell_type"].astype(str) == b["ginseng_cell_type"].astype(str)).mean()
+    names = [name for name in a.columns[1:] if name in b]
+    apart = np.abs(a[names].to_numpy() - b[names].to_numpy()).max()
+    return {"cells": len(a), "equal labels": float(same), "largest difference of a probability": float(apart)}
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    print(json.dumps({"labels": labels, "written": written, "tables": tables}[what](*arguments)))

@@ -1,0 +1,102 @@
+"""A race: measurements as processes of their contestants, appended to the results as they end."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Contestant, Failed
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    described = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in described.read_text().splitlines() if line[:10] == "model name"]
+        if (described.exists())
+        else []
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    processor = models[0] if models else platform.machine()
+    return f"{len(models) or os.cpu_count()} cores ({processor}), {memory:.0f} GiB, {platform.system()}"
+
+
+def last_line(error: BaseException) -> str:
+    """What a failed process said last, which of a traceback is the error."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or ["failed without a word"])[-1][:300]
+
+
+class Race:
+    """Contestants, and where measurements go."""
+
+    def __init__(self, results: Path, contestants: dict[str, Contestant], about: dict[str, Any], timeout: float = 900):
+        self.contestants, self._results, self._about, self._timeout = contestants, results, about, timeout
+        self._run, self._machine = now(), machine()
+        self._versions: dict[str, dict[str, str]] = {}
+        self._given_up: set[tuple[str, str, str]] = set()
+
+    def describe(self, name: str, versions: dict[str, str]) -> None:
+        """Versions of a contestant, told with each of its measurements."""
+        self._versions[name] = versions
+
+    def leave_out(self, name: str, error: BaseException) -> None:
+        """Go on without a contestant."""
+        self.contestants.pop(name, None)
+        print(f"{name} is left out: {last_line(error)}", flush=True)
+        self._append({"by": name, "left out": last_line(error)})
+
+    def measure(
+        self,
+        question: str,
+        case: str,
+        of: str,
+        nth: int,
+        script: str,
+        *args: object,
+        by: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """Figures of one process of the contestant `of`, told as those of `by`; none if it fails, or has before.
+
+        An argument that must be made first may be a function that makes it: then a failure to is the contestant's.
+        `judge`, a function of what the script found, adds figures; `variables` are of the environment.
+        """
+        by, judge, variables = by or of, more.pop("judge", None), more.pop("variables", {})
+        key = question, case, by
+        if of not in self.contestants or key in self._given_up:
+            return {}
+        about = {"question": question, "case": case, "by": by, "round": nth}
+        try:
+            found = self.ask(of, script, *(arg() if callable(arg) else arg for arg in args), **variables)
+            if judge is not None:
+                found = found | judge(found)
+        except Failed as error:
+            self._given_up.add(key)
+            print(f"{question}, {case}: {by} failed: {last_line(error)}", flush=True)
+            self._append({**about, "failed": last_line(error), "versions": self._versions.get(of, {})})
+            return {}
+        details = {**more, **found.pop("details", {})}
+        line = {**about, "cells": found.pop("cells", None), "figures": found}
+        self._append({**line, **({"details": details} if details else {}), "versions": self._versions.get(of, {})})
+        told = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        print(f"{question}, {case}, round {nth}: {by}: {told}", flush=True)
+        return found
+
+    def ask(self, of: str, script: str, *args: object, **variables: object) -> dict[str, Any]:
+        """What a script of ours, by name, prints as JSON in its last line, or a module (`-m`) does."""
+        command = ("-m", script.removeprefix("-m ")) if script.startswith("-m ") else (SCRIPTS / f"{script}.py",)
+        output = self.contestants[of].run(*command, *args, timeout=self._timeout, **variables)
+        return json.loads(output.strip().splitlines()[-1])
+
+    def _append(self, line: dict[str, Any]) -> None:
+        load = {"load": round(os.getloadavg()[0], 1), "machine": self._machine, "date": now()}
+        with self._results.open("a") as file:
+            file.write(json.dumps({"run": self._run, **line, **load, **self._about}, ensure_ascii=False) + "\n")

@@ -1,0 +1,70 @@
+"""Cells to race on, written by the environment of ours: what packages ship, and training and test cells of a file.
+
+python -m benchmarks.race.splits shipped PATH
+python -m benchmarks.race.splits largest FILE...
+python -m benchmarks.race.splits split FILE FOLDER SEED [withhold]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+
+from benchmarks.accuracy import write
+from ginseng.demo import pbmc_counts
+
+FEWEST_WITHHELD = 40
+
+
+def shipped(path: str) -> dict:
+    """The blood cells that come with scanpy, as a file of counts with `cell_type`."""
+    adata = pbmc_counts()
+    adata.obs["cell_type"] = adata.obs.pop("bulk_labels").astype(str)
+    adata.write_h5ad(path)
+    return {"cells": adata.n_obs}
+
+
+def labelled(files: list[str]) -> dict:
+    """Those files that have labels, and the one of most genes, from which large data are drawn."""
+    n_genes = {}
+    for path in files:
+        adata = ad.read_h5ad(path, backed="r")
+        if "cell_type" in adata.obs:
+            n_genes[path] = adata.n_vars
+        adata.file.close()
+    return {"files": list(n_genes), "largest": max(n_genes, key=n_genes.get, default=None)}
+
+
+def split(path: str, folder: str, seed: str, *withhold: str) -> dict:
+    """Hold out a third of the donors, or of each type; `withhold` puts all cells of a type among the test cells."""
+    adata = ad.read_h5ad(path)
+    adata = adata[adata.obs["cell_type"].notna().to_numpy()]
+    adata.var_names_make_unique()
+    types, rng = adata.obs["cell_type"].astype(str), np.random.default_rng(int(seed))
+    donors = adata.obs["donor"].astype(str) if "donor" in adata.obs else types
+    names = np.unique(donors)
+    if "donor" in adata.obs and len(names) > 1:
+        is_test = donors.isin(rng.permutation(names)[: max(1, round(len(names) / 3))]).to_numpy()
+    else:
+        third = types.groupby(types).sample(frac=1 / 3, random_state=int(seed)).index
+        is_test = adata.obs_names.isin(third)
+    told = {}
+    if withhold:
+        sizes = types.value_counts()
+        enough = sorted(sizes.index[sizes >= FEWEST_WITHHELD])
+        told["withheld"] = str(rng.permutation(enough)[0])
+        is_test |= (types == told["withheld"]).to_numpy()
+    train, test = adata[~is_test], adata[is_test]
+    if withhold:
+        train = train[(train.obs["cell_type"].astype(str) != told["withheld"]).to_numpy()]
+    Path(folder).mkdir(parents=True)
+    write(Path(folder), train, test)
+    return {"training cells": train.n_obs, "test cells": test.n_obs, **told}
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    ways = {"shipped": shipped, "split": split}
+    print(json.dumps(labelled(arguments) if what == "labelled" else ways[what](*arguments)))
