@@ -28,8 +28,8 @@ class Contestant:
     checkout: Path | None = None
 
     def run(self, *command: object, timeout: float | None = None, **variables: object) -> str:
-        """Output of `python *command`, with environment variables; JAX's own, and PYTHONPATH, are not handed on."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHONPATH"))}
+        """Output of `python *command`, with environment variables; JAX's own, and Python's, are not handed on."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHON"))}
         if self.checkout is not None:
             kept["PYTHONPATH"] = str(self.checkout)
         try:

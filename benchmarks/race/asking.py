@@ -1,12 +1,14 @@
 """How each question is asked: which processes, in which order. Contestants take turns, round by round."""
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from benchmarks.contestants import Failed
+from benchmarks.race import judging
 from benchmarks.race.measuring import Race
 from benchmarks.race.questions import OURS, REFERENCE
 
@@ -43,11 +45,11 @@ class Inputs:
         self._splits: dict[Path, dict] = {}
         if data is None:
             shipped = folder / "pbmc68k_reduced.h5ad"
-            race.ask(OURS, "-m benchmarks.race.splits", "shipped", shipped)
+            self._prepare("shipped", shipped)
             files = [shipped]
         else:
             files = sorted(data.resolve().glob("*.h5ad"))
-        found = race.ask(OURS, "-m benchmarks.race.splits", "labelled", *files)
+        found = self._prepare("labelled", *files)
         if not found["files"]:
             raise Failed(f"{data} has no .h5ad with `cell_type` in obs.")
         self.files, self._source = [Path(path) for path in found["files"]], found["largest"]
@@ -85,9 +87,13 @@ class Inputs:
         """Folder of training and test cells, and what was withheld."""
         folder = self.folder / "-".join([file.stem, str(seed), *withhold])
         if folder not in self._splits:
-            told = self.race.ask(OURS, "-m benchmarks.race.splits", "split", file, folder, seed, *withhold)
+            told = self._prepare("split", file, folder, seed, *withhold)
             self._splits[folder] = told
         return folder, self._splits[folder]
+
+    def _prepare(self, what: str, *args: object) -> dict:
+        output = self.race.contestants[OURS].run("-m", "benchmarks.race.splits", what, *args)
+        return json.loads(output.strip().splitlines()[-1])
 
     def turns(self, *names: str) -> list[str]:
         """Those contestants that take part."""
@@ -173,28 +179,15 @@ def annotate_disk(inputs: Inputs) -> None:
 
 
 def whole(inputs: Inputs) -> None:
-    def judge(folder: Path) -> Callable[[dict], dict]:
-        return lambda _: inputs.race.ask(OURS, "-m benchmarks.race.judging", "written", folder)
-
     for nth in range(inputs.scale.rounds):
         for file in inputs.files:
             folder, _ = inputs.split(file, 0)
+            judge = partial(judging.written, folder)
             cache = {"XDG_CACHE_HOME": inputs.folder / f"cache-{file.stem}-{nth}"}
             for by in (OURS, f"{OURS}, warm cache"):
-                inputs.race.measure(
-                    "whole",
-                    file.stem,
-                    OURS,
-                    nth,
-                    "whole",
-                    "ginseng",
-                    folder,
-                    by=by,
-                    judge=judge(folder),
-                    variables=cache,
-                )
-            arguments = "celltypist", folder
-            inputs.race.measure("whole", file.stem, "CellTypist", nth, "whole", *arguments, judge=judge(folder))
+                how = {"by": by, "judge": judge, "variables": cache}
+                inputs.race.measure("whole", file.stem, OURS, nth, "whole", "ginseng", folder, **how)
+            inputs.race.measure("whole", file.stem, "CellTypist", nth, "whole", "celltypist", folder, judge=judge)
 
 
 def accuracy(inputs: Inputs) -> None:
@@ -210,60 +203,30 @@ def label(inputs: Inputs, question: str, *withhold: str) -> None:
     for seed in range(inputs.scale.seeds):
         for file in inputs.files:
             folder, told = inputs.split(file, seed, *withhold)
-            withheld = [told["withheld"]] if withhold else []
-
-            def judge(_: dict, folder: Path = folder, withheld: list[str] = withheld) -> dict:
-                return inputs.race.ask(OURS, "-m benchmarks.race.judging", "labels", folder, *withheld)
-
+            how = {"judge": partial(judging.labels, folder, told.get("withheld", "")), "details": told}
             for of in inputs.turns(*LABELLING):
-                inputs.race.measure(question, file.stem, of, seed, LABELLING[of], folder, seed, judge=judge, **told)
+                inputs.race.measure(question, file.stem, of, seed, LABELLING[of], folder, seed, **how)
 
 
 def model_file(inputs: Inputs) -> None:
-    if REFERENCE not in inputs.race.contestants:
-        return
-    for file in inputs.files:
+    race = inputs.race
+    for file in inputs.files if REFERENCE in race.contestants else ():
         for writer in (OURS, REFERENCE):
             with tempfile.TemporaryDirectory(dir=inputs.folder) as name:
-                model, theirs, ours = (Path(name, each) for each in ("model.h5", "theirs.csv", "ours.csv"))
-
-                def judge(_: dict, theirs: Path = theirs, ours: Path = ours) -> dict:
-                    return inputs.race.ask(OURS, "-m benchmarks.race.judging", "tables", theirs, ours)
-
-                def written(
-                    writer: str = writer, file: Path = file, model: Path = model, theirs: Path = theirs
-                ) -> Path:
-                    inputs.race.ask(writer, "model_file", "write", file, model, model.parent)
-                    inputs.race.ask(REFERENCE, "model_file", "read", model, file, theirs)
-                    return model
-
-                case = f"{file.stem}, written by {writer}"
-                inputs.race.measure("model-file", case, OURS, 0, "model_file", "read", written, file, ours, judge=judge)
+                model, *read = (Path(name, each) for each in ("model.h5", "theirs.csv", "ours.csv"))
+                race.ask(writer, "model_file", "write", file, model, name)
+                race.ask(REFERENCE, "model_file", "read", model, file, read[0])
+                case, judge = f"{file.stem}, written by {writer}", partial(judging.tables, *read)
+                race.measure("model-file", case, OURS, 0, "model_file", "read", model, file, read[1], judge=judge)
 
 
 def trajectory(inputs: Inputs) -> None:
-    n_cells, theirs = min(inputs.scale.sizes), []
-
-    def judge(found: dict) -> dict:
-        if not theirs:
-            return {}
-        ours = found["details"]["losses"]
-        return {"largest relative difference": max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))}
-
+    n_cells = min(inputs.scale.sizes)
+    losses = {of: inputs.folder / f"losses-{of.replace(' ', '-')}.json" for of in (OURS, REFERENCE)}
     for of in inputs.turns(REFERENCE, OURS):
-        arguments = partial(inputs.store, of, n_cells), inputs.counts(n_cells), inputs.scale.steps
-        by_this = judge if of == OURS else keep(theirs)
-        inputs.race.measure("trajectory", inputs.named(n_cells), of, 0, "trajectory", *arguments, judge=by_this)
-
-
-def keep(losses: list[float]) -> Callable[[dict], dict]:
-    """Note the losses that ours will be compared with."""
-
-    def noted(found: dict) -> dict:
-        losses.extend(found["details"]["losses"])
-        return {}
-
-    return noted
+        arguments = partial(inputs.store, of, n_cells), inputs.counts(n_cells), inputs.scale.steps, losses[of]
+        judge = partial(judging.losses, losses[OURS], losses[REFERENCE]) if of == OURS else dict
+        inputs.race.measure("trajectory", inputs.named(n_cells), of, 0, "trajectory", *arguments, judge=judge)
 
 
 ASKED: dict[str, Callable[[Inputs], None]] = {

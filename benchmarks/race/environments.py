@@ -75,7 +75,7 @@ def make(environment: Environment, home: Path, interpreter: Path, python: str) -
         if sys.version_info[:2] < environment.least_python:
             raise
         uv("venv", "--clear", "--python", sys.executable, home)
-    uv("pip", "install", "--python", interpreter, *environment.requirements)
+    uv("pip", "install", "--compile-bytecode", "--python", interpreter, *environment.requirements)
 
 
 def uv(*arguments: object) -> None:

@@ -1,19 +1,14 @@
-"""How right answers are, by the environment of ours: the same measures for every contestant.
-
-python -m benchmarks.race.judging labels FOLDER [TYPE WITHHELD]
-python -m benchmarks.race.judging written FOLDER
-python -m benchmarks.race.judging tables ONE OTHER
-"""
+"""How right answers are: the same measures for every contestant."""
 
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from benchmarks.trust import auroc
 from ginseng.metrics import ece, score
 
 
@@ -24,13 +19,14 @@ def truth_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return types, np.isin(types, train.obs["cell_type"].astype(str).unique())
 
 
-def labels(folder: str, withheld: str = "") -> dict:
+def labels(folder: Path, withheld: str = "") -> dict[str, Any]:
     """What `scripts/cells.write` has written: right, calibrated, and the withheld type told apart."""
-    types, is_known = truth_of(Path(folder))
-    found = pd.read_csv(Path(folder, "predicted.csv"), dtype={"type": str})
+    types, is_known = truth_of(folder)
+    found = pd.read_csv(folder / "predicted.csv", dtype={"type": str})
     if withheld:
-        novelty = found["novelty"].to_numpy()
-        return {"AUROC": round(float(auroc(novelty[is_known], novelty[types == withheld])), 4)}
+        seen, novel = (found["novelty"].to_numpy()[of] for of in (is_known, types == withheld))
+        auroc = stats.mannwhitneyu(novel, seen).statistic / (len(novel) * len(seen))
+        return {"AUROC": round(float(auroc), 4)}
     types, found = types[is_known], found[is_known]
     scores = score(types, found["type"].to_numpy())
     is_right = found["type"].to_numpy() == types
@@ -39,14 +35,14 @@ def labels(folder: str, withheld: str = "") -> dict:
     return {name: round(float(figure), 4) for name, figure in figures.items()}
 
 
-def written(folder: str) -> dict:
+def written(folder: Path) -> dict[str, Any]:
     """Accuracy of the labels that a command has written: the first column of labels.csv."""
-    types, is_known = truth_of(Path(folder))
-    found = pd.read_csv(Path(folder, "labels.csv"), index_col=0, dtype=str).iloc[:, 0].to_numpy()
+    types, is_known = truth_of(folder)
+    found = pd.read_csv(folder / "labels.csv", index_col=0, dtype=str).iloc[:, 0].to_numpy()
     return {"accuracy": round(float((found == types)[is_known].mean()), 4), "cells": len(types)}
 
 
-def tables(one: str, other: str) -> dict:
+def tables(one: Path, other: Path) -> dict[str, Any]:
     """Labels and probabilities of the same cells, as two packages wrote them."""
     a, b = (pd.read_csv(path, index_col=0) for path in (one, other))
     same = (a["ginseng_cell_type"].astype(str) == b["ginseng_cell_type"].astype(str)).mean()
@@ -55,6 +51,9 @@ def tables(one: str, other: str) -> dict:
     return {"cells": len(a), "equal labels": float(same), "largest difference of a probability": float(apart)}
 
 
-if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
-    print(json.dumps({"labels": labels, "written": written, "tables": tables}[what](*arguments)))
+def losses(ours: Path, theirs: Path) -> dict[str, Any]:
+    """How far apart losses are that two packages wrote, step by step; nothing where one is missing."""
+    if not theirs.exists():
+        return {}
+    a, b = (np.asarray(json.loads(path.read_text())) for path in (ours, theirs))
+    return {"largest relative difference": float((np.abs(a - b) / np.abs(b)).max())}

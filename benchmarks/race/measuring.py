@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,38 +63,35 @@ class Race:
         script: str,
         *args: object,
         by: str | None = None,
-        **more: Any,
-    ) -> dict[str, Any]:
-        """Figures of one process of the contestant `of`, told as those of `by`; none if it fails, or has before.
+        judge: Callable[[], dict[str, Any]] = dict,
+        details: dict[str, Any] | None = None,
+        variables: dict[str, object] | None = None,
+    ) -> None:
+        """Measure one process of the contestant `of`, told as that of `by`; not where it has failed before.
 
         An argument that must be made first may be a function that makes it: then a failure to is the contestant's.
-        `judge`, a function of what the script found, adds figures; `variables` are of the environment.
+        `judge` looks at what the process has written, and gives further figures.
         """
-        by, judge, variables = by or of, more.pop("judge", None), more.pop("variables", {})
-        key = question, case, by
+        about = {"question": question, "case": case, "by": by or of, "round": nth}
+        key = question, case, by or of
         if of not in self.contestants or key in self._given_up:
-            return {}
-        about = {"question": question, "case": case, "by": by, "round": nth}
+            return
         try:
-            found = self.ask(of, script, *(arg() if callable(arg) else arg for arg in args), **variables)
-            if judge is not None:
-                found = found | judge(found)
-        except Failed as error:
+            found = self.ask(of, script, *(arg() if callable(arg) else arg for arg in args), **(variables or {}))
+            found |= judge()
+        except (Failed, Exception) as error:  # of one contestant; the others go on
             self._given_up.add(key)
-            print(f"{question}, {case}: {by} failed: {last_line(error)}", flush=True)
-            self._append({**about, "failed": last_line(error), "versions": self._versions.get(of, {})})
-            return {}
-        details = {**more, **found.pop("details", {})}
-        line = {**about, "cells": found.pop("cells", None), "figures": found}
-        self._append({**line, **({"details": details} if details else {}), "versions": self._versions.get(of, {})})
-        told = ", ".join(f"{name} {value:g}" for name, value in found.items())
-        print(f"{question}, {case}, round {nth}: {by}: {told}", flush=True)
-        return found
+            line, told = {"failed": last_line(error)}, f"failed: {last_line(error)}"
+        else:
+            details = {**(details or {}), **found.pop("details", {})}
+            line = {"cells": found.pop("cells", None), "figures": found, **({"details": details} if details else {})}
+            told = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        self._append({**about, **line, "versions": self._versions.get(of, {})})
+        print(f"{question}, {case}, round {nth}: {by or of}: {told}", flush=True)
 
     def ask(self, of: str, script: str, *args: object, **variables: object) -> dict[str, Any]:
-        """What a script of ours, by name, prints as JSON in its last line, or a module (`-m`) does."""
-        command = ("-m", script.removeprefix("-m ")) if script.startswith("-m ") else (SCRIPTS / f"{script}.py",)
-        output = self.contestants[of].run(*command, *args, timeout=self._timeout, **variables)
+        """What one of the scripts, by name, prints as JSON in its last line."""
+        output = self.contestants[of].run(SCRIPTS / f"{script}.py", *args, timeout=self._timeout, **variables)
         return json.loads(output.strip().splitlines()[-1])
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ dataset.make_split = lambda *_, **__: None  # fit of ginseng 0.2.1 splits anew, 
 
 def held(batch):
     """A stream of one batch, again and again."""
-    return lambda self, size, split="train", *_, **__: iter([batch] * (n_cells // BATCH if split == "train" else 1))
+    return lambda self, batch_size, split="train", *_, **__: iter(
+        [batch] * (n_cells // BATCH if split == "train" else 1)
+    )
 
 
 if question == "step":

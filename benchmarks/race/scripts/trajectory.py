@@ -1,9 +1,11 @@
-"""Loss of each step on given batches: path of a dataset, number of steps. Each batch is an epoch of its own.
+"""Loss of each step on given batches, each an epoch: path of a dataset, its counts, number of steps, where to write.
 
 Batches are drawn with NumPy's generator of seed 0, so that both packages see the same cells in the same order.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -14,7 +16,7 @@ from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTra
 
 BATCH = 128
 
-path, data, n_steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+path, data, n_steps, written = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 dataset = GinsengDataset(path)
 x = anndata.read_h5ad(data).X.tocsr()
 labels = np.asarray(dataset.labels[:])
@@ -27,7 +29,7 @@ dataset.make_split = lambda *_, **__: None
 
 def given(of_batch):
     """A stream of the next batch, or of held-out cells."""
-    return lambda self, size, split="train", *_, **__: iter(
+    return lambda self, batch_size, split="train", *_, **__: iter(
         [of_batch(next(batches) if split == "train" else self.test_idx)]
     )
 
@@ -41,4 +43,5 @@ else:
     trainer = GinsengClassifierTrainer(dataset, GinsengClassifierTrainerSettings(**settings))
 trainer.fit(epochs=n_steps, silent=True)
 losses = [float(loss) for loss in trainer.logger.train_loss]
+written.write_text(json.dumps(losses))
 report(cells=BATCH * n_steps, last_loss=losses[-1], details={"losses": losses})
