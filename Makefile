@@ -6,7 +6,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 
 PYTHONS ?= $(PYTHON)
 
-.PHONY: demo test lint docs wheel-check clean
+.PHONY: demo test lint docs wheel-check bench bench-quick clean
 .SECONDARY:
 
 demo: $(VENV)/.py$(VERSION)-demo
@@ -27,8 +27,19 @@ docs: $(VENV)/.py$(VERSION)-docs
 wheel-check: $(VENV)/.py$(VERSION)-wheel
 	$(VENV)/bin/python tests/wheel.py $(addprefix --wheel ,$(WHEEL)) $(PYTHONS)
 
+# Ours beside the others: DATA= is a folder of .h5ad with cell_type and donor in obs, OUT= where results and page go,
+# RACE= further arguments: make bench DATA=cells RACE="--questions accuracy --with SingleR"
+BENCH_PYTHON ?= 3.12
+OUT ?= benchmarks
+
+bench: $(VENV)/.py$(VERSION)-bench
+	$(VENV)/bin/python -m benchmarks.race --python $(BENCH_PYTHON) $(addprefix --data ,$(DATA)) --out $(OUT) $(RACE)
+
+bench-quick: $(VENV)/.py$(VERSION)-bench
+	$(VENV)/bin/python -m benchmarks.race --python $(BENCH_PYTHON) --quick $(RACE)
+
 clean:
-	rm -rf $(VENV) .cache demo site
+	rm -rf $(VENV) .bench .cache demo site
 
 # One stamp per Python and per extra. The pip of $(PYTHON) fills the environment, so that ensurepip is not needed.
 $(VENV)/.py$(VERSION):

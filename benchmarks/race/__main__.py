@@ -13,6 +13,7 @@ OUT/results.jsonl as they end, and of each question the page shows the last run.
 
 import argparse
 import dataclasses
+import importlib.util
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from benchmarks.race import environments
 from benchmarks.race.asking import ASKED, QUICK, Inputs, Scale
 from benchmarks.race.measuring import Race, last_line
 from benchmarks.race.page import write_page
-from benchmarks.race.questions import OURS
+from benchmarks.race.questions import BEFORE, OURS
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
@@ -36,6 +37,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--questions", nargs="+", default=list(ASKED), choices=list(ASKED), metavar="QUESTION")
     on_request = [name for name in environments.ENVIRONMENTS if name not in environments.usual()]
     parser.add_argument("--with", nargs="+", default=[], choices=on_request, dest="more", help="further contestants")
+    parser.add_argument("--before", type=Path, help="another checkout of this package, to be measured beside this one")
     parser.add_argument("--cells", type=int, nargs="+", help="sizes of simulated data")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seeds", type=int)
@@ -56,16 +58,19 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     return dataclasses.replace(usual, **{name: value for name, value in changes.items() if value is not None})
 
 
-def make_environments(race: Race, names: list[str], python: str) -> None:
-    """Make what is not there; ours must be."""
+def make_environments(race: Race, names: list[str], python: str, before: Path | None) -> None:
+    """Make what is not there; ours must be, and an older checkout of ours runs in the same."""
+    if importlib.util.find_spec("uv") is None:
+        raise Failed("The race makes environments with uv: pip install uv, or use make bench.")
     for name in names:
         try:
-            race.contestants[name] = environments.contestant(name, CHECKOUT / ".bench", python)
-            race.describe(name, environments.versions(race.contestants[name]))
+            race.enter(environments.contestant(name, CHECKOUT / ".bench", python))
         except Failed as error:
             if name == OURS:
                 raise
             race.leave_out(name, error)
+    if before is not None:
+        race.enter(dataclasses.replace(race.contestants[OURS], name=BEFORE, checkout=before.resolve()))
 
 
 def run(race: Race, arguments: argparse.Namespace) -> None:
@@ -84,11 +89,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = arguments.out / "results.jsonl"
     if not arguments.page_only:
-        words = [word if word != str(arguments.data) else "DIR" for word in sys.argv[1:]]
-        command = " ".join(["python -m benchmarks.race", *words])
-        race = Race(results, {}, {"command": command}, arguments.timeout)
+        command = " ".join(["python -m benchmarks.race", *sys.argv[1:]])
+        race = Race(results, command, arguments.timeout)
         start = time.perf_counter()
-        make_environments(race, [*environments.usual(), *arguments.more], arguments.python)
+        make_environments(race, [*environments.usual(), *arguments.more], arguments.python, arguments.before)
         made = time.perf_counter()
         run(race, arguments)
         print(f"Environments took {made - start:.0f} s, the race {time.perf_counter() - made:.0f} s.", flush=True)

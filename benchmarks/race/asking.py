@@ -4,16 +4,18 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from benchmarks.contestants import Failed
 from benchmarks.race import judging
 from benchmarks.race.measuring import Race
-from benchmarks.race.questions import OURS, REFERENCE
+from benchmarks.race.questions import BEFORE, OURS, REFERENCE
 
+SIDES = (OURS, BEFORE, REFERENCE)
 LABELLING = {
     OURS: "label_ginseng",
+    BEFORE: "label_ginseng",
     REFERENCE: "label_reference",
     "logistic regression": "label_logistic",
     "CellTypist": "label_celltypist",
@@ -42,23 +44,30 @@ class Inputs:
 
     def __init__(self, race: Race, scale: Scale, folder: Path, data: Path | None):
         self.race, self.scale, self.folder = race, scale, folder
-        self._splits: dict[Path, dict] = {}
-        if data is None:
-            shipped = folder / "pbmc68k_reduced.h5ad"
-            self._prepare("shipped", shipped)
-            files = [shipped]
+        self._data, self._splits = data, {}
+
+    @cached_property
+    def _found(self) -> dict:
+        if self._data is None:
+            files = [self.folder / "pbmc68k_reduced.h5ad"]
+            self.race.ask(OURS, "shipped", *files)
         else:
-            files = sorted(data.resolve().glob("*.h5ad"))
+            files = sorted(self._data.absolute().glob("*.h5ad"))
         found = self._prepare("labelled", *files)
         if not found["files"]:
-            raise Failed(f"{data} has no .h5ad with `cell_type` in obs.")
-        self.files, self._source = [Path(path) for path in found["files"]], found["largest"]
+            raise Failed(f"{self._data} has no .h5ad with `cell_type` in obs.")
+        return found
+
+    @property
+    def files(self) -> list[Path]:
+        """Labelled cells."""
+        return [Path(path) for path in self._found["files"]]
 
     def counts(self, n_cells: int) -> Path:
         """Counts of so many cells, drawn from real ones and thinned to 8 % non-zero."""
         path = self.folder / f"{n_cells}.h5ad"
         if not path.exists():
-            command = ["-m", "benchmarks.simulate", "--data", self._source, "--cells", n_cells]
+            command = ["-m", "benchmarks.simulate", "--data", self._found["largest"], "--cells", n_cells]
             self.race.contestants[OURS].run(*command, "--genes", self.scale.genes, "--out", path)
         return path
 
@@ -107,7 +116,7 @@ class Inputs:
 def create(inputs: Inputs) -> None:
     for nth in range(inputs.scale.rounds):
         for n_cells in inputs.scale.sizes:
-            for of in inputs.turns(OURS, REFERENCE):
+            for of in inputs.turns(*SIDES):
                 with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
                     arguments = (inputs.counts(n_cells), "cell_type", f"{folder}/made.zarr")
                     inputs.race.measure("create", inputs.named(n_cells), of, nth, "create", *arguments)
@@ -118,10 +127,9 @@ def stream_memory(inputs: Inputs) -> None:
     for nth in range(inputs.scale.rounds):
         for n_cells in inputs.scale.sizes:
             case = inputs.named(n_cells)
-            for of, n_batches in ((OURS, 0), (REFERENCE, 10)):
-                if of in inputs.race.contestants:
-                    store = partial(inputs.store, of, n_cells)
-                    inputs.race.measure(question, case, of, nth, "stream", store, n_batches, 0)
+            for of in inputs.turns(*SIDES):
+                store, n_batches = partial(inputs.store, of, n_cells), 10 if of == REFERENCE else 0
+                inputs.race.measure(question, case, of, nth, "stream", store, n_batches, 0)
             inputs.race.measure(question, case, OURS, nth, "stream_scipy", inputs.counts(n_cells), by="bare scipy")
 
 
@@ -142,7 +150,7 @@ def step(inputs: Inputs) -> None:
     n_cells, scale = min(inputs.scale.sizes), inputs.scale
     for nth in range(scale.rounds):
         case = f"{scale.genes:,} genes"
-        for of in inputs.turns(OURS, REFERENCE):
+        for of in inputs.turns(*SIDES):
             store = partial(inputs.store, of, n_cells)
             inputs.race.measure("step", case, of, nth, "train", "step", store, scale.steps)
         inputs.race.measure("step", case, OURS, nth, "roofline", 128, scale.genes, 9, by="roofline")
@@ -151,10 +159,10 @@ def step(inputs: Inputs) -> None:
 def epoch(inputs: Inputs) -> None:
     for nth in range(inputs.scale.rounds):
         for n_cells in inputs.scale.sizes:
-            for of, n_steps in ((OURS, inputs.scale.steps), (REFERENCE, inputs.scale.reference_steps)):
-                if of in inputs.race.contestants:
-                    arguments = "epoch", partial(inputs.store, of, n_cells), n_steps
-                    inputs.race.measure("epoch", inputs.named(n_cells), of, nth, "train", *arguments)
+            for of in inputs.turns(*SIDES):
+                n_steps = inputs.scale.reference_steps if of == REFERENCE else inputs.scale.steps
+                arguments = "epoch", partial(inputs.store, of, n_cells), n_steps
+                inputs.race.measure("epoch", inputs.named(n_cells), of, nth, "train", *arguments)
 
 
 def annotate_memory(inputs: Inputs) -> None:
@@ -162,7 +170,7 @@ def annotate_memory(inputs: Inputs) -> None:
     for nth in range(inputs.scale.rounds):
         for n_cells in inputs.scale.sizes:
             case, arguments = inputs.named(n_cells), (model, inputs.counts(n_cells), "memory")
-            for of in inputs.turns(OURS, REFERENCE):
+            for of in inputs.turns(*SIDES):
                 inputs.race.measure(question, case, of, nth, "annotate", *arguments)
             inputs.race.measure(question, case, OURS, nth, "products", model, by="bare products")
 
@@ -172,7 +180,7 @@ def annotate_disk(inputs: Inputs) -> None:
     for nth in range(inputs.scale.rounds):
         for n_cells in inputs.scale.sizes:
             case = inputs.named(n_cells)
-            for of in inputs.turns(OURS, REFERENCE):
+            for of in inputs.turns(*SIDES):
                 inputs.race.measure(question, case, of, nth, "annotate", model, inputs.counts(n_cells), "disk")
             arguments = model, inputs.anndata_store(n_cells), "disk"
             inputs.race.measure(question, case, OURS, nth, "annotate", *arguments, by=f"{OURS}, .zarr")

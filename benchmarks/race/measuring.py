@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import Contestant, Failed
+from benchmarks.race.environments import versions
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -38,19 +39,22 @@ def last_line(error: BaseException) -> str:
 class Race:
     """Contestants, and where measurements go."""
 
-    def __init__(self, results: Path, contestants: dict[str, Contestant], about: dict[str, Any], timeout: float = 900):
-        self.contestants, self._results, self._about, self._timeout = contestants, results, about, timeout
-        self._run, self._machine = now(), machine()
+    def __init__(self, results: Path, command: str, timeout: float = 900):
+        self.contestants: dict[str, Contestant] = {}
+        self._results, self._timeout = results, timeout
+        self._about = {"run": now(), "machine": machine(), "command": command}
         self._versions: dict[str, dict[str, str]] = {}
         self._given_up: set[tuple[str, str, str]] = set()
+        if results.exists() and not results.read_bytes().endswith(b"\n"):  # of a run that was killed
+            self._write("\n")
 
-    def describe(self, name: str, versions: dict[str, str]) -> None:
-        """Versions of a contestant, told with each of its measurements."""
-        self._versions[name] = versions
+    def enter(self, contestant: Contestant) -> None:
+        """Let a contestant take part, with the versions of what it runs on."""
+        self._versions[contestant.name] = versions(contestant)
+        self.contestants[contestant.name] = contestant
 
     def leave_out(self, name: str, error: BaseException) -> None:
         """Go on without a contestant."""
-        self.contestants.pop(name, None)
         print(f"{name} is left out: {last_line(error)}", flush=True)
         self._append({"by": name, "left out": last_line(error)})
 
@@ -95,6 +99,9 @@ class Race:
         return json.loads(output.strip().splitlines()[-1])
 
     def _append(self, line: dict[str, Any]) -> None:
-        load = {"load": round(os.getloadavg()[0], 1), "machine": self._machine, "date": now()}
+        now_here = {"load": round(os.getloadavg()[0], 1), "date": now()}
+        self._write(json.dumps({**self._about, **line, **now_here}, ensure_ascii=False) + "\n")
+
+    def _write(self, text: str) -> None:
         with self._results.open("a") as file:
-            file.write(json.dumps({"run": self._run, **line, **load, **self._about}, ensure_ascii=False) + "\n")
+            file.write(text)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 OURS = "ginseng-eqx"
 REFERENCE = "ginseng 0.2.1"
+BEFORE = "before"  # another checkout of this package
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,8 @@ import anndata as ad
 import numpy as np
 
 from benchmarks.accuracy import write
-from ginseng.demo import pbmc_counts
 
 FEWEST_WITHHELD = 40
-
-
-def shipped(path: str) -> dict:
-    """The blood cells that come with scanpy, as a file of counts with `cell_type`."""
-    adata = pbmc_counts()
-    adata.obs["cell_type"] = adata.obs.pop("bulk_labels").astype(str)
-    adata.write_h5ad(path)
-    return {"cells": adata.n_obs}
 
 
 def labelled(files: list[str]) -> dict:
@@ -66,5 +57,4 @@ def split(path: str, folder: str, seed: str, *withhold: str) -> dict:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    ways = {"shipped": shipped, "split": split}
-    print(json.dumps(labelled(arguments) if what == "labelled" else ways[what](*arguments)))
+    print(json.dumps(split(*arguments) if what == "split" else labelled(arguments)))
