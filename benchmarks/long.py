@@ -32,7 +32,7 @@ class Watch:
     """Notes what this process holds, until it is told to stop."""
 
     def __init__(self):
-        self.cells, self.phase, self.notes = 0, "", []
+        self.cells, self.phase, self.notes = 0, "start", []
         self._process, self._over = psutil.Process(), threading.Event()
         self._started = time.perf_counter()
         self._thread = threading.Thread(target=self._note, daemon=True)
@@ -48,12 +48,14 @@ class Watch:
         }
 
     def _note(self) -> None:
-        while not self._over.wait(_EVERY):
+        ended = False
+        while not ended:
+            ended = self._over.wait(_EVERY)
             seconds = time.perf_counter() - self._started
             self.notes.append({"seconds": seconds, "phase": self.phase, "cells": self.cells, **self.held()})
 
     def stop(self) -> None:
-        """Note no more."""
+        """Note a last time."""
         self._over.set()
         self._thread.join()
 
@@ -100,7 +102,7 @@ def main() -> None:
     def counted(self: Trainer, given: Any, state: Any) -> Any:
         result = steps(self, given, state)
         watch.cells += int(given[1].n_steps) * settings.batch_size
-        nth, half = divmod(2 * watch.cells // n_cells, 2)
+        nth, half = divmod(min(2 * watch.cells // n_cells, 2 * arguments.epochs - 1), 2)
         watch.phase = f"epoch {nth + 1}, {('first', 'second')[half]} half"
         return result
 
@@ -112,8 +114,7 @@ def main() -> None:
     table = ginseng.classify(state, arguments.data, return_table=True, silent=True)
     watch.cells += len(table)
     watch.stop()
-    phases = dict.fromkeys(note["phase"] for note in watch.notes)
-    for phase in phases:
+    for phase in dict.fromkeys(note["phase"] for note in watch.notes):
         print(json.dumps(summary([note for note in watch.notes if note["phase"] == phase], phase)), flush=True)
     del trainer, state, dataset, table
     gc.collect()

@@ -55,15 +55,16 @@ def notebook(contents: dict) -> str:
     parts = []
     for cell in contents["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-        parts += [_shown(output) for output in cell.get("outputs", [])]
+        is_text = cell["cell_type"] == "markdown"
+        parts.append(source.replace(".ipynb)", ".md)") if is_text else f"```python\n{source}\n```")
+        parts += [_shown(output, cell["metadata"].get("alt", "")) for output in cell.get("outputs", [])]
     return "\n\n".join(parts)
 
 
-def _shown(output: dict) -> str:
+def _shown(output: dict, alt: str) -> str:
     data = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
     if "image/png" in data:
-        return f'<img alt="What the cell above draws" src="data:image/png;base64,{data["image/png"].strip()}">'
+        return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data["image/png"].strip()}">'
     if "text/html" in data:
         return _STYLE_OF_PANDAS.sub("", data["text/html"])
     return f"```text\n{data.get('text/plain', ''.join(output.get('text', ''))).rstrip()}\n```"

@@ -12,7 +12,7 @@ from anndata import AnnData
 try:
     from matplotlib import colormaps
     from matplotlib.axes import Axes
-    from matplotlib.colors import hsv_to_rgb
+    from matplotlib.colors import hsv_to_rgb, to_rgba_array
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
@@ -26,6 +26,10 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.utils.messages import require_one, unknown_name
 
 _MOST_ROWS = 32  # of a legend
+_TEN_COLOURS = (  # apart from each other for the colour-blind, too: Petroff, arXiv:2107.02270
+    *("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#94a4a2"),
+)
 
 
 def confusion_matrix(scores: Scores) -> Figure:
@@ -87,7 +91,7 @@ def training_curve(logger: GinsengLogger) -> Figure:
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
     right.plot(epochs, logger.holdout_accuracy, marker=".", color="C1", label="accuracy")
-    right.plot(epochs, logger.holdout_macro_f1, marker=".", color="C2", label="macro-F1")
+    right.plot(epochs, logger.holdout_macro_f1, marker=".", color="C1", linestyle="--", label="macro-F1")
     right.set(xlabel="epoch", ylabel="on held-out cells", ylim=(0, 1.02))
     right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
@@ -343,9 +347,11 @@ def _name_squares(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _palette(n: int) -> np.ndarray:
-    """Give `n` distinct colours: those of matplotlib's palettes, or hues all around the circle at three lightnesses."""
+    """Give `n` distinct colours: those of a palette, or hues all around the circle at three lightnesses."""
+    if n <= len(_TEN_COLOURS):
+        return to_rgba_array(_TEN_COLOURS[:n])[:, :3]
     if n <= 20:
-        return colormaps["tab10" if n <= 10 else "tab20"](np.arange(n))[:, :3]
+        return colormaps["tab20"](np.arange(n))[:, :3]
     stride = next(step for step in count(round(0.38 * n)) if math.gcd(step, n) == 1)  # types in a row are far in hue
     place = np.arange(n) * stride % n
     saturation, value = np.array([[1.0, 0.55], [0.75, 0.95], [0.4, 0.8]])[place % 3].T

@@ -226,6 +226,14 @@ class TestSeveral:
         assert made("--batch-size", 16) == 1
         assert ad.read_h5ad(out / "c.h5ad").n_obs == 60
 
+    def test_what_a_damaged_record_is_of_is_made_again(self, model, inputs, tmp_path):
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
+        ginseng(*annotate)
+        for name, content in {"a": b"\xff", "b": b"[]", "c": b"{}"}.items():
+            (tmp_path / "out" / ".ginseng" / f"{name}.h5ad.json").write_bytes(content)
+        assert ginseng(*annotate).count("cells annotated") == 3
+        assert ginseng(*annotate).count("is finished already") == 3
+
     def test_a_run_that_is_killed_goes_on_where_it_was(self, model, tmp_path):
         for number in range(40):
             simulate(400, seed=number).write_h5ad(tmp_path / f"{number}.h5ad")

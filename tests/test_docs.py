@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -200,6 +201,11 @@ def test_scripts_can_be_read_and_name_options_that_exist(page):
             for arguments in commands(text):
                 options = {option for parameter in known[arguments[0]].params for option in parameter.opts}
                 assert {word for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
+
+
+def test_scaling_on_paper_is_what_the_script_computes():
+    printed = subprocess.check_output([sys.executable, REPOSITORY / "benchmarks" / "scaling.py"], text=True)
+    assert printed in (DOCS / "how" / "scaling.md").read_text()
 
 
 def public_in(module):

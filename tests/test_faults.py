@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -26,6 +27,8 @@ from ginseng.utils.workspace import PREFIX
 from tests.conftest import QUICK, SUBPROCESS_ENVIRONMENT, ginseng, simulate
 
 SUFFIXES = (".h5ad", ".zarr", ".csv", ".parquet")
+OUTPUTS = [f"{name}{suffix}" for name in ("annotated", "merged") for suffix in SUFFIXES]
+OUTPUTS += ["copy.zarr", "dataset.zarr", "report.html", "contributions.csv"]
 
 
 def contents(folder):
@@ -99,7 +102,7 @@ def commands_without_privileges(*commands, **environment):
 
 
 class TestFullDisk:
-    @pytest.mark.parametrize("output", [*(f"a{suffix}" for suffix in SUFFIXES), "copy.zarr", "dataset.zarr"])
+    @pytest.mark.parametrize("output", OUTPUTS)
     def test_the_old_output_stays_and_nothing_else(self, disk, model, counts, output, n_busy_before):
         command = ("annotate", model, counts, "-q", "-o", disk / output)
         if output == "copy.zarr":
@@ -108,6 +111,15 @@ class TestFullDisk:
             command = ("annotate", model, counts.with_suffix(".zarr"), "-q", "-o", disk / output)
         elif output == "dataset.zarr":
             command = ("create", counts, "--label", "cell_type", "-q", "--overwrite", "-o", disk / output)
+        elif output.startswith("merged"):
+            shards = [counts.with_name(f"{number}{Path(output).suffix}") for number in (1, 2)]
+            for number, shard in enumerate(shards, start=1):
+                ginseng("annotate", model, counts, "-q", "--shard", f"{number}/2", "-o", shard)
+            command = ("merge", *shards, "-q", "-o", disk / output)
+        elif output in ("report.html", "contributions.csv"):
+            ginseng("annotate", model, counts, "-q", "-o", counts.with_name("a.h5ad"))
+            of = (counts.with_name("a.h5ad"),) if output == "report.html" else (model, counts.with_name("a.h5ad"))
+            command = (*(("report",) if output == "report.html" else ("explain", "-q")), *of, "-o", disk / output)
         ginseng(*command)
         before = contents(disk)
         for share in (0, 0.5):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from matplotlib.colors import to_hex
+from scipy.spatial.distance import pdist
 
 from ginseng import plot
 from ginseng.metrics import ece, reliability, score
@@ -121,6 +122,22 @@ def test_gained_shows_each_type_before_and_after_in_the_part_that_it_is_of(lengt
         assert axes.bbox.width > 2 * figure.dpi
         for label in (*axes.get_yticklabels(), axes.title):
             assert is_within(label.get_window_extent(), figure), label
+
+
+DICHROMACIES = {  # of red, green and blue as they are emitted: Machado, Oliveira & Fernandes 2009
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+@pytest.mark.parametrize("dichromacy", DICHROMACIES)
+def test_the_colour_blind_tell_ten_types_apart(dichromacy):
+    names = list("abcdefghij")
+    adata = AnnData(np.zeros((10, 1)), obs=pd.DataFrame({"type": names}, index=names))
+    adata.obsm["X_umap"] = np.zeros((10, 2))
+    (cells,) = (c for c in plot.embedding(adata, ["type"]).axes[0].collections if len(c.get_offsets()) == 10)
+    seen = np.clip(cells.get_facecolors()[:, :3] ** 2.2 @ np.transpose(DICHROMACIES[dichromacy]), 0, 1) ** (1 / 2.2)
+    assert pdist(seen).min() > 0.15  # of matplotlib's first ten colours: 0.07
 
 
 def test_gained_of_no_held_out_cells_tells_why():

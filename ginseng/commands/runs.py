@@ -125,12 +125,18 @@ class Record:
         remove_leftovers(self._path.parent)
 
     def found(self) -> dict[str, float] | None:
-        """What was kept when the output was finished; None if it has to be made, since it or its making is another."""
+        """What was kept when the output was finished; None if it has to be made, since it or its making is another.
+
+        A record that cannot be read is none.
+        """
         if not (self._path.exists() and self._output.exists()):
             return None
-        kept = json.loads(self._path.read_text())
-        is_same = kept["made_with"] == self._made_with and kept["output"] == stamp(self._output)
-        return kept["shares"] if is_same else None
+        try:
+            kept = json.loads(self._path.read_text())
+            is_same = kept["made_with"] == self._made_with and kept["output"] == stamp(self._output)
+            return kept["shares"] if is_same else None
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def keep(self, shares: dict[str, float]) -> None:
         """Keep that the output is finished."""

@@ -13,7 +13,7 @@ import numpy as np
 from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible, require_regular
 from ginseng.utils.digest import digest
 from ginseng.utils.files import naming, replacing
-from ginseng.utils.heaps import require_sound_heaps
+from ginseng.utils.heaps import REFERENCE, require_lengths, require_sound_heaps
 from ginseng.utils.messages import in_short
 
 _h5: Any = h5py  # of whose low level there are no types
@@ -209,8 +209,28 @@ def _declared_by(dataset: Any, name: bytes) -> int:
         raise ValueError(
             f"its {_told(name)} refers to other places of the file, which no file of counts or models does"
         )
+    is_variable = kind.get_class() == _h5.h5t.STRING and kind.is_variable_str()
+    of_texts = _bytes_of_texts(dataset, creation) if is_variable else 0
     is_text = kind.get_class() not in (_h5.h5t.INTEGER, _h5.h5t.FLOAT, _h5.h5t.ENUM, _h5.h5t.BITFIELD)
-    return declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
+    return of_texts + declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
+
+
+def _bytes_of_texts(dataset: Any, creation: Any) -> int:
+    """Length of all texts, none of which may be longer than the file; those of packed chunks are not looked at."""
+    places, total = [], 0
+    if creation.get_layout() == _h5.h5d.CONTIGUOUS and dataset.get_offset() is not None:
+        places = [(dataset.get_offset(), dataset.get_storage_size())]
+    elif creation.get_layout() == _h5.h5d.CHUNKED and creation.get_nfilters() == 0:
+        dataset.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
+    with Path(os.fsdecode(_h5.h5i.get_file_id(dataset).name)).open("rb") as file:
+        n_bytes = file.seek(0, os.SEEK_END)
+        for offset, size in places:
+            file.seek(offset)
+            content = file.read(size)
+            references = np.frombuffer(content, REFERENCE, len(content) // REFERENCE.itemsize)
+            require_lengths(references, n_bytes)
+            total += int(references["length"].sum(dtype=np.int64))
+    return total
 
 
 def _require_readable_attributes(item: Any) -> None:

@@ -1,19 +1,31 @@
-"""Heaps of an HDF5 file, in which its texts are, on which HDF5 (2.0) would go on for ever where they are damaged.
+"""Texts of an HDF5 file, and the heaps in which they are, by which HDF5 (2.0) is led astray where they are damaged.
 
-An entry of no size, as in a block that a file system has filled with zeros, is followed by itself. See "Global Heap" in
-the HDF5 file format specification (III.E).
+An entry of no size in a heap, as in a block that a file system has filled with zeros, is followed by itself, for ever.
+Who refers to a text tells its length, for which HDF5 takes memory, up to 4 GiB, before it looks the text up. See
+"Global Heap" (III.E), "Attribute Message" (IV.A.2.m) and the messages in it in the HDF5 file format specification.
 """
 
+import re
 import struct
 from pathlib import Path
 
+import numpy as np
+
+REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("number", "<u4")])  # to a text
+
 _SIGNATURE = b"GCOL\x01\0\0\0"
 _ENTRY = struct.Struct("<HHIQ")  # number, references, reserved, bytes
+_IN_ATTRIBUTE = re.compile(
+    rb"\x19\x01[\0\x01]\0\x10\0{3}\x10\0{3}\x01\0{5}\x08\0(?:\0{4})?"  # the type: text of any length
+    rb"(?:\x01\0{7}|\x02\0{3}"  # and how many there are: one,
+    rb"|(?:\x01\x01[\0\x01]\0{5}|\x02\x01[\0\x01]\x01)(?P<n>.{8})(?:(?P=n)|\xff{8})?)",  # or a list
+    re.DOTALL,
+)
 _LOOKED_AT = 2**23  # bytes at each end of a file: the texts of its attributes are among the first that are written
 
 
 def require_sound_heaps(path: str | Path) -> None:
-    """Raise a ValueError if a heap has an entry that does not lead to the next.
+    """Raise a ValueError if a heap has an entry that does not lead to the next, or a text of an attribute has no end.
 
     Examples
     --------
@@ -26,11 +38,37 @@ def require_sound_heaps(path: str | Path) -> None:
     ValueError: its texts at byte 0 have an entry of no size
     """
     with Path(path).open("rb") as file:
-        _require_sound(file.read(_LOOKED_AT), 0)
-        n_further = file.seek(0, 2) - _LOOKED_AT
-        if n_further > 0:
-            start = file.seek(-min(n_further, _LOOKED_AT), 2)
-            _require_sound(file.read(), start)
+        size = file.seek(0, 2)
+        for start in {0, max(size - _LOOKED_AT, 0)}:
+            file.seek(start)
+            content = file.read(_LOOKED_AT)
+            _require_sound(content, start)
+            for found in _IN_ATTRIBUTE.finditer(content):
+                n_texts = 1 if found["n"] is None else int.from_bytes(found["n"], "little")
+                n_there = (len(content) - found.end()) // REFERENCE.itemsize
+                require_lengths(np.frombuffer(content, REFERENCE, min(n_texts, n_there), found.end()), size)
+
+
+def require_lengths(references: np.ndarray, n_bytes: int) -> None:
+    """Raise a ValueError if a text is longer than the file in which it is.
+
+    Parameters
+    ----------
+    references : array of REFERENCE
+        Where texts are.
+    n_bytes : int
+        Bytes of the file.
+
+    Examples
+    --------
+    >>> require_lengths(np.array([(2**32 - 1, 2048, 1)], REFERENCE), 4096)
+    Traceback (most recent call last):
+        ...
+    ValueError: it declares a text of 4,294,967,295 bytes, where it has 4,096 in all
+    """
+    longest = int(references["length"].max(initial=0))
+    if longest > n_bytes:
+        raise ValueError(f"it declares a text of {longest:,} bytes, where it has {n_bytes:,} in all")
 
 
 def _require_sound(content: bytes, offset: int) -> None:

@@ -277,3 +277,15 @@ class TestDownload:
         with pytest.raises(ValueError, match="it has 100 bytes, and the disk of the cache has room for 99"):
             read_adata(server.url)
         assert not list((tmp_path / "cache").glob("*"))
+
+    def test_a_disk_that_fills_up_meanwhile_keeps_nothing(self, server, tmp_path, monkeypatch):
+        resource = pytest.importorskip("resource")
+        server.content = b"x" * 2**16
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, hard))
+        try:
+            with pytest.raises(ValueError, match="could not be downloaded .*File too large.*nothing was kept"):
+                read_adata(server.url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not list((tmp_path / "cache").glob("*"))

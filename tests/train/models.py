@@ -29,7 +29,7 @@ def assert_same_weights(first, second, same=True):
 
 
 class Ensemble(eqx.Module):
-    """The mean logits of several classifiers, as in the README."""
+    """The mean logits of several classifiers."""
 
     members: AttentionClassifier
 
@@ -41,7 +41,7 @@ class Ensemble(eqx.Module):
 
 
 class NewHead(eqx.Module):
-    """A frozen extractor under a new head, as in the README."""
+    """A frozen extractor under a new head, as in the guides."""
 
     extractor: AttentionClassifier
     head: eqx.nn.MLP

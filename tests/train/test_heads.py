@@ -22,7 +22,7 @@ FAST = Recipe(optimizer=optax.adam(1e-2))
 
 
 class TwoHeads(eqx.Module):
-    """Types and tissues from the same features, as in the README."""
+    """Types and tissues from the same features, as in the guides."""
 
     trunk: AttentionClassifier
     tissue: eqx.nn.Linear
