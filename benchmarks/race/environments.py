@@ -38,7 +38,8 @@ ENVIRONMENTS = {
     OURS: Environment((f"{CHECKOUT}[demo,zarrs]",)),
     # It does not declare the last four, and does not import without them.
     REFERENCE: Environment(("ginseng==0.2.1", "zarr", "h5py", "pandas", "requests"), (3, 12)),
-    "CellTypist": Environment(("celltypist==1.7.1", "scanpy")),
+    # 1.7.1 passes `multi_class`, which scikit-learn 1.8 no longer takes.
+    "CellTypist": Environment(("celltypist==1.7.1", "scanpy", "scikit-learn<1.8")),
     "logistic regression": Environment(("scikit-learn", "anndata")),
     "annbatch": Environment(("annbatch[zarrs]==0.3.*",), (3, 12)),
     "scANVI": Environment(("scvi-tools",), on_request=True),
