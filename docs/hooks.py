@@ -23,7 +23,9 @@ _COPIED = {
     "changelog.md": "CHANGELOG.md",
     "benchmarks/README.md": "benchmarks/README.md",
     "benchmarks/recipes.md": "benchmarks/recipes.md",
+    "benchmarks/results.md": "benchmarks/results.md",
 }
+_BESIDE = [_REPOSITORY / "benchmarks/results.jsonl", *(_REPOSITORY / "benchmarks").rglob("*.svg")]
 _NOTEBOOKS = sorted((_REPOSITORY / "notebooks").glob("*.ipynb"))
 _STYLE_OF_PANDAS = re.compile(r'<style.*?</style>\n?| border="1" class="dataframe"| style="[^"]*"', re.DOTALL)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -47,6 +49,9 @@ def on_files(files: Files, config) -> Files:
     pages |= {f"notebooks/{path.stem}.md": notebook(json.loads(path.read_text())) for path in _NOTEBOOKS}
     for name, text in {**pages, "reference/cli.md": command_line()}.items():
         files.append(File.generated(config, name, content=text))
+    for path in _BESIDE:
+        name = path.relative_to(_REPOSITORY).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 

@@ -29,9 +29,9 @@ def labels(folder: Path, withheld: str = "") -> dict[str, Any]:
         return {"AUROC": round(float(auroc), 4)}
     types, found = types[is_known], found[is_known]
     scores = score(types, found["type"].to_numpy())
-    is_right = found["type"].to_numpy() == types
-    confidence = found["confidence"].clip(0, 1).to_numpy()
-    figures = {"accuracy": scores.accuracy, "macro-F1": scores.macro_f1, "ECE": ece(confidence, is_right)}
+    figures = {"accuracy": scores.accuracy, "macro-F1": scores.macro_f1}
+    if found["confidence"].notna().all():
+        figures["ECE"] = ece(found["confidence"].clip(0, 1).to_numpy(), found["type"].to_numpy() == types)
     return {name: round(float(figure), 4) for name, figure in figures.items()}
 
 

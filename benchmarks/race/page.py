@@ -133,7 +133,7 @@ def table_of(question: Question, found: pd.DataFrame) -> list[str]:
     figures = [question.figure, *(name for name in question.others if name in found and found[name].notna().any())]
     lines = [f"| case | by | {' | '.join(figures)} | rounds |", f"|---|---|{'--:|' * (len(figures) + 1)}"]
     for (case, by), rows in found.groupby(["case", "by"], sort=False):
-        medians = [number(rows[name].astype(float).median()) for name in figures]
+        medians = [number(rows[name].dropna().astype(float).median()) for name in figures]
         lines.append(f"| {case} | {by} | {' | '.join(medians)} | {len(rows)} |")
     return [*lines, ""]
 
@@ -163,9 +163,9 @@ def section(question: Question, table: pd.DataFrame, folder: Path) -> list[str]:
     """One question: ratio, picture, table, what failed, how it was measured."""
     found = of_question(table, question)
     failed = table[table["question"].eq(question.name) & table["failed"].notna()]
-    if not len(found) and not len(failed):
-        return []
     lines = [f'<a id="{question.name}"></a>', "", f"## {question.title}", "", question.about, ""]
+    if not len(found) and not len(failed):
+        return [*lines, f"Not asked yet: `python -m benchmarks.race --questions {' '.join(question.measured)}`.", ""]
     if len(found):
         lines += beside(question, compared(table, question))
         draw(question, found, folder / f"{question.name}.svg")
@@ -193,9 +193,7 @@ def write_page(results: Path) -> Path:
         if "left out" in line and line["run"] == table["run"].max()
     }
     absent = [f"- {by} was left out: {one_line(why)}" for by, why in left_out.items()]
-    contents = [
-        f"- [{question.title}](#{question.name})" for question, lines in zip(QUESTIONS, sections, strict=True) if lines
-    ]
+    contents = [f"- [{question.title}](#{question.name})" for question in QUESTIONS]
     text = "\n".join([HEADER, *contents, "", *absent, "", *(line for lines in sections for line in lines)])
     page = results.with_suffix(".md")
     page.write_text(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")

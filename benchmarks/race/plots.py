@@ -97,7 +97,7 @@ def spread_out(axes: Axes, values: pd.Series) -> None:
     if values.min() > 0 and values.max() > 8 * values.min() and values.max() > 1:
         axes.set_xscale("log")
     elif values.max() > 1:
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * values.max())
 
 
 def losses(found: pd.DataFrame) -> plt.Figure:

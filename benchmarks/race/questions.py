@@ -144,7 +144,7 @@ QUESTIONS = (
         "Do both learn the same, step by step?",
         "last loss",
         "The same seed, the same batches of 128 cells in the same order, `GinsengClassifierTrainerSettings.reference()`"
-        " here and the defaults there, without dropout, whose draws differ.",
+        " here and the defaults there, without dropout, whose draws differ. Rounding adds up over steps.",
         more_is_better=False,
         others=("largest relative difference",),
     ),

@@ -21,7 +21,7 @@ def log_normalised(adata):
 
 
 def write(folder, labels, confidence, novelty=None):
-    """What was predicted of the test cells, in their order; without `novelty`, confidence stands in for it."""
+    """What was predicted of the test cells, in their order; confidence may be NaN, and stands in for `novelty`."""
     table = pd.DataFrame({"type": np.asarray(labels, str), "confidence": np.asarray(confidence, float)})
     table["novelty"] = -table["confidence"] if novelty is None else np.asarray(novelty, float)
     table.to_csv(Path(folder, "predicted.csv"), index=False)

@@ -1,4 +1,4 @@
-"""Label test cells by SingleR (`singler`), which gives scores rather than confidence: folder, seed (not used)."""
+"""Label test cells by SingleR (`singler`), which tells how far ahead a type is, not how sure it is: folder, seed."""
 
 import sys
 
@@ -16,5 +16,6 @@ found = singler.annotate_single(
     ref_labels=train.obs["cell_type"].astype(str).tolist(),
     ref_features=train.var_names.tolist(),
 )
-write(folder, found.column("best"), np.nan_to_num(np.asarray(found.column("delta"), float)).clip(0, 1))
+labels, ahead = found.column("best"), np.asarray(found.column("delta"), float)
+write(folder, labels, np.full(len(labels), np.nan), novelty=-np.nan_to_num(ahead))
 report(cells=train.n_obs, peak_MiB=peak_mib())
