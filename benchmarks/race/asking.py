@@ -36,7 +36,7 @@ class Scale:
     reference_steps: int = 20  # of an epoch, which takes it ever longer the more cells there are
 
 
-QUICK = Scale(sizes=(2_000, 8_000), genes=500, rounds=2, seeds=2, steps=40)
+QUICK = Scale(sizes=(4_000,), genes=500, rounds=2, seeds=1, steps=30)
 
 
 class Inputs:
@@ -187,15 +187,16 @@ def annotate_disk(inputs: Inputs) -> None:
 
 
 def whole(inputs: Inputs) -> None:
-    for nth in range(inputs.scale.rounds):
+    for seed in range(inputs.scale.seeds):
         for file in inputs.files:
-            folder, _ = inputs.split(file, 0)
-            judge = partial(judging.written, folder)
-            cache = {"XDG_CACHE_HOME": inputs.folder / f"cache-{file.stem}-{nth}"}
+            folder, told = inputs.split(file, seed)
+            how = {"judge": partial(judging.written, folder), "details": told}
+            cache = {"XDG_CACHE_HOME": inputs.folder / f"cache-{file.stem}-{seed}"}
             for by in (OURS, f"{OURS}, warm cache"):
-                how = {"by": by, "judge": judge, "variables": cache}
-                inputs.race.measure("whole", file.stem, OURS, nth, "whole", "ginseng", folder, **how)
-            inputs.race.measure("whole", file.stem, "CellTypist", nth, "whole", "celltypist", folder, judge=judge)
+                inputs.race.measure(
+                    "whole", file.stem, OURS, seed, "whole", "ginseng", folder, by=by, variables=cache, **how
+                )
+            inputs.race.measure("whole", file.stem, "CellTypist", seed, "whole", "celltypist", folder, **how)
 
 
 def accuracy(inputs: Inputs) -> None:
