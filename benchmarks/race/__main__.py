@@ -80,7 +80,7 @@ def run(race: Race, arguments: argparse.Namespace) -> None:
         for question in arguments.questions:
             try:
                 ASKED[question](inputs)
-            except Failed as error:
+            except (Failed, Exception) as error:  # of one question; the others go on
                 print(f"{question} ended early: {last_line(error)}", flush=True)
 
 
