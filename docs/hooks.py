@@ -26,7 +26,9 @@ _COPIED = {
     "benchmarks/results.md": "benchmarks/results.md",
 }
 _BESIDE = [_REPOSITORY / "benchmarks/results.jsonl", *(_REPOSITORY / "benchmarks").rglob("*.svg")]
-_NOTEBOOKS = sorted((_REPOSITORY / "notebooks").glob("*.ipynb"))
+_NOTEBOOKS = sorted(
+    (_REPOSITORY / "notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "quickstart", path.stem)
+)
 _STYLE_OF_PANDAS = re.compile(r'<style.*?</style>\n?| border="1" class="dataframe"| style="[^"]*"', re.DOTALL)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _NAME = re.compile(r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
@@ -38,7 +40,7 @@ _ORDER_OF_MODULES = "<!-- order of modules -->"
 
 
 def on_config(config):
-    """List the notebooks, whichever there are, after the guides."""
+    """List the notebooks, whichever there are, after the guides: the quickstart, then the others."""
     config.nav.insert(2, {"Notebooks": [f"notebooks/{path.stem}.md" for path in _NOTEBOOKS]})
     return config
 
