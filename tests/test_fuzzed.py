@@ -133,6 +133,15 @@ def test_shards_that_no_memory_holds_are_refused(tmp_path):
         GinsengDataset(path)
 
 
+def test_sparse_counts_of_a_type_that_scipy_does_not_add_up_are_refused(dataset):
+    root = zarr.open_group(dataset.path, use_consolidated=False)
+    values = root["X/data"][:].astype(np.float16)
+    del root["X/data"]
+    root["X"].create_array("data", data=values)
+    with pytest.raises(ValueError, match=r"cells\.zarr is a damaged dataset: X holds float16, of which SciPy has no"):
+        list(GinsengDataset(dataset.path).stream(16, "all"))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 10_000])
 def test_annotation_of_a_dataset_that_is_no_json_is_named(dataset, content):
     (dataset.path / "obs" / "zarr.json").write_text(content)

@@ -237,6 +237,8 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
     if is_dense:
         return x, None
     values, indices = arrays
+    if values.dtype == np.float16:
+        raise ValueError("X holds float16, of which SciPy has no sparse matrices")
     if values.ndim != 1 or values.shape != indices.shape or indices.dtype.kind not in "iu":
         raise ValueError(f"X has values of shape {values.shape}, but {indices.dtype} indices of {indices.shape}")
     indptr = values_of(x, "indptr")
