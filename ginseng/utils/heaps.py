@@ -14,7 +14,7 @@ import numpy as np
 REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("number", "<u4")])  # to a text
 
 _SIGNATURE = b"GCOL\x01\0\0\0"
-_ENTRY = struct.Struct("<HHIQ")  # number, references, reserved, bytes
+_ENTRY = struct.Struct("<H6xQ")  # number, bytes
 _IN_ATTRIBUTE = re.compile(
     rb"\x19\x01[\0\x01]\0\x10\0{3}\x10\0{3}\x01\0{5}\x08\0(?:\0{4})?"  # the type: text of any length
     rb"(?:\x01\0{7}|\x02\0{3}"  # and how many there are: one,
@@ -39,7 +39,7 @@ def require_sound_heaps(path: str | Path) -> None:
     """
     with Path(path).open("rb") as file:
         size = file.seek(0, 2)
-        for start in {0, max(size - _LOOKED_AT, 0)}:
+        for start in (0, max(size - _LOOKED_AT, _LOOKED_AT)):
             file.seek(start)
             content = file.read(_LOOKED_AT)
             _require_sound(content, start)
@@ -72,15 +72,15 @@ def require_lengths(references: np.ndarray, n_bytes: int) -> None:
 
 
 def _require_sound(content: bytes, offset: int) -> None:
+    unpack = _ENTRY.unpack_from
     start = content.find(_SIGNATURE)
     while start >= 0:
         (size,) = struct.unpack_from("<Q", content.ljust(start + 16, b"\0"), start + 8)
         at, end = start + 16, min(start + size, len(content))
-        while at + _ENTRY.size <= end:
-            number, _, _, n_bytes = _ENTRY.unpack_from(content, at)
-            step = n_bytes if number == 0 else _ENTRY.size + -(-n_bytes // 8) * 8
-            step %= 2**64  # as HDF5 computes it
-            if step == 0:
+        while at <= end - _ENTRY.size:
+            number, n_bytes = unpack(content, at)
+            step = 16 + (n_bytes + 7 & -8) if number else n_bytes
+            if not 0 < step < 2**64:  # in which HDF5 computes
                 raise ValueError(f"its texts at byte {offset + start:,} have an entry of no size")
             at += step
         start = content.find(_SIGNATURE, start + 1)
