@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py
 
-Prints the tables of docs/how/scaling.md. A stage that reads, moves and computes at once takes as long as the slowest of
-these; the others wait. Rates of this machine are from benchmarks/README.md, those of a GPU are half the
-data sheet's (H100 SXM: 989 TFLOP/s in bfloat16, 3.35 TB/s, PCIe 5 at 64 GB/s), of what is between eight of them a
-quarter (NVLink, 450 GB/s each way). Reading is the host's, and is taken not to grow with its cores.
+Prints the tables of docs/how/scaling.md. With a GPU, reading, moving and computing go on at once, and the slowest is
+the pace; on processor cores alone they share these, and add up. Rates of this machine are from benchmarks/README.md;
+those of a GPU are half the data sheet's (H100 SXM: 989 TFLOP/s in bfloat16, 3.35 TB/s, PCIe 5 at 64 GB/s), of what is
+between eight of them a quarter (NVLink, 450 GB/s each way). Reading is the host's, taken not to grow with its cores.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class Machine:
     """What does the work, in operations, bytes and cells per second."""
 
     name: str
-    operations: float
+    operations: float  # in training
+    forward: float  # in annotation, whose batches are larger
     memory: float
     link: float | None
     batch: int
@@ -56,13 +57,22 @@ class Machine:
 
     def annotation(self) -> dict[str, float]:
         """The same, for annotation."""
-        return {"compute": self.n_devices * self.operations / FORWARD, "reading": self.annotating}
+        return {"compute": self.n_devices * self.forward / FORWARD, "reading": self.annotating}
 
 
 MACHINES = [
-    Machine("two cores", operations=140e9, memory=15e9, link=None, batch=128),
-    Machine("one GPU", operations=495e12, memory=1.7e12, link=32e9, batch=4096),
-    Machine("eight GPUs", operations=495e12, memory=1.7e12, link=32e9, batch=32_768, n_devices=8, between=112e9),
+    Machine("two cores", operations=140e9, forward=280e9, memory=25e9, link=None, batch=128),
+    Machine("one GPU", operations=495e12, forward=495e12, memory=1.7e12, link=32e9, batch=4096),
+    Machine(
+        "eight GPUs",
+        operations=495e12,
+        forward=495e12,
+        memory=1.7e12,
+        link=32e9,
+        batch=32_768,
+        n_devices=8,
+        between=112e9,
+    ),
 ]
 
 
@@ -73,17 +83,20 @@ def told(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def slowest(rates: dict[str, float]) -> tuple[str, float]:
-    return min(rates.items(), key=lambda item: item[1])
+def pace(machine: Machine, rates: dict[str, float]) -> tuple[str, float]:
+    """What takes longest, and cells per second."""
+    slowest = min(rates, key=lambda name: rates[name])
+    shared = machine.link is None
+    return slowest, 1 / sum(1 / rate for rate in rates.values()) if shared else rates[slowest]
 
 
 def row(n_cells: int, machine: Machine) -> list[str]:
     """What is told of so many cells."""
     cells = []
     for in_memory in (True, False):
-        by, rate = slowest(machine.training(in_memory))
+        by, rate = pace(machine, machine.training(in_memory))
         cells.append(f"{told(EPOCHS * n_cells / rate)} ({by})")
-    by, rate = slowest(machine.annotation())
+    by, rate = pace(machine, machine.annotation())
     return [f"{n_cells // 10**6} million", machine.name, *cells, f"{told(n_cells / rate)} ({by})"]
 
 

@@ -36,7 +36,7 @@ class Scale:
     reference_steps: int = 20  # of an epoch, which takes it ever longer the more cells there are
 
 
-QUICK = Scale(sizes=(4_000,), genes=500, rounds=2, seeds=1, steps=30)
+QUICK = Scale(sizes=(4_000,), genes=500, rounds=1, seeds=1, steps=30)
 
 
 class Inputs:

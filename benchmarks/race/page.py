@@ -83,7 +83,8 @@ def compared(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
     A row for each case and contestant beside ours; columns ``median``, ``least``, ``most`` and ``rounds``.
     """
-    found = of_question(table, question).set_index(["case", "by", "round"])[question.figure].astype(float)
+    measured = of_question(table, question).reindex(columns=["case", "by", "round", question.figure])
+    found = measured.set_index(["case", "by", "round"])[question.figure].astype(float)
     found = found[~found.index.duplicated(keep="last")]
     pairs = found.unstack("by")
     rows = []

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.race.questions import OURS, REFERENCE, Question
 
@@ -39,7 +36,7 @@ def colours_of(names: list[str]) -> dict[str, str]:
 
 def draw(question: Question, found: pd.DataFrame, path: Path) -> None:
     """Losses by step, figures by number of cells, or a row of dots for each contestant."""
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         if question.name == "trajectory":
             figure = losses(found)
         elif question.name != "memory" and is_by_size(found):
@@ -47,7 +44,6 @@ def draw(question: Question, found: pd.DataFrame, path: Path) -> None:
         else:
             figure = dots(question, found)
         figure.savefig(path, bbox_inches="tight", facecolor="white", metadata={"Date": None})
-        plt.close(figure)
 
 
 def is_by_size(found: pd.DataFrame) -> bool:
@@ -56,9 +52,10 @@ def is_by_size(found: pd.DataFrame) -> bool:
     return bool(sizes.all()) and found["case"].nunique() > 1
 
 
-def by_size(question: Question, found: pd.DataFrame) -> plt.Figure:
+def by_size(question: Question, found: pd.DataFrame) -> Figure:
     """A line for each contestant, through medians, with the dots of the rounds."""
-    figure, axes = plt.subplots(figsize=(5.2, 2.8))
+    figure = Figure(figsize=(5.2, 2.8))
+    axes = figure.subplots()
     sizes = found["case"].str.extract(r"([\d,]+)")[0].str.replace(",", "").astype(int)
     names = list(dict.fromkeys(found["by"]))
     for marker, (name, colour) in zip(MARKERS, colours_of(names).items(), strict=False):
@@ -72,11 +69,12 @@ def by_size(question: Question, found: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def dots(question: Question, found: pd.DataFrame) -> plt.Figure:
+def dots(question: Question, found: pd.DataFrame) -> Figure:
     """A row for each case and contestant: its rounds as dots, their median as a bar."""
     rows = list(dict.fromkeys(zip(found["case"], found["by"], strict=True)))
     colours = colours_of(list(dict.fromkeys(found["by"])))
-    figure, axes = plt.subplots(figsize=(5.2, 0.6 + 0.24 * len(rows)))
+    figure = Figure(figsize=(5.2, 0.6 + 0.24 * len(rows)))
+    axes = figure.subplots()
     for nth, (case, by) in enumerate(rows):
         values = found.loc[(found["case"] == case) & (found["by"] == by), question.figure].astype(float)
         axes.plot(values, [nth] * len(values), "o", color=colours[by], alpha=0.6, markersize=4)
@@ -100,9 +98,10 @@ def spread_out(axes: Axes, values: pd.Series) -> None:
         axes.set_xlim(0, 1.05 * values.max())
 
 
-def losses(found: pd.DataFrame) -> plt.Figure:
+def losses(found: pd.DataFrame) -> Figure:
     """Loss by step of each side, the second dashed over the first."""
-    figure, axes = plt.subplots(figsize=(5.2, 2.6))
+    figure = Figure(figsize=(5.2, 2.6))
+    axes = figure.subplots()
     names = list(dict.fromkeys(found["by"]))
     for style, (name, colour) in zip(("-", "--"), colours_of(names).items(), strict=False):
         axes.plot(found.loc[found["by"] == name, "details"].iloc[0]["losses"], style, color=colour, label=name)
