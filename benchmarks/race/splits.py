@@ -1,7 +1,6 @@
-"""Cells to race on, written by the environment of ours: what packages ship, and training and test cells of a file.
+"""Cells to race on, in the environment of ours: which files have labels, and training and test cells of one.
 
-python -m benchmarks.race.splits shipped PATH
-python -m benchmarks.race.splits largest FILE...
+python -m benchmarks.race.splits labelled FILE...
 python -m benchmarks.race.splits split FILE FOLDER SEED [withhold]
 """
 
@@ -46,7 +45,7 @@ def split(path: str, folder: str, seed: str, *withhold: str) -> dict:
         sizes = types.value_counts()
         enough = sorted(sizes.index[sizes >= FEWEST_WITHHELD])
         told["withheld"] = str(rng.permutation(enough)[0])
-        is_test |= (types == told["withheld"]).to_numpy()
+        is_test = is_test | (types == told["withheld"]).to_numpy()
     train, test = adata[~is_test], adata[is_test]
     if withhold:
         train = train[(train.obs["cell_type"].astype(str) != told["withheld"]).to_numpy()]
