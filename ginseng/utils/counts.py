@@ -219,6 +219,8 @@ class Counts:
             raise ValueError(
                 f"{self._place} holds {dtype}, where numbers are expected; try {self.name}.astype('float32')."
             )
+        if np.ma.is_masked(self._matrix):
+            raise ValueError(f"{self._place} is masked in places; say what is there: {self.name}.filled(0).")
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""

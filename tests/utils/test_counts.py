@@ -136,3 +136,13 @@ def test_room_to_grow_is_no_damage(values):
     roomy = matrix.copy()
     roomy.data, roomy.indices = np.append(matrix.data, [7, 7]), np.append(matrix.indices, [999, -1])
     np.testing.assert_array_equal(read_all(Counts(ad.AnnData(roomy)), 4), values)
+
+
+def test_masked_counts_are_refused_and_those_of_which_nothing_is_masked_are_read():
+    values = np.ma.array(
+        np.arange(6, dtype="float32").reshape(3, 2), mask=[[False, False], [True, False], [False, False]]
+    )
+    with pytest.raises(ValueError, match=r"adata\.X is masked in places; say what is there: adata\.X\.filled\(0\)"):
+        Counts(ad.AnnData(values))
+    ((_, _, block),) = Counts(ad.AnnData(np.ma.array(values.data))).blocks(3)
+    np.testing.assert_array_equal(block.toarray(), values.data)
