@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 from ginseng import classify
+from ginseng.commands.runs import Record
 from tests.conftest import SUBPROCESS_ENVIRONMENT, ginseng, simulate
 
 
@@ -233,6 +234,15 @@ class TestSeveral:
             (tmp_path / "out" / ".ginseng" / f"{name}.h5ad.json").write_bytes(content)
         assert ginseng(*annotate).count("cells annotated") == 3
         assert ginseng(*annotate).count("is finished already") == 3
+
+    @pytest.mark.parametrize("content", ["", "[" * 100_000, '{"made_with": {}}'])
+    def test_a_damaged_record_is_none(self, tmp_path, content):
+        (tmp_path / "a.csv").touch()
+        record = Record(tmp_path / "a.csv", {})
+        record.keep({"novel": 0.1})
+        assert record.found() == {"novel": 0.1}
+        (tmp_path / ".ginseng" / "a.csv.json").write_text(content)
+        assert record.found() is None
 
     def test_a_run_that_is_killed_goes_on_where_it_was(self, model, tmp_path):
         for number in range(40):

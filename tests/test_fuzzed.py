@@ -203,6 +203,15 @@ class TestLengthsOfTexts:
         with pytest.raises(ValueError, match=r"texts\.h5 .*it declares a text of 4,278,190,08. bytes, where it has"):
             opened_hdf5(texts).__enter__()
 
+    def test_of_which_more_are_declared_than_any_memory_holds_are_refused(self, texts):
+        content = bytearray(texts.read_bytes())
+        with h5py.File(texts) as file:
+            place = content.index(struct.pack("<QQ", file["whole"].id.get_offset(), 2 * 16)) + 8
+        content[place : place + 8] = struct.pack("<Q", 2**60)
+        texts.write_bytes(content)
+        with pytest.raises(ValueError, match=r"texts\.h5 .*it declares a text of"):
+            opened_hdf5(texts).__enter__()
+
     def test_that_stand_for_one_another_a_million_times_are_refused(self, texts):
         with h5py.File(texts, "w") as file:
             file["large"] = ["x" * 60_000]

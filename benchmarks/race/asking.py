@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -108,36 +108,40 @@ class Inputs:
         """Those contestants that take part."""
         return [name for name in names if name in self.race.contestants]
 
-    def named(self, n_cells: int) -> str:
-        """The case of so many simulated cells."""
-        return f"{n_cells:,} cells"
+    def rounds(self) -> Iterator[tuple[int, int, str]]:
+        """Each size of simulated data in each round: number of the round, of cells, and the case."""
+        for nth in range(self.scale.rounds):
+            for n_cells in self.scale.sizes:
+                yield nth, n_cells, case_of(n_cells)
+
+
+def case_of(n_cells: int) -> str:
+    """The case of so many simulated cells."""
+    return f"{n_cells:,} cells"
 
 
 def create(inputs: Inputs) -> None:
-    for nth in range(inputs.scale.rounds):
-        for n_cells in inputs.scale.sizes:
-            for of in inputs.turns(*SIDES):
-                with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
-                    arguments = (inputs.counts(n_cells), "cell_type", f"{folder}/made.zarr")
-                    inputs.race.measure("create", inputs.named(n_cells), of, nth, "create", *arguments)
+    for nth, n_cells, case in inputs.rounds():
+        for of in inputs.turns(*SIDES):
+            with tempfile.TemporaryDirectory(dir=inputs.folder) as folder:
+                arguments = inputs.counts(n_cells), "cell_type", f"{folder}/made.zarr"
+                inputs.race.measure("create", case, of, nth, "create", *arguments)
 
 
 def stream_memory(inputs: Inputs) -> None:
     question = "stream-memory"
-    for nth in range(inputs.scale.rounds):
-        for n_cells in inputs.scale.sizes:
-            case = inputs.named(n_cells)
-            for of in inputs.turns(*SIDES):
-                store, n_batches = partial(inputs.store, of, n_cells), 10 if of == REFERENCE else 0
-                inputs.race.measure(question, case, of, nth, "stream", store, n_batches, 0)
-            inputs.race.measure(question, case, OURS, nth, "stream_scipy", inputs.counts(n_cells), by="bare scipy")
+    for nth, n_cells, case in inputs.rounds():
+        for of in inputs.turns(*SIDES):
+            store, n_batches = partial(inputs.store, of, n_cells), 10 if of == REFERENCE else 0
+            inputs.race.measure(question, case, of, nth, "stream", store, n_batches, 0)
+        inputs.race.measure(question, case, OURS, nth, "stream_scipy", inputs.counts(n_cells), by="bare scipy")
 
 
 def stream_budget(inputs: Inputs) -> None:
     n_cells = max(inputs.scale.sizes)
     store = inputs.store(OURS, n_cells)
     limits = inputs.race.ask(OURS, "beyond", store)
-    case = f"{inputs.named(n_cells)} within {limits['budget'] / 2**20:.3g} MiB"
+    case = f"{case_of(n_cells)} within {limits['budget'] / 2**20:.3g} MiB"
     for nth in range(inputs.scale.rounds):
         inputs.race.measure("stream-budget", case, OURS, nth, "stream", store, 0, limits["budget"])
         for n_blocks in (32, 384):
@@ -157,33 +161,28 @@ def step(inputs: Inputs) -> None:
 
 
 def epoch(inputs: Inputs) -> None:
-    for nth in range(inputs.scale.rounds):
-        for n_cells in inputs.scale.sizes:
-            for of in inputs.turns(*SIDES):
-                n_steps = inputs.scale.reference_steps if of == REFERENCE else inputs.scale.steps
-                arguments = "epoch", partial(inputs.store, of, n_cells), n_steps
-                inputs.race.measure("epoch", inputs.named(n_cells), of, nth, "train", *arguments)
+    for nth, n_cells, case in inputs.rounds():
+        for of in inputs.turns(*SIDES):
+            n_steps = inputs.scale.reference_steps if of == REFERENCE else inputs.scale.steps
+            arguments = "epoch", partial(inputs.store, of, n_cells), n_steps
+            inputs.race.measure("epoch", case, of, nth, "train", *arguments)
 
 
 def annotate_memory(inputs: Inputs) -> None:
     question, model = "annotate-memory", inputs.model()
-    for nth in range(inputs.scale.rounds):
-        for n_cells in inputs.scale.sizes:
-            case, arguments = inputs.named(n_cells), (model, inputs.counts(n_cells), "memory")
-            for of in inputs.turns(*SIDES):
-                inputs.race.measure(question, case, of, nth, "annotate", *arguments)
-            inputs.race.measure(question, case, OURS, nth, "products", model, by="bare products")
+    for nth, n_cells, case in inputs.rounds():
+        for of in inputs.turns(*SIDES):
+            inputs.race.measure(question, case, of, nth, "annotate", model, inputs.counts(n_cells), "memory")
+        inputs.race.measure(question, case, OURS, nth, "products", model, by="bare products")
 
 
 def annotate_disk(inputs: Inputs) -> None:
     question, model = "annotate-disk", inputs.model()
-    for nth in range(inputs.scale.rounds):
-        for n_cells in inputs.scale.sizes:
-            case = inputs.named(n_cells)
-            for of in inputs.turns(*SIDES):
-                inputs.race.measure(question, case, of, nth, "annotate", model, inputs.counts(n_cells), "disk")
-            arguments = model, inputs.anndata_store(n_cells), "disk"
-            inputs.race.measure(question, case, OURS, nth, "annotate", *arguments, by=f"{OURS}, .zarr")
+    for nth, n_cells, case in inputs.rounds():
+        for of in inputs.turns(*SIDES):
+            inputs.race.measure(question, case, of, nth, "annotate", model, inputs.counts(n_cells), "disk")
+        arguments = model, inputs.anndata_store(n_cells), "disk"
+        inputs.race.measure(question, case, OURS, nth, "annotate", *arguments, by=f"{OURS}, .zarr")
 
 
 def whole(inputs: Inputs) -> None:
@@ -235,7 +234,7 @@ def trajectory(inputs: Inputs) -> None:
     for of in inputs.turns(REFERENCE, OURS):
         arguments = partial(inputs.store, of, n_cells), inputs.counts(n_cells), inputs.scale.steps, losses[of]
         judge = partial(judging.losses, losses[OURS], losses[REFERENCE]) if of == OURS else dict
-        inputs.race.measure("trajectory", inputs.named(n_cells), of, 0, "trajectory", *arguments, judge=judge)
+        inputs.race.measure("trajectory", case_of(n_cells), of, 0, "trajectory", *arguments, judge=judge)
 
 
 ASKED: dict[str, Callable[[Inputs], None]] = {

@@ -21,11 +21,8 @@ def now() -> str:
 def machine() -> str:
     """Processor, cores and memory."""
     described = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in described.read_text().splitlines() if line[:10] == "model name"]
-        if (described.exists())
-        else []
-    )
+    lines = described.read_text().splitlines() if described.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     processor = models[0] if models else platform.machine()
     return f"{len(models) or os.cpu_count()} cores ({processor}), {memory:.0f} GiB, {platform.system()}"

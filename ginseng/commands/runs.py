@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ginseng.data.outputs import SUFFIXES, require_output
+from ginseng.utils.bounds import read_json
 from ginseng.utils.files import is_url, replacing
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import remove_leftovers
@@ -132,7 +133,7 @@ class Record:
         if not (self._path.exists() and self._output.exists()):
             return None
         try:
-            kept = json.loads(self._path.read_text())
+            kept = read_json(self._path.read_bytes())
             is_same = kept["made_with"] == self._made_with and kept["output"] == stamp(self._output)
             return kept["shares"] if is_same else None
         except (ValueError, KeyError, TypeError):

@@ -226,7 +226,7 @@ def _bytes_of_texts(dataset: Any, creation: Any) -> int:
         n_bytes = file.seek(0, os.SEEK_END)
         for offset, size in places:
             file.seek(offset)
-            content = file.read(size)
+            content = file.read(min(size, n_bytes))
             references = np.frombuffer(content, REFERENCE, len(content) // REFERENCE.itemsize)
             require_lengths(references, n_bytes)
             total += int(references["length"].sum(dtype=np.int64))
