@@ -30,7 +30,7 @@ wheel-check: $(VENV)/.py$(VERSION)-wheel
 # Ours beside the others: DATA= is a folder of .h5ad with cell_type and donor in obs, OUT= where results and page go,
 # RACE= further arguments: make bench DATA=cells RACE="--questions accuracy --with SingleR"
 BENCH_PYTHON ?= 3.12
-OUT ?= benchmarks
+OUT ?= .bench/race
 
 bench: $(VENV)/.py$(VERSION)-bench
 	$(VENV)/bin/python -m benchmarks.race --python $(BENCH_PYTHON) $(addprefix --data ,$(DATA)) --out $(OUT) $(RACE)

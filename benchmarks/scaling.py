@@ -122,7 +122,7 @@ def tables() -> str:
         ]
         for n_cells in sizes
     ]
-    of_memory = ["cells", "made in", "on disk", "all counts in memory", "without them", "annotation", "opened in"]
+    of_memory = ["cells", "made in", "on disk", "all counts in memory", "without them", "annotation, peak", "opened in"]
     return f"{table(header, times)}\n\n{table(of_memory, memory)}"
 
 

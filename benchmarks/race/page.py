@@ -115,13 +115,16 @@ def beside(question: Question, comparison: pd.DataFrame) -> list[str]:
     told = [f"**{how}** ({good} is better for ours), median and spread:", ""] if len(comparison) else []
     for by, rows in comparison.groupby("by", sort=False):
         each = [
-            "**{}** ({} to {}) {}".format(
-                *(value(row[at], question) for at in ("median", "least", "most")), row["case"]
-            )
+            f"**{value(row['median'], question)}** ({spread(row, question)}) {row['case']}"
             for _, row in rows.iterrows()
         ]
         told.append(f"- beside {by}: {'; '.join(each)}")
     return [*told, ""]
+
+
+def spread(row: pd.Series, question: Question) -> str:
+    """From the least to the most, where there is more than one round."""
+    return "one round" if row["rounds"] == 1 else f"{value(row['least'], question)} to {value(row['most'], question)}"
 
 
 def value(found: float, question: Question) -> str:
