@@ -32,6 +32,7 @@ _NOTEBOOKS = sorted(
 _STYLE_OF_PANDAS = re.compile(r'<style.*?</style>\n?| border="1" class="dataframe"| style="[^"]*"', re.DOTALL)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _NAME = re.compile(r"<(?P<kept>h[1-6]|a|pre|autoref)\b.*?</(?P=kept)>|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
+_OUT_OF_DOCS = re.compile(r"(?<=\]\()((?:\.\./)*)\.\./(?=(?:benchmarks|notebooks)/)")
 _ABOUT_COMMANDS = """# Command line
 
 What `ginseng COMMAND --help` prints. Exit codes are 0 done, 1 failed, 2 wrong use; of `annotate`, `merge` and `doctor`
@@ -63,9 +64,14 @@ def notebook(contents: dict) -> str:
     for cell in contents["cells"]:
         source = "".join(cell["source"])
         is_text = cell["cell_type"] == "markdown"
-        parts.append(source.replace(".ipynb)", ".md)") if is_text else f"```python\n{source}\n```")
+        parts.append(_within_site(source) if is_text else f"```python\n{source}\n```")
         parts += [_shown(output, cell["metadata"].get("alt", "")) for output in cell.get("outputs", [])]
     return "\n\n".join(parts)
+
+
+def _within_site(markdown: str) -> str:
+    """Links to notebooks as links to the pages that are made of them."""
+    return markdown.replace(".ipynb)", ".md)")
 
 
 def _shown(output: dict, alt: str) -> str:
@@ -78,9 +84,14 @@ def _shown(output: dict, alt: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_) -> str:
-    """Put in the modules in the order in which they may import each other; let search find guides before records."""
+    """Put in the modules in the order in which they may import each other; let search find guides before records.
+
+    Benchmarks and notebooks, which lie beside docs/ in the repository, are within the site.
+    """
     if page.file.src_uri in _COPIED:
         page.meta["search"] = {"boost": 0.5}
+    elif not page.file.src_uri.startswith("notebooks/"):
+        markdown = _within_site(_OUT_OF_DOCS.sub(r"\1", markdown))
     return markdown.replace(_ORDER_OF_MODULES, modules()) if _ORDER_OF_MODULES in markdown else markdown
 
 

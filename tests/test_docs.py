@@ -20,12 +20,13 @@ from scipy.io import mmwrite
 from ginseng import __all__ as public_names
 from ginseng import load_model
 from ginseng.commands import app
-from tests.conftest import QUICK, REPOSITORY, simulate
+from tests.conftest import QUICK, REPOSITORY, dead_links, simulate
 from tests.conftest import ginseng as run
 from tests.test_specification import DOCUMENTED
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+MORE_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/recipes.md")
 _BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 MAKING_THEIR_OWN = ("index.md", "guides/train.md")  # dataset and model
 
@@ -201,6 +202,11 @@ def test_scripts_can_be_read_and_name_options_that_exist(page):
             for arguments in commands(text):
                 options = {option for parameter in known[arguments[0]].params for option in parameter.opts}
                 assert {word for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
+
+
+@pytest.mark.parametrize("page", [*(f"docs/{page}" for page in PAGES), *MORE_PAGES])
+def test_links_lead_somewhere_in_the_repository_too(page):
+    assert not dead_links(REPOSITORY / page)
 
 
 def test_scaling_on_paper_is_what_the_script_computes():

@@ -4,7 +4,7 @@ import shlex
 import anndata as ad
 
 from ginseng import load_model
-from tests.conftest import REPOSITORY, simulate
+from tests.conftest import REPOSITORY, dead_links, simulate
 from tests.conftest import ginseng as run
 
 README = (REPOSITORY / "README.md").read_text()
@@ -40,13 +40,7 @@ def test_it_is_of_two_screens():
 
 
 def test_what_it_links_to_exists():
-    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", README):
-        assert target.startswith("http") or (REPOSITORY / target).exists(), target
-        if anchor:
-            text = (REPOSITORY / target).read_text()
-            headings = re.findall("^#+ (.*)$", text, flags=re.MULTILINE)
-            anchors = [re.sub("[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in headings]
-            assert anchor in anchors or f'<a id="{anchor}"></a>' in text, anchor
+    assert not dead_links(REPOSITORY / "README.md")
 
 
 def test_each_figure_links_to_its_row():

@@ -95,16 +95,18 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     """
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
         yield _left_on_disk(path, _open_zarr(path), annotation)
-    elif is_encoded_h5ad(path):
+        return
+    if not is_url(path) and _is_hdf5(path):
         with opened_hdf5(path) as file:
-            yield _left_on_disk(path, file, annotation)
-    else:
-        adata = read_adata(path)
-        try:
-            yield adata
-        finally:
-            if adata.isbacked:
-                adata.file.close()
+            if _is_encoded(path, file):
+                yield _left_on_disk(path, file, annotation)
+                return
+    adata = read_adata(path)
+    try:
+        yield adata
+    finally:
+        if adata.isbacked:
+            adata.file.close()
 
 
 def read_annotation(path: str | Path) -> AnnData:
@@ -147,10 +149,18 @@ def is_encoded_h5ad(path: str | Path) -> bool:
     >>> is_encoded_h5ad("no such file")
     False
     """
-    path = Path(path)
-    if not (path.is_file() and h5py.is_hdf5(path)):
+    if not _is_hdf5(path):
         return False
-    with naming(path), opened_hdf5(path) as file:
+    with opened_hdf5(path) as file:
+        return _is_encoded(path, file)
+
+
+def _is_hdf5(path: str | Path) -> bool:
+    return Path(path).is_file() and h5py.is_hdf5(path)
+
+
+def _is_encoded(path: str | Path, file: h5py.File) -> bool:
+    with naming(path):
         return kind_of(file) == "AnnData" and "encoding-type" in file.attrs
 
 

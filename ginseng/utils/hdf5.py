@@ -163,12 +163,12 @@ def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
     require_regular(path)
     with naming(path):
         require_sound_heaps(path)
-    try:
-        file = h5py.File(path)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({in_short(error)}).") from error
+        try:
+            file = h5py.File(path)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({in_short(error)}).") from error
     with file:
         with naming(path):
             require_plausible(_declared(file.id), path)
