@@ -151,6 +151,12 @@ class TestPage:
         assert (tmp_path / picture).read_text().startswith("<?xml")
         assert page.index("**2**") < page.index(picture) < page.index("| 500 genes |") < page.index("2 cores")
 
+    def test_types_left_out_are_named(self, tmp_path):
+        seen = line(OURS, 0.9, 0, "novelty", "AUROC", "pbmc", details={"training cells": 90, "withheld": "B cell"})
+        page = write_page(recorded(tmp_path / "results.jsonl", seen, line(OURS, 0.9, 1, "novelty", "AUROC", "pbmc")))
+        assert "Left out: B cell (pbmc)." in page.read_text()
+        assert page.read_text().count("Left out") == 1
+
     def test_memory_is_shown_by_what_was_done(self, tmp_path):
         found = [line(by, mib, 0, question, "peak MiB", "9 cells") for by, mib in ((OURS, 300), (REFERENCE, 600))
                  for question in ("create", "epoch")]  # fmt: skip

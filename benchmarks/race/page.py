@@ -142,6 +142,16 @@ def table_of(question: Question, found: pd.DataFrame) -> list[str]:
     return [*lines, ""]
 
 
+def withheld(found: pd.DataFrame) -> list[str]:
+    """Which types were left out of training, where that was the question."""
+    names = [told.get("withheld") if isinstance(told, dict) else None for told in found["details"]]
+    types = found.assign(withheld=names).dropna(subset="withheld")
+    told = [
+        f"{', '.join(of_case.unique())} ({case})" for case, of_case in types.groupby("case", sort=False)["withheld"]
+    ]
+    return [f"Left out: {'; '.join(told)}.", ""] if told else []
+
+
 def measured_with(found: pd.DataFrame) -> list[str]:
     """Machine, versions, date, load and command of a section's measurements."""
     lines = []
@@ -171,6 +181,7 @@ def section(question: Question, table: pd.DataFrame, folder: Path) -> list[str]:
     if not len(found) and not len(failed):
         return [*lines, f"Not asked yet: `python -m benchmarks.race --questions {' '.join(question.measured)}`.", ""]
     if len(found):
+        lines += withheld(found)
         lines += beside(question, compared(table, question))
         draw(question, found, folder / f"{question.name}.svg")
         lines += [f"![{question.title}]({folder.name}/{question.name}.svg)", ""]
