@@ -42,14 +42,6 @@ def commands(text):
     return [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.strip().startswith("ginseng ")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    """Blocks run for moments: compiling them well would take far longer."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the guides are at home: simulated data of the names that they use, and a model."""

@@ -19,7 +19,7 @@ from ginseng import (
     save_model,
 )
 from ginseng.utils.devices import Devices
-from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate
+from tests.conftest import COMPILED_FAST, SUBPROCESS_ENVIRONMENT, simulate
 from tests.train.models import QUICK
 
 ANNOTATE = """
@@ -69,7 +69,7 @@ def start(tmp_path):
 
     def begin(*, n_devices=1, n_processes=1, index=0, port=0, batch_size=32, memory=""):
         args = [path, n_processes, index, port, batch_size, memory]
-        flags = f"--xla_force_host_platform_device_count={n_devices}"
+        flags = f"{COMPILED_FAST} --xla_force_host_platform_device_count={n_devices}"
         process = subprocess.Popen(
             [sys.executable, "-c", FIT, *map(str, args)],
             stdout=subprocess.PIPE,
@@ -123,7 +123,7 @@ def test_each_of_two_processes_annotates_its_own_cells(tmp_path):
     port, processes = free_port(), []
     for index, adata in enumerate(adatas):
         adata.write_h5ad(tmp_path / f"cells{index}.h5ad")
-        flags = f"--xla_force_host_platform_device_count={index + 2}"
+        flags = f"{COMPILED_FAST} --xla_force_host_platform_device_count={index + 2}"
         arguments = [sys.executable, "-c", ANNOTATE, str(tmp_path), str(port), str(index)]
         environment = {**SUBPROCESS_ENVIRONMENT, "XLA_FLAGS": flags}
         processes.append(subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment))
