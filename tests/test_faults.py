@@ -346,6 +346,24 @@ class TestCacheThatCannotBeKept:
         assert "genes" in ginseng("inspect", model)
         assert not list(tmp_path.iterdir())
 
+    def test_compiled_code_that_is_cut_short_is_compiled_once_more_in_silence(self, model, counts, tmp_path):
+        """As where two processes begin at once, and one reads what the other is writing."""
+        cache = tmp_path / "cache"
+        variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        tables = []
+        for name in ("a.csv", "b.csv"):
+            command = [sys.executable, "-m", "ginseng", "annotate", model, counts, "-q", "-o", tmp_path / name]
+            done = subprocess.run(
+                command, env={**SUBPROCESS_ENVIRONMENT, **variables}, capture_output=True, text=True, check=True
+            )
+            assert (done.stdout, done.stderr) == ("", "")
+            tables.append((tmp_path / name).read_text())
+            entries = [entry for entry in cache.iterdir() if entry.name.endswith("-cache")]
+            assert entries
+            for entry in entries:
+                os.truncate(entry, entry.stat().st_size // 2)
+        assert tables[0] == tables[1]
+
     def test_a_download_that_is_there_needs_no_place(self, adata, tmp_path, monkeypatch):
         """As in an image with a cache that cannot be written to."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

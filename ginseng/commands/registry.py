@@ -43,9 +43,12 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 def _keeping_what_is_compiled() -> Iterator[None]:
     """Let JAX keep compiled code in the user's cache folder, unless it has another or that cannot be written to.
 
+    What another process is just writing there cannot be read, and is compiled once more, of which JAX warns in vain.
     Numba, beneath scanpy, must keep it somewhere: there, for as long as the command takes.
     """
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
         try:
             folder = cache_folder() / "jax"
             require_writable_place(folder / "code")
