@@ -45,9 +45,10 @@ def assert_trees_close(actual, expected, **tolerance):
 
 def test_equal_seeds_give_the_weights_of_the_reference(params):
     model = GinsengClassifier(N_GENES, N_CLASSES, HIDDEN_DIM, seed=SEED)
-    assert_trees_close(model.params, params, rtol=1e-6, atol=0)
+    close = {"rtol": 1e-6, "atol": 3e-8}  # products and sums of uniform numbers may be rounded once or twice
+    assert_trees_close(model.params, params, **close)
     _, key = jr.split(jr.key(SEED))
-    assert_trees_close(nn_annotate_init(key, N_GENES, N_CLASSES, HIDDEN_DIM), params, rtol=1e-6, atol=0)
+    assert_trees_close(nn_annotate_init(key, N_GENES, N_CLASSES, HIDDEN_DIM), params, **close)
 
 
 def test_normalisation_is_the_reference_s(golden, x):
