@@ -33,8 +33,8 @@ def parsed(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, help="folder of .h5ad; by default the blood cells that come with scanpy")
     parser.add_argument("--out", type=Path, default=CHECKOUT / ".bench" / "quick", help="folder of results and page")
-    parser.add_argument("--quick", action="store_true", help="everything in small")
-    parser.add_argument("--questions", nargs="+", default=list(ASKED), choices=list(ASKED), metavar="QUESTION")
+    parser.add_argument("--quick", action="store_true", help="in small, what tells something there")
+    parser.add_argument("--questions", nargs="+", choices=list(ASKED), metavar="QUESTION")
     on_request = [name for name in environments.ENVIRONMENTS if name not in environments.usual()]
     parser.add_argument("--with", nargs="+", default=[], choices=on_request, dest="more", help="further contestants")
     parser.add_argument("--before", type=Path, help="another checkout of this package, to be measured beside this one")
@@ -76,8 +76,9 @@ def make_environments(race: Race, names: list[str], python: str, before: Path | 
 def run(race: Race, arguments: argparse.Namespace) -> None:
     """Ask; a question that fails as a whole, or is interrupted, leaves the results of the others."""
     with tempfile.TemporaryDirectory(prefix="race-") as folder:
-        inputs = Inputs(race, scale_of(arguments), Path(folder), arguments.data)
-        for question in arguments.questions:
+        scale = scale_of(arguments)
+        inputs = Inputs(race, scale, Path(folder), arguments.data)
+        for question in arguments.questions or [name for name in ASKED if name not in scale.left_out]:
             try:
                 ASKED[question](inputs)
             except (Failed, Exception) as error:  # of one question; the others go on
