@@ -34,7 +34,7 @@ What `make bench DATA=DIR` found: ours (`ginseng-eqx`) beside others, each in an
 measurement a process of its own, in turn, round by round. Ratios and differences are of the same round; then their
 spread. [`results.jsonl`](results.jsonl) has every measurement, and the load of the machine at its end. What other
 scripts measured, and what was tried, is in the [record](README.md). To run it on your machine: `make bench-quick`
-(six minutes, on cells that come with scanpy), or `make bench DATA=DIR` with a folder of .h5ad whose obs has
+(five minutes, on cells that come with scanpy), or `make bench DATA=DIR` with a folder of .h5ad whose obs has
 `cell_type` and, better, `donor`.
 """
 
