@@ -1,7 +1,6 @@
 """Fixtures: golden numbers, simulated and real counts."""
 
 import os
-import re
 from pathlib import Path
 
 import anndata as ad
@@ -45,24 +44,6 @@ def ginseng(*args, fails=False):
     assert result.exit_code == (0 if not fails else result.exit_code), result.output
     assert not fails or result.exit_code == (fails if fails is not True else result.exit_code) != 0, result.output
     return result.output
-
-
-def dead_links(page):
-    """Links of a Markdown file to what is not there, as it is read in the repository."""
-    dead = []
-    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
-        path = page.parent / target if target else page
-        if not target.startswith("http") and not (path.exists() and (not anchor or anchor in anchors_of(path))):
-            dead.append(f"{target}#{anchor}")
-    return dead
-
-
-def anchors_of(page):
-    """What a link may lead to within a Markdown file."""
-    text = page.read_text()
-    headings = re.findall("^#+ (.*)$", text, flags=re.MULTILINE)
-    named = [re.sub("[^a-z0-9 _-]", "", line.lower()).replace(" ", "-") for line in headings]
-    return {*named, *re.findall('<a id="(.*?)"></a>', text)}
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,14 @@ from scipy.io import mmwrite
 from ginseng import __all__ as public_names
 from ginseng import load_model
 from ginseng.commands import app
-from tests.conftest import QUICK, REPOSITORY, dead_links, simulate
+from tests.conftest import QUICK, REPOSITORY, simulate
 from tests.conftest import ginseng as run
 from tests.test_specification import DOCUMENTED
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-MORE_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/recipes.md")
+MORE_PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+MORE_PAGES += ("benchmarks/README.md", "benchmarks/recipes.md", "benchmarks/results.md")
 _BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 MAKING_THEIR_OWN = ("index.md", "guides/train.md")  # dataset and model
 
@@ -194,6 +195,24 @@ def test_scripts_can_be_read_and_name_options_that_exist(page):
             for arguments in commands(text):
                 options = {option for parameter in known[arguments[0]].params for option in parameter.opts}
                 assert {word for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
+
+
+def dead_links(page):
+    """Links of a Markdown file to what is not there, as it is read in the repository."""
+    dead = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
+        path = page.parent / target if target else page
+        if not target.startswith("http") and not (path.exists() and (not anchor or anchor in anchors_of(path))):
+            dead.append(f"{target}#{anchor}")
+    return dead
+
+
+def anchors_of(page):
+    """What a link may lead to within a Markdown file."""
+    text = page.read_text()
+    headings = re.findall("^#+ (.*)$", text, flags=re.MULTILINE)
+    named = [re.sub("[^a-z0-9 _-]", "", line.lower()).replace(" ", "-") for line in headings]
+    return {*named, *re.findall('<a id="(.*?)"></a>', text)}
 
 
 @pytest.mark.parametrize("page", [*(f"docs/{page}" for page in PAGES), *MORE_PAGES])

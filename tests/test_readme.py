@@ -4,7 +4,7 @@ import shlex
 import anndata as ad
 
 from ginseng import load_model
-from tests.conftest import REPOSITORY, dead_links, simulate
+from tests.conftest import REPOSITORY, simulate
 from tests.conftest import ginseng as run
 
 README = (REPOSITORY / "README.md").read_text()
@@ -37,10 +37,6 @@ def test_it_is_of_two_screens():
     assert len([line for line in block("python").splitlines() if line.strip()]) <= 10
     assert len(block("bash").splitlines()) == 4
     assert len(README.splitlines()) <= 110
-
-
-def test_what_it_links_to_exists():
-    assert not dead_links(REPOSITORY / "README.md")
 
 
 def test_each_figure_links_to_its_row():

@@ -63,8 +63,8 @@ QUESTIONS = (
         "How fast is an epoch?",
         "cells/s",
         "The same with batches of random cells, streamed, and validation on a tenth as many: the second epoch, "
-        "cut short to 100 steps, of ginseng 0.2.1 to 20. So these are rates, and what an epoch costs once weighs more "
-        "on theirs.",
+        "cut short to 100 steps (30 of `--quick`), of ginseng 0.2.1 to 20. So these are rates, and what an epoch costs "
+        "once weighs more on theirs.",
         others=("peak MiB",),
     ),
     Question(

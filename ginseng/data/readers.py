@@ -96,7 +96,7 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
         yield _left_on_disk(path, _open_zarr(path), annotation)
         return
-    if not is_url(path) and _is_hdf5(path):
+    if _is_hdf5(path):
         with opened_hdf5(path) as file:
             if _is_encoded(path, file):
                 yield _left_on_disk(path, file, annotation)
