@@ -46,6 +46,13 @@ def ginseng(*args, fails=False):
     return result.output
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_for_one_file():
+    """Forget what was compiled, which few tests of another file need and which adds up to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Numbers recorded from ginseng 0.2.1 by golden/record.py."""

@@ -325,21 +325,8 @@ HELD_OUT = {
 def test_real_cells_that_were_held_out(real_data, tmp_path, name):
     cells, at_least = HELD_OUT[name]
     data, model = real_data(name), tmp_path / "m.h5"
-    fit = [
-        "fit",
-        data,
-        "--label",
-        "cell_type",
-        "--cells",
-        f"not ({cells})",
-        "--epochs",
-        3,
-        "--genes",
-        1000,
-        "-o",
-        model,
-    ]
-    ginseng(*fit, "--batch-size", 64, "-q")
+    options = ["--label", "cell_type", "--cells", f"not ({cells})", "--genes", 400, "--epochs", 3, "--batch-size", 64]
+    ginseng("fit", data, *options, "-o", model, "-q")
     output = ginseng("annotate", model, data, "--cells", cells, "--truth", "cell_type", "-o", tmp_path / "a.csv", "-q")
     accuracy = float(output.split("accuracy ")[1].split()[0])
     assert accuracy > at_least, output

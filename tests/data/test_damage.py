@@ -1,6 +1,7 @@
 """Files that are damaged, cut short or of another kind: refused by name, or read as they were."""
 
 import gzip
+import json
 import random
 import re
 import shutil
@@ -436,67 +437,84 @@ class TestOtherFiles:
 
 
 FULL_DISK = """
-import json, os, resource, sys
+import contextlib, io, json, os, resource, sys
+from pathlib import Path
 import anndata, numpy as np
 from ginseng import GinsengDataset
 from ginseng.cli import main
 from ginseng.data.io import load_model, save_model, write_adata
 from ginseng.train.logger import GinsengLogger, LogFile
 
-kind, path, source = sys.argv[1:]
+folder, model_file = Path(sys.argv[1]), sys.argv[2]
 counts = np.random.default_rng(0).poisson(3.0, (400, 200)).astype("float32")
 adata = anndata.AnnData(counts, {"cell_type": ["A", "B"] * 200})
 adata.var_names = [f"GENE{i}" for i in range(200)]
-adata.write_h5ad(source + "ad")
-model = load_model(source)
+adata.write_h5ad(folder / "source.h5ad")
+model = load_model(model_file)
 logger = GinsengLogger()
 for epoch in range(200):
     logger.update(epoch, 0.1, 0.2, 0.3)
 writers = {
-    "model": lambda: save_model(model, path),
-    "cells": lambda: write_adata(adata, path),
-    "dataset": lambda: GinsengDataset.create(path, adata, "cell_type", silent=True),
-    "log": lambda: [LogFile(path).append(logger, 1.0) for _ in range(200)],
-    "table": main,
-    "copy": main,
+    "model": lambda path: save_model(model, path),
+    "cells": lambda path: write_adata(adata, path),
+    "dataset": lambda path: GinsengDataset.create(path, adata, "cell_type", silent=True),
+    "log": lambda path: [LogFile(path).append(logger, 1.0) for _ in range(200)],
 }
-sys.argv = ["ginseng", "annotate", source, source + "ad", "-o", path, "-q"]
-most = os.path.getsize(source + "ad") + 4096 if kind == "copy" else 4096
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-try:
-    writers[kind]()
-except OSError as error:
-    print(json.dumps(str(error)))
+whole, unlimited = os.path.getsize(folder / "source.h5ad"), resource.getrlimit(resource.RLIMIT_FSIZE)
+for kind, name in json.loads(sys.argv[3]):
+    path, errors = str(folder / kind / name), io.StringIO()
+    sys.argv = ["ginseng", "annotate", model_file, str(folder / "source.h5ad"), "-o", path, "-q"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 + whole * (kind == "copy"), unlimited[1]))
+    try:
+        with contextlib.redirect_stderr(errors):
+            writers.get(kind, lambda _: main())(path)
+    except (OSError, SystemExit) as error:
+        errors.write(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    print(json.dumps([kind, errors.getvalue()]), flush=True)
 """
+FULL_DISKS = {
+    "model": "m.h5",
+    "cells": "cells.h5ad",
+    "dataset": "cells.zarr",
+    "log": "log.csv",
+    "table": "t.csv",
+    "annotated": "cells.h5ad",
+    "copy": "cells.h5ad",
+}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("model", "m.h5"),
-        ("cells", "cells.h5ad"),
-        ("dataset", "cells.zarr"),
-        ("log", "log.csv"),
-        ("table", "t.csv"),
-        ("table", "cells.h5ad"),
-        ("copy", "cells.h5ad"),
-    ],
-)
-def test_a_full_disk_is_an_error_by_name_and_leaves_the_old_file(state, tmp_path, adata, kind, name):
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def full_disks(state, tmp_path_factory):
+    """Of each kind, the folder of an old file, what it held, and what is told where a new one finds no room."""
+    home = tmp_path_factory.mktemp("full")
+    save_model(state, home / "source.h5")
+    for kind, name in FULL_DISKS.items():
+        (home / kind).mkdir()
+        if kind == "dataset":
+            GinsengDataset.create(home / kind / name, simulate(), "cell_type", silent=True)
+        else:
+            (home / kind / name).write_text("old")
+    before = {kind: contents(home / kind) for kind in FULL_DISKS}
+    arguments = [str(home), str(home / "source.h5"), json.dumps(list(FULL_DISKS.items()))]
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments], env=SUBPROCESS_ENVIRONMENT, capture_output=True, text=True
+    )
+    told = dict(json.loads(line) for line in run.stdout.splitlines())
+    return {kind: (home / kind, before[kind], told.get(kind, run.stderr)) for kind in FULL_DISKS}
+
+
+@pytest.mark.parametrize("kind", FULL_DISKS)
+def test_a_full_disk_is_an_error_by_name_and_leaves_the_old_file(full_disks, kind):
     """HDF5 itself ends the interpreter."""
-    save_model(state, tmp_path / "source.h5")
-    if kind == "dataset":
-        GinsengDataset.create(tmp_path / name, adata, "cell_type", silent=True)
+    folder, before, told = full_disks[kind]
+    assert re.search(rf"File too large.*{FULL_DISKS[kind]}", told), told
+    if kind == "log":
+        assert (folder / FULL_DISKS[kind]).read_text().startswith("old\n")
     else:
-        (tmp_path / name).write_text("old")
-    before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
-    command = [sys.executable, "-c", FULL_DISK, kind, str(tmp_path / name), str(tmp_path / "source.h5")]
-    run = subprocess.run(command, env=SUBPROCESS_ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert re.search(rf"File too large.*{name}", run.stdout + run.stderr), run.stderr
-    if kind == "dataset":
-        assert {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()} == before
-    elif kind == "log":
-        assert (tmp_path / name).read_text().startswith("old\n")
-    else:
-        assert (tmp_path / name).read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "source.h5", "source.h5ad"])
+        assert contents(folder) == before
+    assert [path.name for path in folder.iterdir()] == [FULL_DISKS[kind]]

@@ -36,7 +36,8 @@ import sys
 import ginseng
 from ginseng.train.checkpoint import Checkpoint
 folder, out = sys.argv[1:]
-settings = ginseng.GinsengClassifierTrainerSettings(hidden_dim=8, batch_size=1, lr=5e-4, patience=5, seed=4)
+recipe = {"hidden_dim": 8, "batch_size": 1, "lr": 5e-4, "patience": 5, "seed": 4, "calibrate": "none"}
+settings = ginseng.GinsengClassifierTrainerSettings(**recipe)
 trainer = ginseng.GinsengClassifierTrainer(folder + "/cells.zarr", settings)
 step = ginseng.Trainer._train_step
 def announced(*args):

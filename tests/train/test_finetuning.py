@@ -53,6 +53,9 @@ def state(request, reference):
     return state_from_classifier_trainer(trainer)
 
 
+one_network = pytest.mark.parametrize("state", [1], ids=["one network"], indirect=True)
+
+
 @pytest.fixture
 def mine(tmp_path):
     """A dataset of new cells."""
@@ -104,12 +107,14 @@ def test_a_label_alone_is_added_without_training(state, mine):
     assert tuned.state.calibration is None
 
 
+@one_network
 def test_nothing_is_written_to_the_data(state, mine):
     dataset = mine(KNOWN)
     finetune(state, dataset.path, QUICK, epochs=1, silent=True)
     assert GinsengDataset(dataset.path).train_idx is None
 
 
+@one_network
 def test_labels_by_a_mapping(state, mine):
     adata_names = {"B cell": "CD19", "NK cell": "CD56", "T cell": "CD3", "γδ T cell": "doublet"}
     adata = cells()
@@ -121,6 +126,7 @@ def test_labels_by_a_mapping(state, mine):
     assert tuned.table["after"].mean() > 0.9
 
 
+@one_network
 def test_labels_by_what_harmonize_proposes(state, mine):
     adata = cells(KNOWN, n_cells=240)
     adata.obs["type"] = adata.obs["cell_type"].astype(str).str.upper()
@@ -236,6 +242,7 @@ def test_donors_that_lack_a_new_type_are_left_out_in_turn_all_the_same(state, tm
     assert 3 not in tuned.state.calibration.labels
 
 
+@one_network
 def test_a_checkpoint_of_other_labels_is_another_run(state, mine, tmp_path):
     dataset = mine(["γδ T cell"])
     options = {"epochs": 1, "silent": True, "checkpoint": tmp_path / "run"}
@@ -248,6 +255,7 @@ def test_a_checkpoint_of_other_labels_is_another_run(state, mine, tmp_path):
         finetune(state, mine(KNOWN), QUICK, relabel=swapped, **{**options, "checkpoint": tmp_path / "swapped"})
 
 
+@one_network
 def test_a_name_that_is_written_otherwise_is_told(state, mine):
     dataset = mine(KNOWN).renamed({"B cell": "B_cells"})
     with pytest.warns(UserWarning, match="'B_cells' is added to the model beside its 'B cell'.*mapping={'B_cells': 'B"):
@@ -268,6 +276,7 @@ def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
     assert with_old.calibration is not None
 
 
+@one_network
 def test_it_can_be_stopped_and_goes_on(state, mine, tmp_path):
     options = {"epochs": 2, "silent": True, "checkpoint": tmp_path / "run", "log": tmp_path / "log.csv"}
     once = finetune(state, mine(KNOWN), QUICK, **options)
@@ -275,6 +284,7 @@ def test_it_can_be_stopped_and_goes_on(state, mine, tmp_path):
     np.testing.assert_array_equal(leaves(once.state, "features2")[0], leaves(again.state, "features2")[0])
 
 
+@one_network
 def test_the_start_is_kept_in_the_history(state, mine):
     tuned = finetune(state, mine(KNOWN), QUICK, epochs=1, card={"data": "mine"}, silent=True).state
     assert tuned.metadata["start"]["settings"]["lr"] == 5e-3
@@ -282,6 +292,7 @@ def test_the_start_is_kept_in_the_history(state, mine):
     assert tuned.metadata["card"]["data"] == "mine"
 
 
+@one_network
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -305,6 +316,7 @@ def test_what_does_not_fit_is_refused(state, mine, options, message):
         finetune(state, mine(KNOWN), **{"settings": QUICK, "silent": True, **options})
 
 
+@one_network
 def test_old_data_are_of_the_model(state, mine, tmp_path):
     other = GinsengDataset.create(tmp_path / "other.zarr", cells(), "cell_type", silent=True)
     with pytest.raises(ValueError, match="`old` has labels that the model does not know: γδ T cell"):
@@ -313,9 +325,8 @@ def test_old_data_are_of_the_model(state, mine, tmp_path):
         finetune(state, mine(KNOWN), QUICK, old=other, replay=1.0, silent=True)
 
 
+@one_network
 def test_a_trainer_whose_trunk_is_frozen_takes_no_other_trunk(state, mine):
-    if state.members:
-        pytest.skip("ensembles are not cached")
     trainer = finetune(state, mine(KNOWN), QUICK, freeze="trunk", epochs=1, silent=True).trainer
     params = trainer.classifier.params
     trainer.classifier.params = {**params, "head": {**params["head"], "b": params["head"]["b"] + 1}}
@@ -325,6 +336,7 @@ def test_a_trainer_whose_trunk_is_frozen_takes_no_other_trunk(state, mine):
         trainer.classifier.params = {**params, "features1": other}
 
 
+@one_network
 def test_data_that_are_none_are_refused(state, mine, reference, tmp_path):
     dataset = mine(KNOWN)
     plain = getattr(finetune, "__wrapped__", finetune)  # without the type check of the tests
@@ -346,6 +358,7 @@ def test_data_that_are_none_are_refused(state, mine, reference, tmp_path):
         finetune(state, dataset, old=without, silent=True)
 
 
+@one_network
 def test_genes_that_were_chosen_by_held_out_labels_are_told_of(state, mine):
     dataset = GinsengDataset.create(mine().path, cells(KNOWN), "cell_type", genes=20, silent=True)
     with pytest.warns(UserWarning, match="were chosen by the labels of other cells"):
