@@ -119,14 +119,21 @@ class TestPage:
         found += [line(REFERENCE, value, nth) for nth, value in enumerate((10.0, 10.0, 30.0, 1.0))]
         table = read(recorded(tmp_path / "results.jsonl", *found))
         (row,) = compared(table, BY_NAME["step"]).to_dict("records")
-        assert row == {"case": "500 genes", "by": REFERENCE, "median": 2.0, "least": 1.0, "most": 3.0, "rounds": 3}
+        assert row == {"case": "500 genes", "by": REFERENCE, "middle": 2.0, "least": 1.0, "most": 3.0, "rounds": 3}
 
-    def test_shares_are_compared_in_points(self, tmp_path):
+    def test_shares_are_compared_in_points_by_their_means(self, tmp_path):
+        shares = {"pbmc": {OURS: (0.9, 0.8, 0.9), "x": (0.85, 0.8, 0.88)}, "gut": {OURS: (0.5,), "x": (0.6,)}}
         found = [
-            line(by, share, 0, "accuracy", "accuracy", "pbmc") for by, share in ((OURS, 0.9), ("CellTypist", 0.85))
+            line(by, share, nth, "accuracy", "accuracy", case)
+            for case, of_case in shares.items()
+            for by, of_rounds in of_case.items()
+            for nth, share in enumerate(of_rounds)
         ]
-        table = read(recorded(tmp_path / "results.jsonl", *found))
-        assert compared(table, BY_NAME["accuracy"])["median"].tolist() == pytest.approx([5.0])
+        path = recorded(tmp_path / "results.jsonl", *found)
+        assert compared(read(path), BY_NAME["accuracy"])["middle"].tolist() == pytest.approx([7 / 3, -10.0])
+        page = write_page(path).read_text()
+        assert "- beside x: **-3.8** over all; **+2.3** (+0.0 to +5.0) pbmc; **-10.0** (one round) gut" in page
+        assert "| pbmc | ginseng-eqx | 0.867 | 3 |" in page
 
     def test_only_the_last_run_of_a_question_is_shown(self, tmp_path):
         later = {"run": "2026-11-30T10:00:00+00:00"}
@@ -163,7 +170,7 @@ class TestPage:
         table = read(recorded(tmp_path / "results.jsonl", *found))
         comparison = compared(table, BY_NAME["memory"])
         assert comparison["case"].tolist() == ["create, 9 cells", "epoch, 9 cells"]
-        assert comparison["median"].tolist() == [0.5, 0.5]
+        assert comparison["middle"].tolist() == [0.5, 0.5]
 
 
 class TestSplits:

@@ -79,9 +79,10 @@ def of_question(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame, question: Question) -> pd.DataFrame:
-    """Ours / theirs, or ours - theirs in points where figures are shares: median and spread over rounds.
+    """Ours / theirs, or ours - theirs in points where figures are shares, and their spread over rounds.
 
-    A row for each case and contestant beside ours; columns ``median``, ``least``, ``most`` and ``rounds``.
+    A row for each case and contestant beside ours; columns ``middle`` (the median of ratios, the mean of points),
+    ``least``, ``most`` and ``rounds``.
     """
     measured = of_question(table, question).reindex(columns=["case", "by", "round", question.figure])
     found = measured.set_index(["case", "by", "round"])[question.figure].astype(float)
@@ -92,11 +93,11 @@ def compared(table: pd.DataFrame, question: Question) -> pd.DataFrame:
         ours, theirs = pairs[OURS], pairs[by]
         beside = 100 * (ours - theirs) if question.is_share else ours / theirs
         for case, values in beside.dropna().groupby("case", sort=False):
-            spread = {"median": values.median(), "least": values.min(), "most": values.max(), "rounds": len(values)}
-            rows.append({"case": case, "by": by, **spread})
+            spread = {"least": values.min(), "most": values.max(), "rounds": len(values)}
+            rows.append({"case": case, "by": by, "middle": question.middle(values), **spread})
     order = {case: nth for nth, case in enumerate(dict.fromkeys(found.index.get_level_values("case")))}
     rows.sort(key=lambda row: (row["by"], order[row["case"]]))
-    return pd.DataFrame(rows, columns=["case", "by", "median", "least", "most", "rounds"])
+    return pd.DataFrame(rows, columns=["case", "by", "middle", "least", "most", "rounds"])
 
 
 def number(value: float) -> str:
@@ -110,14 +111,16 @@ def number(value: float) -> str:
 
 def beside(question: Question, comparison: pd.DataFrame) -> list[str]:
     """What is said first: a line for each contestant beside ours."""
-    how = "ours - theirs, in points" if question.is_share else "ours / theirs"
+    how, average = ("ours - theirs, in points", "mean") if question.is_share else ("ours / theirs", "median")
     good = "more" if question.more_is_better else "less"
-    told = [f"**{how}** ({good} is better for ours), median and spread:", ""] if len(comparison) else []
+    told = [f"**{how}** ({good} is better for ours), {average} and spread:", ""] if len(comparison) else []
     for by, rows in comparison.groupby("by", sort=False):
         each = [
-            f"**{value(row['median'], question)}** ({spread(row, question)}) {row['case']}"
+            f"**{value(row['middle'], question)}** ({spread(row, question)}) {row['case']}"
             for _, row in rows.iterrows()
         ]
+        if question.is_share and len(rows) > 1:
+            each.insert(0, f"**{value(rows['middle'].mean(), question)}** over all")
         told.append(f"- beside {by}: {'; '.join(each)}")
     return [*told, ""]
 
@@ -133,12 +136,12 @@ def value(found: float, question: Question) -> str:
 
 
 def table_of(question: Question, found: pd.DataFrame) -> list[str]:
-    """Medians over rounds, as Markdown."""
+    """Medians, or means of shares, over rounds, as Markdown."""
     figures = [question.figure, *(name for name in question.others if name in found and found[name].notna().any())]
     lines = [f"| case | by | {' | '.join(figures)} | rounds |", f"|---|---|{'--:|' * (len(figures) + 1)}"]
     for (case, by), rows in found.groupby(["case", "by"], sort=False):
-        medians = [number(rows[name].dropna().astype(float).median()) for name in figures]
-        lines.append(f"| {case} | {by} | {' | '.join(medians)} | {len(rows)} |")
+        shown = [number(question.middle(rows[name].dropna().astype(float))) for name in figures]
+        lines.append(f"| {case} | {by} | {' | '.join(shown)} | {len(rows)} |")
     return [*lines, ""]
 
 

@@ -70,7 +70,7 @@ def by_size(question: Question, found: pd.DataFrame) -> Figure:
 
 
 def dots(question: Question, found: pd.DataFrame) -> Figure:
-    """A row for each case and contestant: its rounds as dots, their median as a bar."""
+    """A row for each case and contestant: its rounds as dots, their median or mean as a bar."""
     rows = list(dict.fromkeys(zip(found["case"], found["by"], strict=True)))
     colours = colours_of(list(dict.fromkeys(found["by"])))
     figure = Figure(figsize=(5.2, 0.6 + 0.24 * len(rows)))
@@ -78,7 +78,7 @@ def dots(question: Question, found: pd.DataFrame) -> Figure:
     for nth, (case, by) in enumerate(rows):
         values = found.loc[(found["case"] == case) & (found["by"] == by), question.figure].astype(float)
         axes.plot(values, [nth] * len(values), "o", color=colours[by], alpha=0.6, markersize=4)
-        axes.plot(values.median(), nth, "|", color=colours[by], markersize=12, markeredgewidth=2)
+        axes.plot(question.middle(values), nth, "|", color=colours[by], markersize=12, markeredgewidth=2)
     of_cases = [nth for nth in range(1, len(rows)) if rows[nth][0] != rows[nth - 1][0]]
     for nth in of_cases:
         axes.axhline(nth - 0.5, color="#BBBBBB", linewidth=0.6)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 OURS = "ginseng-eqx"
 REFERENCE = "ginseng 0.2.1"
 BEFORE = "before"  # another checkout of this package
@@ -24,6 +26,10 @@ class Question:
     def measured(self) -> tuple[str, ...]:
         """The questions whose JSON lines it shows."""
         return self.of or (self.name,)
+
+    def middle(self, of_rounds: pd.Series) -> float:
+        """The mean of shares; the median of others, of which one round may be slow."""
+        return of_rounds.mean() if self.is_share else of_rounds.median()
 
 
 QUESTIONS = (
@@ -130,7 +136,7 @@ QUESTIONS = (
         "novelty",
         "Is a type that was never seen told apart?",
         "AUROC",
-        "A type is left out of training, another by each seed: its cells against those of the donors held out. Ours by "
+        "A type is left out of training, drawn by each seed: its cells against those of the donors held out. Ours by "
         "its novelty, the others by their confidence, which is all they tell.",
         is_share=True,
     ),
