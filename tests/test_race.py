@@ -119,7 +119,7 @@ class TestPage:
         found += [line(REFERENCE, value, nth) for nth, value in enumerate((10.0, 10.0, 30.0, 1.0))]
         table = read(recorded(tmp_path / "results.jsonl", *found))
         (row,) = compared(table, BY_NAME["step"]).to_dict("records")
-        assert row == {"case": "500 genes", "by": REFERENCE, "middle": 2.0, "least": 1.0, "most": 3.0, "rounds": 3}
+        assert row == {"case": "500 genes", "by": REFERENCE, "average": 2.0, "least": 1.0, "most": 3.0, "rounds": 3}
 
     def test_shares_are_compared_in_points_by_their_means(self, tmp_path):
         shares = {"pbmc": {OURS: (0.9, 0.8, 0.9), "x": (0.85, 0.8, 0.88)}, "gut": {OURS: (0.5,), "x": (0.6,)}}
@@ -130,7 +130,7 @@ class TestPage:
             for nth, share in enumerate(of_rounds)
         ]
         path = recorded(tmp_path / "results.jsonl", *found)
-        assert compared(read(path), BY_NAME["accuracy"])["middle"].tolist() == pytest.approx([7 / 3, -10.0])
+        assert compared(read(path), BY_NAME["accuracy"])["average"].tolist() == pytest.approx([7 / 3, -10.0])
         page = write_page(path).read_text()
         assert "- beside x: **-3.8** over all; **+2.3** (+0.0 to +5.0) pbmc; **-10.0** (one round) gut" in page
         assert "| pbmc | ginseng-eqx | 0.867 | 3 |" in page
@@ -161,7 +161,7 @@ class TestPage:
     def test_types_left_out_are_named(self, tmp_path):
         seen = line(OURS, 0.9, 0, "novelty", "AUROC", "pbmc", details={"training cells": 90, "withheld": "B cell"})
         page = write_page(recorded(tmp_path / "results.jsonl", seen, line(OURS, 0.9, 1, "novelty", "AUROC", "pbmc")))
-        assert "Left out: B cell (pbmc)." in page.read_text()
+        assert "Left out by each seed, and our AUROC: B cell 0.9 (pbmc)." in page.read_text()
         assert page.read_text().count("Left out") == 1
 
     def test_memory_is_shown_by_what_was_done(self, tmp_path):
@@ -170,7 +170,7 @@ class TestPage:
         table = read(recorded(tmp_path / "results.jsonl", *found))
         comparison = compared(table, BY_NAME["memory"])
         assert comparison["case"].tolist() == ["create, 9 cells", "epoch, 9 cells"]
-        assert comparison["middle"].tolist() == [0.5, 0.5]
+        assert comparison["average"].tolist() == [0.5, 0.5]
 
 
 class TestSplits:

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.race.plots import draw
-from benchmarks.race.questions import OURS, QUESTIONS, Question
+from benchmarks.race.questions import OURS, QUESTIONS, Question, average_of
 
 HEADER = """# The race
 
@@ -81,7 +81,7 @@ def of_question(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 def compared(table: pd.DataFrame, question: Question) -> pd.DataFrame:
     """Ours / theirs, or ours - theirs in points where figures are shares, and their spread over rounds.
 
-    A row for each case and contestant beside ours; columns ``middle`` (the median of ratios, the mean of points),
+    A row for each case and contestant beside ours; columns ``average`` (the median of ratios, the mean of points),
     ``least``, ``most`` and ``rounds``.
     """
     measured = of_question(table, question).reindex(columns=["case", "by", "round", question.figure])
@@ -94,10 +94,10 @@ def compared(table: pd.DataFrame, question: Question) -> pd.DataFrame:
         beside = 100 * (ours - theirs) if question.is_share else ours / theirs
         for case, values in beside.dropna().groupby("case", sort=False):
             spread = {"least": values.min(), "most": values.max(), "rounds": len(values)}
-            rows.append({"case": case, "by": by, "middle": question.middle(values), **spread})
+            rows.append({"case": case, "by": by, "average": values.agg(average_of(question.figure)), **spread})
     order = {case: nth for nth, case in enumerate(dict.fromkeys(found.index.get_level_values("case")))}
     rows.sort(key=lambda row: (row["by"], order[row["case"]]))
-    return pd.DataFrame(rows, columns=["case", "by", "middle", "least", "most", "rounds"])
+    return pd.DataFrame(rows, columns=["case", "by", "average", "least", "most", "rounds"])
 
 
 def number(value: float) -> str:
@@ -111,16 +111,17 @@ def number(value: float) -> str:
 
 def beside(question: Question, comparison: pd.DataFrame) -> list[str]:
     """What is said first: a line for each contestant beside ours."""
-    how, average = ("ours - theirs, in points", "mean") if question.is_share else ("ours / theirs", "median")
+    how = "ours - theirs, in points" if question.is_share else "ours / theirs"
+    average, n_cases = average_of(question.figure), comparison["case"].nunique()
     good = "more" if question.more_is_better else "less"
     told = [f"**{how}** ({good} is better for ours), {average} and spread:", ""] if len(comparison) else []
     for by, rows in comparison.groupby("by", sort=False):
         each = [
-            f"**{value(row['middle'], question)}** ({spread(row, question)}) {row['case']}"
+            f"**{value(row['average'], question)}** ({spread(row, question)}) {row['case']}"
             for _, row in rows.iterrows()
         ]
-        if question.is_share and len(rows) > 1:
-            each.insert(0, f"**{value(rows['middle'].mean(), question)}** over all")
+        if question.is_share and len(rows) == n_cases > 1:
+            each.insert(0, f"**{value(rows['average'].mean(), question)}** over all")
         told.append(f"- beside {by}: {'; '.join(each)}")
     return [*told, ""]
 
@@ -136,23 +137,24 @@ def value(found: float, question: Question) -> str:
 
 
 def table_of(question: Question, found: pd.DataFrame) -> list[str]:
-    """Medians, or means of shares, over rounds, as Markdown."""
+    """Averages over rounds, as Markdown."""
     figures = [question.figure, *(name for name in question.others if name in found and found[name].notna().any())]
     lines = [f"| case | by | {' | '.join(figures)} | rounds |", f"|---|---|{'--:|' * (len(figures) + 1)}"]
     for (case, by), rows in found.groupby(["case", "by"], sort=False):
-        shown = [number(question.middle(rows[name].dropna().astype(float))) for name in figures]
+        shown = [number(rows[name].dropna().astype(float).agg(average_of(name))) for name in figures]
         lines.append(f"| {case} | {by} | {' | '.join(shown)} | {len(rows)} |")
     return [*lines, ""]
 
 
-def withheld(found: pd.DataFrame) -> list[str]:
-    """Which types were left out of training, where that was the question."""
+def withheld(question: Question, found: pd.DataFrame) -> list[str]:
+    """Which types were left out of training, where that was the question, and our figure of each."""
     names = [told.get("withheld") if isinstance(told, dict) else None for told in found["details"]]
-    types = found.assign(withheld=names).dropna(subset="withheld")
-    told = [
-        f"{', '.join(of_case.unique())} ({case})" for case, of_case in types.groupby("case", sort=False)["withheld"]
-    ]
-    return [f"Left out: {'; '.join(told)}.", ""] if told else []
+    ours = found.assign(withheld=names)[found["by"] == OURS].dropna(subset="withheld")
+    told = []
+    for case, of_case in ours.groupby("case", sort=False):
+        figures = of_case[question.figure].map(number)
+        told.append(f"{', '.join(of_case['withheld'] + ' ' + figures)} ({case})")
+    return [f"Left out by each seed, and our {question.figure}: {'; '.join(told)}.", ""] if told else []
 
 
 def measured_with(found: pd.DataFrame) -> list[str]:
@@ -184,7 +186,7 @@ def section(question: Question, table: pd.DataFrame, folder: Path) -> list[str]:
     if not len(found) and not len(failed):
         return [*lines, f"Not asked yet: `python -m benchmarks.race --questions {' '.join(question.measured)}`.", ""]
     if len(found):
-        lines += withheld(found)
+        lines += withheld(question, found)
         lines += beside(question, compared(table, question))
         draw(question, found, folder / f"{question.name}.svg")
         lines += [f"![{question.title}]({folder.name}/{question.name}.svg)", ""]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.race.questions import OURS, REFERENCE, Question
+from benchmarks.race.questions import OURS, REFERENCE, Question, average_of
 
 COLOURS = {  # Okabe and Ito's, which colour-blind people tell apart
     OURS: "#0072B2",
@@ -78,7 +78,9 @@ def dots(question: Question, found: pd.DataFrame) -> Figure:
     for nth, (case, by) in enumerate(rows):
         values = found.loc[(found["case"] == case) & (found["by"] == by), question.figure].astype(float)
         axes.plot(values, [nth] * len(values), "o", color=colours[by], alpha=0.6, markersize=4)
-        axes.plot(question.middle(values), nth, "|", color=colours[by], markersize=12, markeredgewidth=2)
+        axes.plot(
+            values.agg(average_of(question.figure)), nth, "|", color=colours[by], markersize=12, markeredgewidth=2
+        )
     of_cases = [nth for nth in range(1, len(rows)) if rows[nth][0] != rows[nth - 1][0]]
     for nth in of_cases:
         axes.axhline(nth - 0.5, color="#BBBBBB", linewidth=0.6)

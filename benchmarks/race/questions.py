@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
-import pandas as pd
-
 OURS = "ginseng-eqx"
 REFERENCE = "ginseng 0.2.1"
 BEFORE = "before"  # another checkout of this package
+SHARES = ("accuracy", "macro-F1", "ECE", "AUROC", "equal labels")
+
+
+def average_of(figure: str) -> str:
+    """The mean of shares; the median of others, of which one round may be slow."""
+    return "mean" if figure in SHARES else "median"
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,6 @@ class Question:
     figure: str  # that ours and theirs are compared by
     about: str
     more_is_better: bool = True
-    is_share: bool = False  # compared by ours - theirs, in points of a hundred, rather than by ours / theirs
     others: tuple[str, ...] = ()  # further figures of its table
     of: tuple[str, ...] = ()  # questions whose JSON lines it shows; by default its own
 
@@ -27,9 +30,10 @@ class Question:
         """The questions whose JSON lines it shows."""
         return self.of or (self.name,)
 
-    def middle(self, of_rounds: pd.Series) -> float:
-        """The mean of shares; the median of others, of which one round may be slow."""
-        return of_rounds.mean() if self.is_share else of_rounds.median()
+    @property
+    def is_share(self) -> bool:
+        """Whether it is compared by ours - theirs, in points of a hundred, rather than by ours / theirs."""
+        return self.figure in SHARES
 
 
 QUESTIONS = (
@@ -112,15 +116,14 @@ QUESTIONS = (
         "Whole donors are held out, about a third; where there is no `donor`, a third of each type. Each seed draws "
         "the cells held out, and what is random in training. Genes are chosen on training cells. Cells of types not "
         "trained on are left out. Ours and CellTypist at their defaults (ours as `ginseng fit` without `--group`), "
-        "ginseng 0.2.1 at its own with ten epochs, on 2,000 variable genes, as logistic regression.",
-        is_share=True,
+        "ginseng 0.2.1 at its own with ten epochs, on 2,000 variable genes, as logistic regression; SingleR (`singler` "
+        "of Python) by its own choice of genes. It tells no confidence: questions of confidence are without it.",
     ),
     Question(
         "macro-f1",
         "And how well is each type, rare ones too?",
         "macro-F1",
         "The same cells; the mean of the F1 scores of the types.",
-        is_share=True,
         of=("accuracy",),
     ),
     Question(
@@ -129,7 +132,6 @@ QUESTIONS = (
         "ECE",
         "The same cells; expected calibration error of the confidence in the label, in 15 bins of equally many cells.",
         more_is_better=False,
-        is_share=True,
         of=("accuracy",),
     ),
     Question(
@@ -138,14 +140,12 @@ QUESTIONS = (
         "AUROC",
         "A type is left out of training, drawn by each seed: its cells against those of the donors held out. Ours by "
         "its novelty, the others by their confidence, which is all they tell.",
-        is_share=True,
     ),
     Question(
         "model-file",
         "Do both packages predict the same from one model file?",
         "equal labels",
         "Each trains and saves a small classifier; both annotate with both files, ours without calibration.",
-        is_share=True,
         others=("largest difference of a probability",),
     ),
     Question(
