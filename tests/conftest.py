@@ -46,6 +46,11 @@ def ginseng(*args, fails=False):
     return result.output
 
 
+def contents(folder):
+    """Every file within, but for what fills the disk."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "full"}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_for_one_file():
     """Forget what was compiled, which few tests of another file need and which adds up to gigabytes."""

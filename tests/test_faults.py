@@ -24,16 +24,11 @@ from ginseng.utils import ahead
 from ginseng.utils.files import replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5
 from ginseng.utils.workspace import PREFIX
-from tests.conftest import QUICK, SUBPROCESS_ENVIRONMENT, ginseng, simulate
+from tests.conftest import QUICK, SUBPROCESS_ENVIRONMENT, contents, ginseng, simulate
 
 SUFFIXES = (".h5ad", ".zarr", ".csv", ".parquet")
 OUTPUTS = [f"{name}{suffix}" for name in ("annotated", "merged") for suffix in SUFFIXES]
 OUTPUTS += ["copy.zarr", "dataset.zarr", "report.html", "contributions.csv"]
-
-
-def contents(folder):
-    """Every file within, but for what fills the disk."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "full"}
 
 
 def n_busy_threads():

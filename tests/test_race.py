@@ -122,7 +122,10 @@ class TestPage:
         assert row == {"case": "500 genes", "by": REFERENCE, "average": 2.0, "least": 1.0, "most": 3.0, "rounds": 3}
 
     def test_shares_are_compared_in_points_by_their_means(self, tmp_path):
-        shares = {"pbmc": {OURS: (0.9, 0.8, 0.9), "x": (0.85, 0.8, 0.88)}, "gut": {OURS: (0.5,), "x": (0.6,)}}
+        shares = {
+            "pbmc": {OURS: (0.9, 0.8, 0.9), "x": (0.85, 0.8, 0.88), "z": (0.9,)},
+            "gut": {OURS: (0.5,), "x": (0.6,)},
+        }
         found = [
             line(by, share, nth, "accuracy", "accuracy", case)
             for case, of_case in shares.items()
@@ -130,9 +133,10 @@ class TestPage:
             for nth, share in enumerate(of_rounds)
         ]
         path = recorded(tmp_path / "results.jsonl", *found)
-        assert compared(read(path), BY_NAME["accuracy"])["average"].tolist() == pytest.approx([7 / 3, -10.0])
+        assert compared(read(path), BY_NAME["accuracy"])["average"].tolist() == pytest.approx([7 / 3, -10.0, 0.0])
         page = write_page(path).read_text()
         assert "- beside x: **-3.8** over all; **+2.3** (+0.0 to +5.0) pbmc; **-10.0** (one round) gut" in page
+        assert "- beside z: **+0.0** (one round) pbmc\n" in page  # not of all cases, and so without their mean
         assert "| pbmc | ginseng-eqx | 0.867 | 3 |" in page
 
     def test_only_the_last_run_of_a_question_is_shown(self, tmp_path):

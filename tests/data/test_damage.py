@@ -25,7 +25,7 @@ from ginseng import (
     read_adata,
     save_model,
 )
-from tests.conftest import SUBPROCESS_ENVIRONMENT, simulate, untrained
+from tests.conftest import SUBPROCESS_ENVIRONMENT, contents, simulate, untrained
 
 
 @pytest.fixture(scope="module")
@@ -482,10 +482,6 @@ FULL_DISKS = {
     "annotated": "annotated.h5ad",
     "copy": "copy.h5ad",
 }
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
