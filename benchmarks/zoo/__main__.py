@@ -29,11 +29,12 @@ def main() -> None:
     read = commands.add_parser("read", help="run every command on each")
     read.add_argument("zoo", type=Path)
     read.add_argument("--match", nargs="+", default=[], help="some files, such as 'anndata-0.7*/uns*'")
+    read.add_argument("--quick", action="store_true", help="leave out the files that hold one kind alone")
     arguments = parser.parse_args()
     if arguments.command == "write":
         write_zoo(arguments.zoo.resolve(), arguments.only, dict(part.split("=", 1) for part in arguments.python))
     else:
-        sys.exit(read_zoo(arguments.zoo.resolve(), arguments.match) > 0)
+        sys.exit(read_zoo(arguments.zoo.resolve(), arguments.match, arguments.quick) > 0)
 
 
 if __name__ == "__main__":
