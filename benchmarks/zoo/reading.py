@@ -63,11 +63,11 @@ class Truth:
 
     def require_labels(self, found: pd.Series) -> None:
         """Of cells that were annotated by all genes the same labels; raises `Refused`."""
-        known = found[found.index.isin(self.labels.index)]
         if len(found) not in (30, 60):
             raise Refused(f"{len(found)} cells annotated")
-        if len(found) == 60 and (known != self.labels[known.index]).any():
-            raise Refused(f"{(known != self.labels[known.index]).sum()} other labels")
+        wrong = sum(self.labels.get(name, label) != label for name, label in found.items())
+        if wrong and len(found) == 60:
+            raise Refused(f"{wrong} other labels")
 
     def require_counts(self, dataset: Path) -> None:
         """The counts that were put in; raises `Refused`."""

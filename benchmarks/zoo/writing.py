@@ -14,7 +14,7 @@ from benchmarks.zoo.scripts.cells import GENES, cells
 
 SCRIPTS = Path(__file__).parent / "scripts"
 OLD = ("numpy<1.20", "pandas<1.1", "scipy<1.6", "h5py<3", "zarr<2.5", "numcodecs<0.10", "numba<0.52", "networkx<2.6")
-OLD += ("umap-learn<0.5", "matplotlib<3.3", "setuptools<60")
+OLD += ("umap-learn<0.5", "matplotlib==3.3.4", "setuptools<60", "tables<3.7", "numexpr<2.8")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Writer:
 
 NOW = ("h5ad", "zarr2", "zarr3")
 WRITERS = {
-    "0.6.22": Writer("anndata==0.6.22.post1", "3.8", ("scanpy==1.4.4.post1", *OLD)),
+    # 0.6 writes layers of zeros into zarr
+    "0.6.22": Writer("anndata==0.6.22.post1", "3.8", ("scanpy==1.4.4.post1", *OLD), ("h5ad",)),
     "0.7.0": Writer("anndata==0.7", "3.8", ("scanpy==1.4.6", *OLD)),
     "0.7.8": Writer(
         "anndata==0.7.8",

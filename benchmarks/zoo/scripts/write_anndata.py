@@ -48,7 +48,7 @@ def write(adata, path, form, **how):
         ad.settings.zarr_write_format = int(form[-1])
     elif form != "zarr2":
         raise ValueError("no zarr 3")
-    adata.write_zarr(path, **how)
+    adata.write_zarr(path, **dict({"chunks": None}, **how))
 
 
 def read(path, form):
