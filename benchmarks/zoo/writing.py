@@ -29,9 +29,11 @@ class Writer:
 
     @property
     def requirements(self) -> tuple[str, ...]:
+        """What is installed."""
         return (self.anndata, *self.further)
 
 
+LESS = ("networkx<3", "numba<0.57")
 NOW = ("h5ad", "zarr2", "zarr3")
 WRITERS = {
     # 0.6 writes layers of zeros into zarr
@@ -40,15 +42,13 @@ WRITERS = {
     "0.7.8": Writer(
         "anndata==0.7.8",
         "3.8",
-        ("scanpy==1.8.2", "numpy<1.24", "pandas<1.4", "scipy<1.8", "h5py<3.7", "zarr<2.12", "matplotlib<3.5")
-        + ("numba<0.57", "networkx<3"),
+        ("scanpy==1.8.2", "numpy<1.24", "pandas<1.4", "scipy<1.8", "h5py<3.7", "zarr<2.12", "matplotlib<3.5", *LESS),
         singly=True,
     ),
     "0.8.0": Writer(
         "anndata==0.8.0",
         "3.8",
-        ("scanpy==1.9.1", "numpy<1.24", "pandas<1.5", "scipy<1.9", "h5py<3.8", "zarr<2.14", "matplotlib<3.6")
-        + ("mudata==0.2.1", "networkx<3"),
+        ("scanpy==1.9.1", "numpy<1.24", "pandas<1.5", "scipy<1.9", "h5py<3.8", "zarr<2.14", "mudata==0.2.1", *LESS),
     ),
     "0.9.2": Writer(
         "anndata==0.9.2",

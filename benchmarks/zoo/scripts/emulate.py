@@ -141,7 +141,7 @@ def factors_as_numbers(file):
 
 
 def records(file):
-    """anndata 0.6: obs and var as records, sparse by `h5sparse_format`, categories in uns."""
+    """Of anndata 0.6: obs and var as records, sparse by `h5sparse_format`, categories in uns."""
     csr(file, "X", COUNTS.astype("f4"), legacy=True)
     codes, names = coded(LABELS)
     obs = [(n.encode(), c, d.encode()) for n, c, d in zip(NAMES, codes, DONORS, strict=True)]
@@ -156,7 +156,7 @@ def records(file):
 
 
 def rhdf5(file):
-    """anndataR and other writers by rhdf5: text of fixed length, attributes and scalars as arrays of one, NA.OK."""
+    """As anndataR and other writers by rhdf5: text of fixed length, attributes and scalars as arrays of one, NA.OK."""
     whole(file)
     for node in (file, file["X"], file["obs"], file["var"], file["uns"]):
         for name in ("encoding-type", "encoding-version"):
@@ -229,7 +229,11 @@ def nulls(file):
     whole(file)
     encoded(file["uns"].create_dataset("none", data=h5py.Empty("f4")), "null", "0.1.0")
     encoded(file["uns"].create_dataset("text", data=h5py.Empty(UTF8)), "null", "0.1.0")
-    encoded(encoded(file["uns"].create_group("log1p"), "dict", "0.1.0").create_dataset("base", data=h5py.Empty("f4")), "null", "0.1.0")  # noqa: E501
+    encoded(
+        encoded(file["uns"].create_group("log1p"), "dict", "0.1.0").create_dataset("base", data=h5py.Empty("f4")),
+        "null",
+        "0.1.0",
+    )
     file["obs"].attrs["note"] = h5py.Empty("S10")
     file.attrs["note"] = h5py.Empty("f4")
 
@@ -251,7 +255,7 @@ def no_uns(file):
 
 
 def legacy(file):
-    """anndata 0.7: only the tables have an encoding, categories by references in `__categories`."""
+    """Of anndata 0.7: only the tables have an encoding, categories by references in `__categories`."""
     csr(file, "X", COUNTS.astype("f4"))
     for name, index in (("obs", NAMES), ("var", GENES)):
         group = file.create_group(name)
@@ -266,7 +270,7 @@ def legacy(file):
 
 
 def compound(file):
-    """uns with compounds of nested compounds, variable-length sequences, opaque values, times and references."""
+    """A `uns` with compounds of nested compounds, variable-length sequences, opaque values, times and references."""
     whole(file)
     uns = file["uns"]
     inner = np.dtype([("low", "f4"), ("high", "f4")])
@@ -276,7 +280,7 @@ def compound(file):
 
 
 def odd_uns(file):
-    """uns with what anndata itself does not read: sequences of unequal length, references, opaque bytes."""
+    """A `uns` with what anndata itself does not read: sequences of unequal length, references, opaque bytes."""
     whole(file)
     uns = file["uns"]
     ragged = uns.create_dataset("ragged", (2,), dtype=h5py.vlen_dtype(np.int32))
@@ -295,7 +299,15 @@ def big_chunks(file):
     """Chunks larger than the data, extensible, filtered by shuffle, gzip and fletcher32."""
     whole(file)
     del file["X"]
-    x = file.create_dataset("X", data=COUNTS.astype("f4"), chunks=(512, 1024), maxshape=(None, None), compression=9, shuffle=True, fletcher32=True)  # noqa: E501
+    x = file.create_dataset(
+        "X",
+        data=COUNTS.astype("f4"),
+        chunks=(512, 1024),
+        maxshape=(None, None),
+        compression=9,
+        shuffle=True,
+        fletcher32=True,
+    )
     encoded(x, "array")
 
 
