@@ -3,7 +3,8 @@
 python write_anndata.py OUT FORMAT...  where a format is h5ad, zarr2 or zarr3; Python 3.8 and anndata 0.6 or newer.
 """
 
-# ruff: noqa: PTH, UP031  (old versions of anndata take paths as text)
+# Old versions of anndata take paths as text.
+# ruff: noqa: PTH, UP031
 import json
 import os
 import shutil
