@@ -4,7 +4,7 @@ python write_anndata.py OUT FORMAT...  where a format is h5ad, zarr2 or zarr3; P
 """
 
 # Old versions of anndata take paths as text.
-# ruff: noqa: PTH, UP031
+# ruff: noqa: PTH103, PTH107, PTH110, PTH112, PTH118, PTH119, PTH123, UP031
 import json
 import os
 import shutil
