@@ -194,11 +194,6 @@ def test_public_functions_are_documented(name):
             assert ast.get_docstring(node), f"{name}.{node.name}"
 
 
-def test_modules_stay_small():
-    lines = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert max(lines.values()) <= 400, max(lines.items(), key=lambda item: item[1])
-
-
 def test_the_names_people_type():
     assert ginseng.__all__ == sorted(ginseng.__all__)
     names = {}
