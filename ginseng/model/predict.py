@@ -177,10 +177,11 @@ def classify(
     Cells without a count of the model's genes get no type, and a confidence of 0. Genes that the data lack take their
     mean over the training cells if the model knows it, and count as zero if not, as in models of ginseng 0.2.1.
 
-    Features that ``var["feature_types"]`` does not call genes (antibodies, peaks) are left out, with a warning. Genes are
-    matched by their names, without versions of identifiers and prefixes of genomes, or, where that finds a tenth more
-    of the model's, by the other names that the data or the model have for them (Ensembl identifiers and symbols, see
-    `ginseng.utils.names.second_names`), with a warning.
+    Features that ``var["feature_types"]`` does not call genes (antibodies, peaks) are left out, with a warning.
+
+    Genes are matched by their names, without versions of identifiers and prefixes of genomes, or, where that finds a
+    tenth more of the model's, by the other names that the data or the model have for them (Ensembl identifiers and
+    symbols, see `ginseng.utils.names.second_names`), with a warning.
 
     Parameters
     ----------
