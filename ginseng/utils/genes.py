@@ -140,8 +140,8 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     if not (plain := plain_names(genes, "" if is_of_several else None)).is_unique:
         return _positions(names, genes, ignore_case)
     genomes = [""] if is_of_several else genomes_of(names) or [""]
-    found = [_positions(plain_names(names, genome), plain, ignore_case) for genome in genomes]
-    return max(found, key=lambda positions: (positions >= 0).sum())
+    of_genomes = [plain_names(names, genome) for genome in genomes]
+    return _positions(max(of_genomes, key=lambda names: names.isin(plain).sum()), plain, ignore_case)
 
 
 def _positions(names: pd.Index, genes: pd.Index, ignore_case: bool) -> np.ndarray:
@@ -155,7 +155,7 @@ def _positions(names: pd.Index, genes: pd.Index, ignore_case: bool) -> np.ndarra
     return positions
 
 
-def plain_names(names: np.ndarray | pd.Index, genome: str | None = None) -> pd.Index:
+def plain_names(names: Iterable[str], genome: str | None = None) -> pd.Index:
     """Names without versions of Ensembl identifiers, the mark of the copy on Y, and prefixes of any genome, or of one.
 
     Examples
