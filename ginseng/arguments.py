@@ -26,6 +26,7 @@ Label = Annotated[
     str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
+GeneKey = Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")]
 Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
 Genes = Annotated[
     int | None,

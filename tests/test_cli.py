@@ -186,6 +186,24 @@ class TestFit:
         losses = state.metadata["history"]["train_loss"]
         assert losses[-1] < 0.5 * losses[0]
 
+    def test_a_column_of_gene_names(self, adata, model, tmp_path):
+        symbols = list(adata.var["symbol"])
+        adata.var_names = [str(i) for i in range(30)]
+        adata.write_h5ad(tmp_path / "n.h5ad")
+        named = [tmp_path / "n.h5ad", "--label", "cell_type", "--gene-key", "symbol", "-o"]
+        ginseng("create", *named, tmp_path / "n.zarr", "-q")
+        assert GinsengDataset(tmp_path / "n.zarr").gene_names == symbols
+        ginseng("fit", *named, tmp_path / "n.h5", *QUICK)
+        assert load_model(tmp_path / "n.h5").genes.tolist() == symbols
+        refused = ginseng("fit", tmp_path / "n.zarr", "--gene-key", "symbol", "-o", tmp_path / "o.h5", fails=True)
+        assert "--gene-key cannot be chosen for a dataset" in refused
+        adata.var["name"] = [f"GENE{i}" for i in range(30)]
+        adata.write_h5ad(tmp_path / "n.h5ad")
+        tuned = ["finetune", model, tmp_path / "n.h5ad", "--label", "cell_type", "-o", tmp_path / "t.h5", "--epochs", 1]
+        ginseng(*tuned, "--gene-key", "name")
+        assert load_model(tmp_path / "t.h5").genes.tolist() == list(adata.var["name"])
+        assert "the model knows GENE0" in ginseng(*tuned, "--gene-key", "symbol", fails=True)
+
     def test_cells_without_a_label(self, adata, tmp_path):
         adata.obs.loc["cell7", "cell_type"] = np.nan
         adata.write_h5ad(tmp_path / "x.h5ad")

@@ -14,7 +14,7 @@ import typer
 from anndata import AnnData
 
 import ginseng
-from ginseng.arguments import Cells, Fix, Layer, Precision, Quiet, cells_of, truth_column
+from ginseng.arguments import Cells, Fix, GeneKey, Layer, Precision, Quiet, cells_of, truth_column
 from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
 from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
 from ginseng.data.models import load_model
@@ -81,7 +81,7 @@ def annotate(
     ] = None,
     cells: Cells = None,
     layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    gene_key: GeneKey = None,
     truth: Annotated[
         str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
     ] = None,
@@ -92,7 +92,8 @@ def annotate(
     min_overlap: Annotated[
         float | None,
         typer.Option(
-            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes."
+            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes, or 5 % "
+            "where these may be found by chance."
         ),
     ] = None,
     gene_map: Annotated[

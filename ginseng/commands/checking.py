@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ginseng.arguments import Fix, Layer
+from ginseng.arguments import Fix, GeneKey, Layer
 from ginseng.commands.registry import InputRefused, WrongUse, command
 from ginseng.data.models import is_model, load_model
-from ginseng.data.preflight import checked_counts, preflight
+from ginseng.data.preflight import checked_reference, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.utils.names import read_gene_table
@@ -20,7 +20,7 @@ def doctor(
         list[str], typer.Argument(help="A model and a file of counts; or only this, to train on.", show_default=False)
     ],
     layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    gene_key: GeneKey = None,
     min_overlap: Annotated[
         float | None, typer.Option(help="Share of the model's genes that the data must have, in [0, 1].")
     ] = None,
@@ -40,7 +40,7 @@ def doctor(
     look = {"fix": fix, "looks_at_all": True, "file": data}
     with opened_counts(data) as adata:
         if not models:
-            found = checked_counts(adata, layer, **look)[1]
+            found = checked_reference(adata, layer, gene_key, **look)[1]
         else:
             found = preflight(
                 Annotator.of(load_model(models[0])),

@@ -23,6 +23,12 @@ def harmonize(
     label_b: Annotated[str | None, typer.Option(help="Column with those of the other; default: --label-a.")] = None,
     layer_a: Annotated[str | None, typer.Option(help="Layer with the raw counts of the first.")] = None,
     layer_b: Annotated[str | None, typer.Option(help="Layer with those of the other.")] = None,
+    gene_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of var with gene names, of both; given twice, of the first and of the other, '' for the index."
+        ),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Least score of labels that are related, in (0, 1].")] = 0.25,
     mapping: Annotated[
         Path | None,
@@ -44,8 +50,10 @@ def harmonize(
         require_table_path(mapping, "mapping")
         require_writable_path(mapping)
     columns = {"label_a": label_a, "label_b": label_b, "layer_a": layer_a, "layer_b": layer_b}
+    keys = [key or None for key in gene_key or [""]]
+    how = {"gene_key": keys[0] if len(keys) == 1 else tuple(keys), "threshold": threshold, "silent": quiet}
     with warnings_unless(quiet):
-        harmony = ginseng.harmonize(model_a, data_a, model_b, data_b, **columns, threshold=threshold, silent=quiet)
+        harmony = ginseng.harmonize(model_a, data_a, model_b, data_b, **columns, **how)
     with replacing(output) as fresh:
         harmony.table.to_csv(fresh, index=False)
     if mapping is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import ginseng
-from ginseng.arguments import Cells, Data, Layer, Quiet, cells_of
+from ginseng.arguments import Cells, Data, GeneKey, Layer, Quiet, cells_of
 from ginseng.commands.registry import command, say, warnings_unless
 from ginseng.data.readers import read_adata, read_annotation
 from ginseng.utils.files import replacing, require_writable_path
@@ -55,7 +55,7 @@ def explain(
     n_genes: Annotated[int, typer.Option(help="Genes that are among so many first of any group.", min=1)] = 20,
     cells: Cells = None,
     layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    gene_key: GeneKey = None,
     quiet: Quiet = False,
 ) -> None:
     """Tell what each gene contributes to the type of cells, on average over groups of them.

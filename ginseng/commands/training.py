@@ -14,6 +14,7 @@ from ginseng.arguments import (
     ChosenBy,
     Fix,
     GeneColumn,
+    GeneKey,
     Genes,
     Group,
     HoldOutGroups,
@@ -64,6 +65,7 @@ def create(
     label: Annotated[str, typer.Option(help="Column of obs with the cell types.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the dataset.", show_default=False)],
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     genes: Genes = None,
     select: ChosenBy = None,
@@ -101,7 +103,7 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        how |= {"group_key": group, "mapping": mapping_in(mapping), "fix": fix}
+        how |= {"group_key": group, "gene_key": gene_key, "mapping": mapping_in(mapping), "fix": fix}
         dataset = GinsengDataset.create(output, data, label, layer, **how)
     say(quiet, f"{dataset}: saved {output}")
 
@@ -119,6 +121,7 @@ def fit(
     label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     genes: Genes = None,
     select: ChosenBy = None,
@@ -202,7 +205,7 @@ def fit(
         how = how_to_create(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
         )
-        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
         path = dataset or folder / "train.zarr"
         made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
         trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
@@ -237,7 +240,8 @@ def labelled_data(
     quiet, label, group = how["silent"], how["label_key"], how["group_key"]
     is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if is_dataset:
-        options = {"--label": label, "--cells": cells, "--layer": how["layer"], "--group": group, **of_counts}
+        options = {"--label": label, "--cells": cells, "--layer": how["layer"], "--gene-key": how["gene_key"]}
+        options |= {"--group": group, **of_counts}
         options |= {"--require-labels": how["missing_labels"] == "error" or None, "--fix": how["fix"] or None}
         refuse(options, f"for a dataset: {data} has been made with its own")
         made = GinsengDataset(data)

@@ -11,6 +11,7 @@ from ginseng.arguments import (
     Cells,
     Checkpoint,
     Fix,
+    GeneKey,
     Group,
     HoldOutGroups,
     Label,
@@ -47,6 +48,7 @@ def finetune(
     label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     require_labels: RequireLabels = False,
     fix: Fix = False,
@@ -129,7 +131,7 @@ def finetune(
     with warnings_unless(quiet), temporary_folder() as folder:
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
-        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
         path = folder / "new.zarr"
         tuned = ginseng.finetune(
             state,

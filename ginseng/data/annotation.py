@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ginseng.metrics import NO_TYPE
+from ginseng.utils.genes import match_genes
 from ginseng.utils.messages import UnknownName, require_one, shorten, unknown_name, warn
 from ginseng.utils.values import is_integer
 
@@ -41,48 +42,54 @@ def n_chosen(genes: Genes) -> int | None:
     return int(genes)
 
 
-def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
-    """Indices of the chosen genes, in the chosen order; all, where a number is to be chosen by their counts."""
+def chosen_names(var: pd.DataFrame, genes: Genes) -> list[str]:
+    """Names of the chosen genes, each once, in the chosen order; all, where a number is to be chosen by their counts.
+
+    Parameters
+    ----------
+    var : pandas.DataFrame
+        Annotation of the genes, by their names, of which some may be equal, or "".
+    genes : str, int, list of str, numpy.ndarray or None
+        A boolean column of `var`, a boolean mask, names, a number, or None for all. Of equal names one is enough.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column or name, or no gene is chosen.
+
+    Examples
+    --------
+    >>> chosen_names(pd.DataFrame(index=["CD4", "CD3D", "CD4", ""]), None)
+    ['CD4', 'CD3D']
+    """
+    names = var.index.to_numpy().astype(str)
     if genes is None or isinstance(genes, int | np.integer):
-        columns = np.arange(len(var))
+        chosen = names
     elif isinstance(genes, str):
         require_one("gene column", genes, "adata.var", var.columns)
         mask = var[genes].to_numpy()
         if mask.dtype != bool:
             raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
-        columns = np.flatnonzero(mask)
+        chosen = names[mask]
     elif np.asarray(genes).dtype == bool:
         if len(genes) != len(var):
             raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
-        columns = np.flatnonzero(genes)
+        chosen = names[np.asarray(genes)]
     else:
-        names = pd.Index(np.asarray(genes).astype(str))
-        if not names.is_unique:
-            raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
-        lacking = names.difference(var.index, sort=False)
-        if len(lacking):
+        wanted = pd.Index(np.asarray(genes).astype(str))
+        if not wanted.is_unique:
+            raise ValueError(f"`genes` must be unique; repeated: {shorten(wanted[wanted.duplicated()].unique(), 5)}.")
+        is_there = np.isin(np.arange(len(wanted)), match_genes(names, wanted.to_numpy()))
+        if not is_there.all():
             raise UnknownName(
-                f"{len(lacking):,} of {len(names):,} genes are not in the data: {shorten(lacking, 5)}. "
-                f"The data have: {shorten(var.index, 5)}."
+                f"{(~is_there).sum():,} of {len(wanted):,} genes are not in the data: {shorten(wanted[~is_there], 5)}. "
+                f"The data have: {shorten(names, 5)}."
             )
-        columns = np.flatnonzero(var.index.isin(names))
-        columns = columns[np.argsort(names.get_indexer(var.index[columns]), kind="stable")]
-    if len(columns) == 0:
+        chosen = wanted.to_numpy()
+    unique = [str(name) for name in pd.unique(chosen) if name]
+    if not unique:
         raise ValueError("No gene is chosen.")
-    chosen = var.index[columns]
-    if not chosen.is_unique:
-        raise ValueError(
-            f"Genes must be unique; repeated: {shorten(chosen[chosen.duplicated()].unique(), 5)}. "
-            "Call adata.var_names_make_unique() first."
-        )
-    return columns
-
-
-def positions_of(columns: np.ndarray, n_genes: int) -> np.ndarray:
-    """For each gene of the data its position among the chosen ones, or -1."""
-    positions = np.full(n_genes, -1)
-    positions[columns] = np.arange(len(columns))
-    return positions
+    return unique
 
 
 def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) -> tuple[np.ndarray, pd.Categorical]:

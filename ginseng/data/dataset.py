@@ -119,6 +119,7 @@ class GinsengDataset:
         missing_labels: Literal["drop", "error"] = "drop",
         mapping: Any = None,
         further: Sequence[str] = (),
+        gene_key: str | None = None,
         select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
@@ -137,7 +138,8 @@ class GinsengDataset:
             Directory to create.
         adata : str, Path, AnnData or an iterable of these
             Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr). Of several, the genes that
-            all have are kept, in the order of the first.
+            all have are kept, in the order of the first. Features that ``var["feature_types"]`` does not call genes
+            (antibodies, peaks) are left out, and the counts of genes of one name are summed, with a warning.
         label_key : str
             Column of ``adata.obs`` with the cell types.
         layer : str, optional
@@ -159,6 +161,8 @@ class GinsengDataset:
             does not name stay.
         further : sequence of str
             Columns of ``adata.obs`` to keep for `column`, in which values may be missing.
+        gene_key : str, optional
+            Column of ``adata.var`` with gene names; None for its index. Genes without a name are not kept.
         select : {"markers", "variance"}
             How a number of genes is chosen: those that tell the types apart, as `select_markers` does, in all groups if
             there are any, or those that vary most, as `select_hvgs` does.
@@ -173,7 +177,8 @@ class GinsengDataset:
             Whether the network to be trained normalises, so that values which are no counts (logarithms, scaled ones)
             are refused; False takes any.
         fix : bool
-            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them.
+            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them. Take
+            the column of ``adata.var`` that looks like gene names where its index has numbers.
         silent : bool
             Show no progress bar.
 
@@ -193,6 +198,7 @@ class GinsengDataset:
         options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
         options |= {
             "further": further,
+            "gene_key": gene_key,
             "split": split,
             "other_genes": other_genes,
             "normalize": normalize,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from ginseng.model.annotator import Annotator
 from ginseng.utils import forms
 from ginseng.utils.counts import Counts, layer_names, x_of
 from ginseng.utils.forms import Form, form_of
-from ginseng.utils.genes import GeneMap
+from ginseng.utils.genes import GeneMap, told_repeated
 from ginseng.utils.messages import warn
-from ginseng.utils.names import GeneNames
+from ginseng.utils.names import GeneNames, called_by, column_of_names
 
 _AS_THEY_ARE = (forms.RAW, forms.EMPTY)
 _TO_BE_WARNED_OF = (forms.CORRECTED, forms.NORMALISED, forms.FRACTIONS, forms.BINARY)
@@ -201,12 +202,57 @@ def checked_counts(
             problems.append(f"{said}: {_way_out(form, best if is_better else layer, layer)}.")
         else:
             warnings.append(_warning(counts.name, form, best if is_better else layer, layer))
+    if counts.left_out:
+        warnings.append(counts.left_out)
     counts.nonnegative = normalizes
     counts.raw = normalizes and counts.form is None and (used != layer or form.kind in _AS_THEY_ARE)
     named = {name_of(place, adata): of_place for place, of_place in found.items()}
     holder = name_of(best, adata) if best in found and found[best].kind == forms.RAW else None
     used_name = name_of(used, adata)
     return counts, Preflight(named, used_name, holder, {}, tuple(fixed), tuple(warnings), tuple(problems))
+
+
+def checked_reference(
+    adata: AnnData, layer: str | None = None, gene_key: str | None = None, *, fix: bool = False, **look: Any
+) -> tuple[Counts, Preflight]:
+    """Open counts to train on, as `checked_counts` does, with a look at the names of their genes.
+
+    Parameters
+    ----------
+    adata, layer, fix, look
+        See `checked_counts`.
+    gene_key : str, optional
+        Column of ``var`` with gene names, which becomes the index of ``Counts.var``. With `fix` it is found, where the
+        index has numbers.
+
+    Raises
+    ------
+    ValueError
+        See `Counts`; if the column does not exist, or has no name.
+
+    Examples
+    --------
+    >>> adata = AnnData(np.eye(3), var=pd.DataFrame({"features": ["CD3D", "CD4", "LYZ"]}, ["0", "1", "2"]))
+    >>> checked_reference(adata)[1].warnings[0][-72:]
+    "adata.var['features'] has names: pass gene_key='features' (--gene-key)."
+    """
+    counts, found = checked_counts(adata, layer, fix=fix, **look)
+    fixed, warnings, better = [], [], None if gene_key is not None else column_of_names(counts.var)
+    if better is not None:
+        said = f"The genes are called by numbers such as '{counts.var.index[0]}', but adata.var['{better}'] has names"
+        if fix:
+            gene_key = better
+            fixed.append(f"{said}, which were taken.")
+        else:
+            warnings.append(f"{said}: pass gene_key={better!r} (--gene-key).")
+    if gene_key is not None:
+        counts.var = called_by(counts.var, gene_key)
+    known = pd.Index([name for name in counts.var.index if name])
+    if not len(known):
+        raise ValueError(f"No gene has a name in adata.{'var_names' if gene_key is None else f'var[{gene_key!r}]'}.")
+    if n_repeated := known[known.duplicated()].nunique():
+        warnings.append(told_repeated(n_repeated))
+    return counts, replace(found, fixed=(*found.fixed, *fixed), warnings=(*found.warnings, *warnings))
 
 
 def require_counts(sample: np.ndarray, name: str) -> None:
@@ -297,8 +343,10 @@ def preflight(
         adata, layer, normalizes=annotator.takes_counts, fix=fix, looks_at_all=looks_at_all, file=file
     )
     names = GeneNames(annotator.genes, annotator.second_names, gene_map, ignore_case)
-    matched = matched_genes(counts.var, names, gene_key, min_overlap, fix=fix)
-    missing = matched.missing_weight(lambda: gene_weights(annotator))
+    weights = partial(gene_weights, annotator)
+    of_data = counts.var, names, gene_key, min_overlap
+    matched = matched_genes(*of_data, fix=fix, cells=adata.obs_names, weights=weights)
+    missing = matched.missing_weight(weights)
     if missing > _MUCH_MISSING and not matched.problems:
         text = (
             f"The genes that the data lack carry {missing:.0%} of the model's weight: types are less sure, and more "

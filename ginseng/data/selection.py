@@ -8,6 +8,7 @@ from ginseng.data.annotation import groups_of, labels_of, require_two_labels
 from ginseng.utils.counts import Counts, copy_of, whole_changes, with_columns
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
+from ginseng.utils.messages import warn
 
 
 def select_markers(
@@ -86,6 +87,8 @@ def select_markers(
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     groups = None if group_key is None else groups_of(adata.obs, group_key, labelled)
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
+    if counts.left_out:
+        warn(counts.left_out)
     found = markers(
         ((stop - start, block[labelled[start:stop]]) for start, stop, block in counts.blocks(chunk_size)),
         (counts.n_cells, counts.n_genes),
@@ -97,10 +100,10 @@ def select_markers(
         silent=silent,
     )
     marked = copy_of(adata) if copy else adata
-    is_chosen = np.isin(np.arange(counts.n_genes), found.genes)
+    is_chosen = np.isin(np.arange(adata.n_vars), counts.columns[found.genes])
     with whole_changes(marked):
         marked.var = with_columns(marked.var, {"ginseng_genes": is_chosen})
-        marked.uns["ginseng_markers"] = _table(found, labels.categories, adata.var_names)
+        marked.uns["ginseng_markers"] = _table(found, labels.categories, counts.var.index)
     return marked if copy else None
 
 

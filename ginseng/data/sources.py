@@ -12,18 +12,16 @@ from scipy import sparse
 
 from ginseng.data.annotation import (
     Genes,
+    chosen_names,
     further_of,
-    gene_columns,
     groups_of,
     labels_of,
     n_chosen,
-    positions_of,
     require_column,
 )
-from ginseng.data.preflight import checked_counts
+from ginseng.data.preflight import checked_reference
 from ginseng.data.readers import opened_counts
-from ginseng.utils.counts import Counts
-from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
+from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes, match_genes
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
@@ -47,7 +45,7 @@ class Sources:
     layer : str or None
         Key in ``layers``, or ``"raw"``; None for ``X``.
     genes : str, int, list of str, numpy.ndarray or None
-        Which genes, see `gene_columns`; of several inputs those that are chosen in all. Of a number to be chosen,
+        Which genes, see `chosen_names`; of several inputs those that are chosen in all. Of a number to be chosen,
         all until `keep_best` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
@@ -55,8 +53,10 @@ class Sources:
         Other names of the labels, see `labels_of`.
     further : sequence of str
         Columns of ``obs`` to keep beside these, in all of them.
+    gene_key : str or None
+        Column of ``var`` with gene names, in all of them; None for its index.
     normalize, fix : bool
-        See `checked_counts`.
+        See `checked_reference`.
 
     Attributes
     ----------
@@ -102,6 +102,7 @@ class Sources:
         *,
         mapping: Any = None,
         further: Sequence[str] = (),
+        gene_key: str | None = None,
         normalize: bool = True,
         fix: bool = False,
     ):
@@ -112,29 +113,29 @@ class Sources:
         self._n_chosen = n_chosen(genes)
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
             raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
-        data, self._counts, self._columns, self.findings = [], [], [], []
+        data, chosen, self._counts, self.findings = [], [], [], []
         for number, source in enumerate(given):
             try:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                counts, found = checked_counts(adata, layer, normalizes=normalize, fix=fix, file=file)
+                look = {"normalizes": normalize, "fix": fix, "file": file}
+                counts, found = checked_reference(adata, layer, gene_key, **look)
                 found.require()
+                found.warn()
                 counts.nonnegative = self._n_chosen is not None
-                self._columns.append(gene_columns(counts.var, genes))
+                is_mask = np.asarray(genes).dtype == bool and np.shape(genes) == (counts.n_columns,)
+                chosen.append(chosen_names(counts.var, np.asarray(genes)[counts.columns] if is_mask else genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
                 kind = UnknownName if isinstance(error, UnknownName) else ValueError
                 raise kind(f"In input {number + 1} of {len(given)}: {error}") from error
-            found.warn()
             data.append(adata)
             self._counts.append(counts)
             self.findings.append(found)
-        self._keep(
-            _common([counts.var.index[chosen] for counts, chosen in zip(self._counts, self._columns, strict=True)])
-        )
+        self._keep(_common(chosen))
 
         keys = [key for key in dict.fromkeys([label_key, group_key, *further]) if key is not None]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
@@ -156,9 +157,8 @@ class Sources:
 
     def _keep(self, gene_names: list[str]) -> None:
         self.gene_names = gene_names
-        self._gene_maps = [
-            _gene_map(counts, columns, gene_names) for counts, columns in zip(self._counts, self._columns, strict=True)
-        ]
+        kept = np.array(gene_names)
+        self._gene_maps = [GeneMap(match_genes(counts.var.index, kept), len(kept)) for counts in self._counts]
 
     def add_others(self) -> None:
         """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any."""
@@ -178,7 +178,9 @@ class Sources:
         for counts, gene_map in zip(self._counts, self._gene_maps, strict=True):
             if (names := second_names(counts.var)) is not None:
                 is_kept, kept = gene_map.positions >= 0, np.full(gene_map.n_inputs, "", dtype=object)
-                kept[gene_map.positions[is_kept]] = names[is_kept]
+                of_kept, names = gene_map.positions[is_kept], names[is_kept]
+                kept[of_kept] = names
+                kept[of_kept[kept[of_kept] != names]] = ""  # genes of one name that are summed have several
                 if gene_map.rest is not None:
                     kept[gene_map.rest] = ""
                 of_inputs.append(kept.astype(str))
@@ -207,7 +209,10 @@ class Sources:
         ValueError
             If there is no gene to choose, or a count is NaN, infinite or negative.
         """
-        if self._n_chosen is None or self._n_chosen >= len(self.gene_names):
+        n_genes = len(self.gene_names)
+        if self._n_chosen is None or self._n_chosen >= n_genes:
+            if self._n_chosen is not None and self._n_chosen > n_genes:
+                warn(f"{self._n_chosen:,} genes were to be chosen, but there are {n_genes:,}: all of them are kept.")
             return False
         n_labelled = len(self.labels)
         among = np.ones(n_labelled, bool) if cells is None else np.isin(np.arange(n_labelled), cells)
@@ -245,11 +250,11 @@ class Sources:
                 yield stop - start, chosen
 
 
-def _common(names: list[pd.Index]) -> list[str]:
+def _common(names: list[list[str]]) -> list[str]:
     """Names that are in all of the lists, in the order of the first."""
-    common = names[0]
+    common = np.array(names[0])
     for others in names[1:]:
-        common = common[common.isin(others)]
+        common = common[np.isin(np.arange(len(common)), match_genes(np.array(others), common))]
     fewest, most = min(map(len, names)), max(map(len, names))
     if len(common) < (least := least_genes(fewest)):
         found = f"only {len(common):,} of {fewest:,} genes" if len(common) else "no gene"
@@ -262,13 +267,6 @@ def _common(names: list[pd.Index]) -> list[str]:
             "others are left out."
         )
     return [str(name) for name in common]
-
-
-def _gene_map(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> GeneMap:
-    """Which of the common genes those of an input are, where `columns` are chosen."""
-    names = counts.var.index[columns].astype(str)
-    columns = columns[pd.Index(names).get_indexer(pd.Index(gene_names))]
-    return GeneMap(positions_of(columns, counts.n_genes), len(gene_names))
 
 
 def _unique(names: list[pd.Index]) -> pd.Index:

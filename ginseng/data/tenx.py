@@ -1,7 +1,6 @@
 """10x Genomics matrices: Matrix Market folders and HDF5 files of every Cell Ranger version."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from scipy import sparse
 
 from ginseng.utils.bounds import opened_text, read_table, require_inside, require_plausible
 from ginseng.utils.files import naming
+from ginseng.utils.genes import kinds_of_others, left_out
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound
@@ -167,16 +167,9 @@ def _assemble(
     var = var.set_index(var_names)
     var.index = pd.Index(var.index.to_numpy().astype(str), name=None)
     adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(np.asarray(barcodes), dtype=object).astype(str)), var=var)
-    if gex_only and "feature_types" in var:
-        is_gene = (var["feature_types"] == "Gene Expression").to_numpy()
-        if not is_gene.all() and is_gene.any():
-            others = Counter(var["feature_types"].to_numpy()[~is_gene])
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common())
-            warn(
-                f"Left out features that are not genes: {kinds}. read_10x_mtx and read_10x_h5 keep them with "
-                "gex_only=False."
-            )
-            adata = adata[:, is_gene].copy()
+    if gex_only and (told := left_out(others := kinds_of_others(var))):
+        warn(f"{told} read_10x_mtx and read_10x_h5 keep them with gex_only=False.")
+        adata = adata[:, others == ""].copy()
     if make_unique:
         adata.var_names_make_unique()
     return adata

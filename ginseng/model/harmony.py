@@ -146,6 +146,7 @@ def harmonize(
     label_b: str | None = None,
     layer_a: str | None = None,
     layer_b: str | None = None,
+    gene_key: str | tuple[str | None, str | None] | None = None,
     threshold: float = 0.25,
     silent: bool = False,
 ) -> Harmony:
@@ -169,6 +170,8 @@ def harmonize(
         Column of ``obs`` with the labels of the model; by default that of B is called as that of A.
     layer_a, layer_b : str, optional
         Layer with the counts, as of `ginseng.classify`.
+    gene_key : str or tuple of str, optional
+        Column of ``var`` with gene names, of both data or of each; None for the index.
     threshold : float
         Least score of labels that are related, in (0, 1]. Of blood cells of two studies, pairs score .30 (of rare,
         ill-labelled cells) to .99, and others .14 at most.
@@ -197,14 +200,24 @@ def harmonize(
     require_number("threshold", threshold, "(0, 1]")
     of_a, of_b = annotator_of(model_a), annotator_of(model_b)
     label_b = label_a if label_b is None else label_b
-    called_by_b = _shares_called(of_a, data_a, of_b, label_a, layer_a, "a", silent)
-    called_by_a = _shares_called(of_b, data_b, of_a, label_b, layer_b, "b", silent)
+    keys = gene_key if isinstance(gene_key, tuple) else (gene_key, gene_key)
+    if len(keys) != 2:
+        raise ValueError(f"`gene_key` must be a column of both data, or a pair of columns, but got {gene_key!r}.")
+    called_by_b = _shares_called(of_a, data_a, of_b, label_a, layer_a, keys[0], "a", silent)
+    called_by_a = _shares_called(of_b, data_b, of_a, label_b, layer_b, keys[1], "b", silent)
     a, b = called_by_b.index, called_by_a.index
     return Harmony.of(called_by_b.reindex(columns=b), called_by_a.reindex(columns=a), threshold)
 
 
 def _shares_called(
-    own: Annotator, data: AnnData | str | Path, other: Annotator, label: str, layer: str | None, side: str, silent: bool
+    own: Annotator,
+    data: AnnData | str | Path,
+    other: Annotator,
+    label: str,
+    layer: str | None,
+    gene_key: str | None,
+    side: str,
+    silent: bool,
 ) -> pd.DataFrame:
     """The share of the cells of each label (rows) that another model calls each of its labels (columns)."""
     with nullcontext(data) if isinstance(data, AnnData) else opened_counts(data) as adata:
@@ -219,7 +232,7 @@ def _shares_called(
                 f"`label_{side}` be the column that it was trained on."
             )
         present = [name for name in own.labels if name in set(labels)]
-        told: Any = classify(other, adata, layer=layer, return_table=True, silent=silent)
+        told: Any = classify(other, adata, gene_key, layer, return_table=True, silent=silent)
     if not silent and not is_known.all():
         warn(f"{(~is_known).sum():,} cells of `data_{side}` have no label of `model_{side}` and are left out.")
     if not silent and len(present) < len(own.labels):

@@ -27,7 +27,7 @@ from ginseng.model.results import Results, recorded
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, require_writable
 from ginseng.utils.devices import Devices
-from ginseng.utils.genes import GeneMap
+from ginseng.utils.genes import GeneMap, kinds_of_others
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
 from ginseng.utils.values import require_flag, require_integer
@@ -81,7 +81,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     (array([2, 0]), array([0, 2]))
     """
     positions = _gene_map(adata.var, gene_names, gene_key).positions
-    available_idx = np.flatnonzero(positions >= 0)
+    available_idx = np.flatnonzero((positions >= 0) & (kinds_of_others(adata.var) == ""))
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
 
@@ -130,6 +130,8 @@ def annotate_iter(
     """
     require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
+    if counts.left_out:
+        warn(counts.left_out)
     gene_map = _gene_map(counts.var, gene_names, gene_key)
     gene_map.warn_of_differences()
     for start, end, block in counts.blocks(batch_size):
@@ -175,9 +177,11 @@ def classify(
     Cells without a count of the model's genes get no type, and a confidence of 0. Genes that the data lack take their
     mean over the training cells if the model knows it, and count as zero if not, as in models of ginseng 0.2.1.
 
-    Genes are matched by their names, or, where that finds a tenth more of the model's, by the other names that the data
-    or the model have for them (Ensembl identifiers and symbols, see `ginseng.utils.names.second_names`), with a
-    warning.
+    Features that ``var["feature_types"]`` does not call genes (antibodies, peaks) are left out, with a warning.
+
+    Genes are matched by their names, without versions of identifiers and prefixes of genomes, or, where that finds a
+    tenth more of the model's, by the other names that the data or the model have for them (Ensembl identifiers and
+    symbols, see `ginseng.utils.names.second_names`), with a warning.
 
     Parameters
     ----------
@@ -212,7 +216,8 @@ def classify(
         No progress bar and no warnings.
     min_overlap : float, optional
         Share of the model's genes, in [0, 1], that the data must have; with fewer, or none, they are refused. By
-        default 1 %, but at least five genes, or all of a model that has fewer.
+        default 1 %, but at least five genes, or all of a model that has fewer; and 5 %, as other names find fewer by
+        chance, unless the genes found carry 5 % of the model's weight, or are 2 % of the data's, as of a panel.
     gene_map : str, Path, pandas.DataFrame or mapping, optional
         Synonyms or orthologs: a .csv or .tsv file, or a table, of two columns, the name in the data and the name in the
         model. Names that it does not have stay as they are. Genes of the data that become the same are summed; one with
@@ -222,7 +227,8 @@ def classify(
     fix : bool
         Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts where the
         one that was asked for does not; else undo logarithms and square roots (of which the network's own normalisation
-        makes the same input as of the counts); match genes by another column, or without regard to case, where that
+        makes the same input as of the counts); match genes by another column, without regard to case, without what is
+        written around their names (``CD3D_ENSG00000167286``), or by `gene_map` with its columns swapped, where that
         finds clearly more. By default such data are refused.
     only, exclude : str or sequence of str, optional
         Cell types (or types above them in `hierarchy`) that can, or cannot, be in the data: probabilities are

@@ -18,7 +18,7 @@ from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
-from ginseng.utils.genes import GeneMap, least_genes
+from ginseng.utils.genes import GeneMap
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 from ginseng.utils.names import GeneNames
@@ -394,7 +394,7 @@ def gene_map_of(dataset: GinsengDataset, model: GeneNames, *, silent: bool = Fal
     names = {"dataset.gene_names": dataset.gene_names, "dataset.second_names": dataset.second_names}
     gene_map = model.match({place: np.asarray(found) for place, found in names.items() if found is not None})
     way_out = "make the dataset from data that have the model's genes"
-    gene_map.require(least_genes(len(model.first)), dataset.gene_names, model.first, lambda: way_out)
+    gene_map.require(gene_map.least(None), dataset.gene_names, model.first, lambda: way_out)
     if not silent:
         gene_map.warn_of_differences()
     return gene_map

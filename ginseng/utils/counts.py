@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
+from ginseng.utils.genes import kinds_of_others, left_out
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
@@ -138,7 +139,13 @@ class Counts:
     Attributes
     ----------
     n_cells, n_genes : int
-        Shape of the matrix.
+        Shape of what is read.
+    n_columns : int
+        Number of features in the matrix.
+    columns : numpy.ndarray
+        Those that are genes, which alone are read: see `ginseng.utils.genes.kinds_of_others`.
+    left_out : str
+        A warning of the others; "" if there are none.
     name : str
         What errors call it.
     nonnegative, raw, form
@@ -196,8 +203,12 @@ class Counts:
         if self._matrix is None:
             layers = shorten(layer_names(adata)) or "none"
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
-        self.n_genes = len(self.var)
         self._require_numbers()
+        others = kinds_of_others(self.var)
+        self.columns, self.left_out = np.flatnonzero(others == ""), left_out(others)
+        self.n_columns, self.n_genes = len(self.var), len(self.columns)
+        if self.left_out:
+            self.var = self.var.iloc[self.columns]
         if hasattr(self._matrix, "dask"):
             self._matrix = Partitions(self._matrix)
         with naming(self._place, "is damaged"):
@@ -213,8 +224,9 @@ class Counts:
 
     def _require_numbers(self) -> None:
         shape, dtype = self._matrix.shape, self._matrix.dtype
-        if shape != (self.n_cells, self.n_genes):
-            raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {(self.n_cells, self.n_genes)}.")
+        expected = (self.n_cells, len(self.var))
+        if shape != expected:
+            raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {expected}.")
         if dtype.kind not in "biuf":
             raise ValueError(
                 f"{self._place} holds {dtype}, where numbers are expected; try {self.name}.astype('float32')."
@@ -227,7 +239,9 @@ class Counts:
         with naming(self._place, "is damaged"):
             block: Any = self._matrix[start:stop]
             block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
-            require_indices(block.indices, self.n_genes)
+            require_indices(block.indices, self.n_columns)
+        if self.left_out:
+            block = sparse.csr_matrix(block[:, self.columns])
         if not block.has_canonical_format:
             block = block.copy()  # a block of all rows is the caller's own matrix
             block.sum_duplicates()

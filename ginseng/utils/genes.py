@@ -2,9 +2,11 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,57 @@ from ginseng.utils.messages import shorten, warn
 from ginseng.utils.values import require_number
 
 _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
+# Mouse symbols find up to 1.2 % of a human model's genes, which are up to 1.2 % of the mouse's. A panel finds as few,
+# but these are 6 % of it and more, or 2 to 4 % if its genes are random. Whole data find 10 % of the model's and more.
+_FEW, _FEW_OF_DATA = 0.05, 0.02
 OTHER_GENES = "(other genes)"  # input of a model that is the sum of the counts of all genes which are no input
 
-_VERSIONED_ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*\d{11})\.\d+$")
+_VERSIONED_ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*\d{11})(?:\.\d+)?(?:_PAR_Y)?$")
+_GENOME = re.compile(  # as the assemblies are called by those who make them, and by UCSC
+    r"^((?:GRC[a-z]+|BDGP|hg|mm|rn|dm|ce|[a-z]{3}[A-Z][a-z]{2})\d+)[\w.-]*?(?:_premrna)?_+(?=[^_])"
+)
+_FEATURE_COLUMNS = ("featuretypes", "featuretype", "featurebiotype", "modality")  # of 10x and scanpy, CELLxGENE, muon
+_GENE_KINDS = ("geneexpression", "gex", "genes", "gene", "rna")
+
+
+def kinds_of_others(var: Any) -> np.ndarray:
+    """What features are that are no genes, such as antibodies and peaks; "" for genes.
+
+    Columns of ``var`` such as ``feature_types`` tell. One that calls no feature a gene is of another vocabulary and
+    tells nothing, nor does a value that is missing.
+
+    Examples
+    --------
+    >>> kinds = ["Gene Expression", "Antibody Capture", None]
+    >>> kinds_of_others(pd.DataFrame({"feature_types": kinds}, ["CD4", "CD4_TotalSeqB", "CD8A"])).tolist()
+    ['', 'Antibody Capture', '']
+    """
+    others = np.full(len(var), "", dtype=object)
+    for name, column in var.items():
+        if _folded(name) not in _FEATURE_COLUMNS or column.dtype.kind in "biufcmM":
+            continue
+        kinds = column.astype(object).where(column.notna().to_numpy(), "").astype(str).to_numpy(dtype=object)
+        folded = {kind: _folded(kind) for kind in set(kinds)}
+        if any(kind in _GENE_KINDS for kind in folded.values()):
+            is_other = np.array([folded[kind] not in ("", *_GENE_KINDS) for kind in kinds], bool)
+            others = np.where(is_other, kinds, others)
+    return others
+
+
+def left_out(others: np.ndarray) -> str:
+    """A warning of features that are no genes, see `kinds_of_others`; "" if there are none.
+
+    Examples
+    --------
+    >>> left_out(np.array(["", "Peaks", "Antibody Capture", "Peaks"]))
+    'Left out features that are not genes: 2 Peaks, 1 Antibody Capture.'
+    """
+    counted = Counter(others[others != ""]).most_common()
+    return f"Left out features that are not genes: {shorten(f'{n:,} {kind}' for kind, n in counted)}." * bool(counted)
+
+
+def _folded(name: object) -> str:
+    return re.sub(r"[\W_]", "", str(name).casefold())
 
 
 def least_genes(n_genes: int, share: float | None = None) -> int:
@@ -51,8 +101,9 @@ def least_genes(n_genes: int, share: float | None = None) -> int:
 def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore_case: bool = False) -> np.ndarray:
     """Find the position of each name among the genes of a model.
 
-    Versions of Ensembl identifiers (``ENSG00000187608.10``) are ignored, unless that would make two genes of the model
-    the same.
+    Versions of Ensembl identifiers (``ENSG00000187608.10``) and prefixes of genomes (``GRCh38_CD3D``) are ignored, see
+    `plain_names`, unless that would make two genes of the model the same. Of data of several genomes those names are
+    taken that find most.
 
     Parameters
     ----------
@@ -85,9 +136,15 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     if not genes.is_unique:
         raise ValueError(f"Genes of a model must be unique; repeated: {list(genes[genes.duplicated()].unique()[:5])}.")
     names = pd.Index(np.asarray(names).astype(str))
-    without_versions = unversioned(genes)
-    if without_versions.is_unique:
-        genes, names = without_versions, unversioned(names)
+    is_of_several = len(genomes_of(genes)) > 1  # genomes, by which it tells genes apart
+    if not (plain := plain_names(genes, "" if is_of_several else None)).is_unique:
+        return _positions(names, genes, ignore_case)
+    genomes = [""] if is_of_several else genomes_of(names) or [""]
+    of_genomes = [plain_names(names, genome) for genome in genomes]
+    return _positions(max(of_genomes, key=lambda names: names.isin(plain).sum()), plain, ignore_case)
+
+
+def _positions(names: pd.Index, genes: pd.Index, ignore_case: bool) -> np.ndarray:
     positions = genes.get_indexer(names)
     if ignore_case:
         folded = genes.str.upper()
@@ -98,15 +155,44 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     return positions
 
 
-def unversioned(names: np.ndarray | pd.Index) -> pd.Index:
-    """Names without the versions of Ensembl identifiers.
+def plain_names(names: Iterable[str], genome: str | None = None) -> pd.Index:
+    """Names without versions of Ensembl identifiers, the mark of the copy on Y, and prefixes of any genome, or of one.
 
     Examples
     --------
-    >>> list(unversioned(pd.Index(["ENSG00000187608.10", "CH507-9B2.2"])))
-    ['ENSG00000187608', 'CH507-9B2.2']
+    >>> list(plain_names(pd.Index(["ENSG00000187608.10", "ENSG00000182378.15_PAR_Y", "CH507-9B2.2", "GRCh38_CD3D"])))
+    ['ENSG00000187608', 'ENSG00000182378', 'CH507-9B2.2', 'CD3D']
     """
-    return pd.Index([_VERSIONED_ENSEMBL_ID.sub(r"\1", name) if "." in name else name for name in names], dtype=object)
+    return pd.Index([_plain(name, genome) if "." in name or "_" in name else name for name in names], dtype=object)
+
+
+def _plain(name: str, genome: str | None) -> str:
+    prefix = _GENOME.match(name)
+    if prefix is not None and genome in (None, prefix[1]):
+        name = name[prefix.end() :]
+    return _VERSIONED_ENSEMBL_ID.sub(r"\1", name)
+
+
+def genomes_of(names: Iterable[str]) -> list[str]:
+    """The genomes that names begin with.
+
+    Examples
+    --------
+    >>> genomes_of(["GRCh38_CD3D", "mm10___Cd3d", "CD4"])
+    ['GRCh38', 'mm10']
+    """
+    return list(dict.fromkeys(found[1] for name in names if "_" in name and (found := _GENOME.match(name))))
+
+
+def told_repeated(n_genes: int) -> str:
+    """A warning of genes that occur more than once.
+
+    Examples
+    --------
+    >>> told_repeated(1)
+    '1 genes occur more than once in the data; their counts are summed.'
+    """
+    return f"{n_genes:,} genes occur more than once in the data; their counts are summed."
 
 
 @dataclass(frozen=True)
@@ -171,6 +257,28 @@ class GeneMap:
         """Inputs that the data set has."""
         return int((self._times_found > 0).sum())
 
+    def least(self, share: float | None, weights: Callable[[], np.ndarray] | None = None) -> int:
+        """How many inputs must be found: see `least_genes`; 5 % by default, where what is found may be chance.
+
+        It may be if it is a small part of the inputs, of their weights, and of the genes of the data, as of symbols of
+        another species. A panel of few genes has a small part of the inputs, but these are no small part of it.
+
+        Examples
+        --------
+        >>> names = np.array([f"G{n}" for n in range(1000)])
+        >>> panel, chance = names[:20], np.append(names[:20], [f"g{n}" for n in range(5000)])
+        >>> GeneMap.matching(panel, names).least(None), GeneMap.matching(chance, names).least(None)
+        (10, 50)
+        """
+        is_gene = np.arange(self.n_inputs) != (-1 if self.rest is None else self.rest)
+        n_genes, n_of_data = int(is_gene.sum()), int((self.positions >= 0).sum())
+        least = least_genes(n_genes, share)
+        if share is not None or self.n_found >= _FEW * n_genes or n_of_data >= _FEW_OF_DATA * len(self.positions):
+            return least
+        of_genes = np.ones(self.n_inputs) if weights is None else np.asarray(weights())
+        is_light = of_genes[is_gene & ~self.is_lacking].sum() < _FEW * of_genes[is_gene].sum()
+        return max(least, least_genes(n_genes, _FEW)) if is_light else least
+
     def require(self, least: int, names: Iterable[str], model_genes: Iterable[str], way_out: Callable[[], str]) -> None:
         """Raise a ValueError, which tells the `way_out`, if the data set has fewer of the inputs than `least`."""
         if self.n_found < least:
@@ -193,7 +301,7 @@ class GeneMap:
         if n_missing := int(self.is_lacking.sum()):
             warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and {stand_in}.")
         if n_repeated := int((self._times_found > 1).sum()):
-            warn(f"{n_repeated:,} genes occur more than once in the data; their counts are summed.")
+            warn(told_repeated(n_repeated))
 
     def of(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Counts over the inputs, of counts over the genes of the data set."""

@@ -8,6 +8,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, require_writable, whole_changes, with_columns
+from ginseng.utils.messages import warn
 from ginseng.utils.values import require_integer
 
 TARGET_SUM = 1e4  # counts of a cell before the logarithm
@@ -141,18 +142,18 @@ def select_hvgs(
         raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
 
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
-    chosen = np.zeros(adata.n_vars, dtype=bool)
-    chosen[
-        most_variable(
-            ((stop - start, block) for start, stop, block in counts.blocks(chunk_size)),
-            (counts.n_cells, counts.n_genes),
-            n_top_genes,
-            target_sum=target_sum,
-            quantiles=(min_mean, max_mean),
-            n_bins=n_bins,
-            silent=silent,
-        )
-    ] = True
+    if counts.left_out:
+        warn(counts.left_out)
+    genes = most_variable(
+        ((stop - start, block) for start, stop, block in counts.blocks(chunk_size)),
+        (counts.n_cells, counts.n_genes),
+        n_top_genes,
+        target_sum=target_sum,
+        quantiles=(min_mean, max_mean),
+        n_bins=n_bins,
+        silent=silent,
+    )
+    chosen = np.isin(np.arange(adata.n_vars), counts.columns[genes])
     marked = copy_of(adata) if copy else adata
     with whole_changes(marked):
         marked.var = with_columns(marked.var, {"ginseng_genes": chosen})

@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import anndata as ad
@@ -16,13 +17,17 @@ from ginseng import (
     GinsengDataset,
     classify,
     save_model,
+    select_markers,
     state_from_classifier_trainer,
 )
 from ginseng.cli import app
+from ginseng.data.matching import matched_genes
 from ginseng.data.preflight import checked_counts, forms_of, preflight
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.model.annotator import Annotator
 from ginseng.utils.forms import form_of
+from ginseng.utils.genes import OTHER_GENES
+from ginseng.utils.names import GeneNames
 from tests.conftest import simulate
 
 SUBSET = "normalised counts whose totals differ, as of a subset of genes"
@@ -245,6 +250,73 @@ class TestClassify:
         found = preflight(Annotator(module, names[0], ["a", "b"]), adata)[2]
         assert "the data are of mouse, the model is of human: pass gene_map=" in found.problems[0]
 
+    @pytest.mark.parametrize(
+        "way", ["{}_ENSG00000167286", "ENSG00000167286.7_{}", "{}|12", "gene:{}", "{} ", "SYMBOL;{}", "human-{}"]
+    )
+    def test_names_with_something_around_them(self, model, way):
+        adata = simulate()
+        expected = classify(model, adata, return_table=True)
+        adata.var_names = [way.format(name) for name in adata.var_names]
+        said = f"fix=True (--fix), by which '{way.format('GENE0')}' is read as 'GENE0', would match 30 of them"
+        self.refused(model, adata, re.escape(said))
+        with pytest.warns(UserWarning, match="finds 0 of the 30 genes of the model, where .* which was taken, 30"):
+            found = classify(model, adata, fix=True, return_table=True)
+        pd.testing.assert_frame_equal(found, expected)
+
+    @pytest.mark.parametrize("way", ["GRCh38_{}", "mm10___{}", "hg19_{}"])
+    def test_prefixes_of_genomes_are_left_out_with_a_word(self, model, way):
+        adata = simulate()
+        expected = classify(model, adata, return_table=True)
+        adata.var_names = [way.format(name) for name in adata.var_names]
+        with pytest.warns(
+            UserWarning, match=f"30 genes are found without .*: '{way.format('GENE0')}' is read as 'GENE0'"
+        ):
+            pd.testing.assert_frame_equal(classify(model, adata, return_table=True), expected)
+
+    def test_of_two_genomes_the_one_that_is_the_models(self, model):
+        adata = simulate()
+        expected = classify(model, adata, return_table=True)
+        other = simulate(seed=5)
+        both = ad.AnnData(sparse.hstack([other.X, adata.X]).tocsr(), obs=adata.obs)
+        names = [name.title() for name in adata.var_names]
+        names[:4] = adata.var_names[:4]  # as H19 is of both species
+        both.var_names = [f"mm10___{name}" for name in names] + [f"GRCh38_{name}" for name in adata.var_names]
+        found = classify(model, both, ignore_case=True, return_table=True, silent=True)
+        pd.testing.assert_frame_equal(found, expected)
+
+    def test_cells_and_genes_that_are_swapped(self, model):
+        adata = simulate()
+        for fix in (False, True):
+            message = "adata.obs_names would match 30 of them: cells and genes are swapped, pass adata.T"
+            self.refused(model, adata.T.copy(), message, fix=fix)
+
+    def test_a_gene_map_the_other_way_round(self, model):
+        adata = simulate()
+        expected = classify(model, adata, return_table=True)
+        adata.var_names = [f"m{name}" for name in adata.var_names]
+        table = {name[1:]: name for name in adata.var_names}
+        self.refused(model, adata, "Its columns are swapped", gene_map=table)
+        adata.var_names = ["GENE0", *adata.var_names[1:]]
+        self.refused(model, adata, "gene_map with its columns swapped .* would match 30 of them", gene_map=table)
+        with pytest.warns(UserWarning, match="gene_map with its columns swapped, which was taken, 30"):
+            found = classify(model, adata, gene_map=table, fix=True, return_table=True)
+        pd.testing.assert_frame_equal(found, expected)
+
+    def test_antibodies_are_left_out_with_a_word(self, model):
+        adata = simulate()
+        expected = classify(model, adata, return_table=True)
+        protein = np.random.default_rng(0).integers(500, 900, (adata.n_obs, 3))
+        var = pd.DataFrame({"feature_types": ["Antibody Capture"] * 3 + ["Gene Expression"] * 30})
+        both = ad.AnnData(
+            sparse.hstack([protein, adata.X]).tocsr(),
+            adata.obs,
+            var.set_axis(["GENE3", "CD4", "CD8", *adata.var_names]),
+        )
+        with pytest.warns(UserWarning, match="Left out features that are not genes: 3 Antibody Capture"):
+            pd.testing.assert_frame_equal(classify(model, both, return_table=True), expected)
+        both.X = np.hstack([protein - 700.5, adata.X.toarray()])  # as proteins are that were normalised on their own
+        pd.testing.assert_frame_equal(classify(model, both, return_table=True, silent=True), expected)
+
     def test_the_weight_of_genes_that_lack(self, model):
         adata = simulate()
         annotated = adata[:, :20].copy()
@@ -262,6 +334,54 @@ class TestClassify:
         kept = adata.uns["ginseng"]["preflight"]
         ad.AnnData(np.eye(2), uns={"ginseng": {"preflight": kept}}).write_h5ad(tmp_path / "x.h5ad")
         assert ad.read_h5ad(tmp_path / "x.h5ad").uns["ginseng"]["preflight"]["used"] == kept["used"] == "X"
+
+
+class TestFloor:
+    """A few names that are equal by chance are no match; those of a panel are."""
+
+    @staticmethod
+    def look(names, genes, weights=None, **options):
+        found = matched_genes(pd.DataFrame(index=names), GeneNames(genes), weights=weights, **options)
+        return found.problems
+
+    def test_few_of_all_names_are_another_species(self):
+        human, mouse = [f"GENE{i}" for i in range(1000)], [f"Gene{i}" for i in range(5000)]
+        mouse[:12] = human[:12]
+        (said,) = self.look(mouse, human)
+        assert "Only 12 of 1,000 genes in common, where 50 are needed" in said
+        assert "ignore_case=True would match 1,000 of them" in said
+        assert not self.look(mouse, human, min_overlap=0.01)
+
+    def test_panels_pass(self):
+        genes = [f"GENE{i}" for i in range(1000)]
+        assert not self.look(genes[:12] + [f"OTHER{i}" for i in range(200)], genes)
+        assert not self.look(genes[:12], genes)
+        assert self.look(genes[:9], genes)
+        assert not self.look(genes[:9], genes, min_overlap=0.001)
+
+    def test_few_genes_of_much_weight_pass(self):
+        genes = [f"GENE{i}" for i in range(1000)]
+        names = genes[:12] + [f"OTHER{i}" for i in range(5000)]
+        weights = np.where(np.arange(1000) < 12, 100.0, 1.0)
+        assert not self.look(names, genes, weights=lambda: weights)
+        assert self.look(names, genes, weights=lambda: weights[::-1])
+
+    def test_the_sum_of_other_genes_is_no_gene(self):
+        genes = [*(f"GENE{i}" for i in range(1000)), OTHER_GENES]
+        names = genes[:12] + [f"OTHER{i}" for i in range(5000)]
+        assert self.look(names, genes, weights=lambda: np.append(np.ones(1000), 1e6))
+
+    @pytest.mark.parametrize("n_panel", [50, 100, 300])
+    def test_real_symbols(self, real_data, n_panel):
+        human = read_adata(real_data("pancreas_baron_human_sub.h5ad"), backed=False)
+        mouse = read_adata(real_data("pancreas_baron_mouse.h5ad"))
+        select_markers(human, "cell_type", 1000, silent=True)
+        genes = list(human.var_names[human.var["ginseng_genes"]])
+        assert "ignore_case=True would match" in self.look(mouse.var_names, genes)[0]
+        pbmc = read_adata(real_data("pbmc3k.h5ad"), backed=False)
+        assert not self.look(pbmc.var_names, genes)
+        select_markers(human, "cell_type", n_panel, silent=True)
+        assert not self.look(human.var_names[human.var["ginseng_genes"]], genes)
 
 
 class TestCreate:
@@ -303,6 +423,22 @@ class TestDoctor:
         assert "put right: adata.X holds log1p of raw counts" in output
         assert self.ask(model, tmp_path / "x.h5ad", "--layer", "counts")[0] == 0
         assert self.ask(tmp_path / "x.h5ad")[0] == 3
+
+    def test_it_looks_at_names_to_train_on(self, tmp_path):
+        adata = simulate()
+        adata.var = pd.DataFrame({"features": adata.var_names, "feature_types": "Gene Expression"}, map(str, range(30)))
+        adata.var.iloc[0, 1], adata.var.iloc[2, 0] = "Peaks", "GENE3"
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        code, output = self.ask(tmp_path / "x.h5ad")
+        assert code == 0
+        assert "warning: Left out features that are not genes: 1 Peaks." in output
+        assert "adata.var['features'] has names: pass gene_key='features' (--gene-key)" in output
+        code, output = self.ask(tmp_path / "x.h5ad", "--gene-key", "features")
+        assert code == 0
+        assert "numbers" not in output
+        assert "warning: 1 genes occur more than once in the data; their counts are summed." in output
+        assert "which were taken" in self.ask(tmp_path / "x.h5ad", "--fix")[1]
+        assert self.ask(tmp_path / "x.h5ad", "--gene-key", "none")[0] == 1
 
     def test_what_it_cannot_look_at(self, model, tmp_path):
         code, output = self.ask(tmp_path, model)

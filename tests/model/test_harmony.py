@@ -10,6 +10,7 @@ from ginseng import (
     GinsengDataset,
     harmonize,
     read_adata,
+    save_model,
     state_from_classifier_trainer,
 )
 from ginseng.model.harmony import Harmony
@@ -93,6 +94,29 @@ def test_a_type_of_one_study_alone_stays(a, b, tmp_path):
 
 def shares(values, a, b):
     return pd.DataFrame(values, index=a, columns=b, dtype=float)
+
+
+def test_genes_may_have_their_names_in_a_column(a, b, tmp_path):
+    expected = harmonize(a[1], a[0], b[1], b[0], **COLUMN)
+    data_b = b[0].copy()
+    data_b.var = pd.DataFrame({"name": data_b.var_names, "id": "x"}, map(str, range(data_b.n_vars)))
+    for gene_key in ((None, "name"), "name"):
+        data_a = a[0].copy()
+        if gene_key == "name":
+            data_a.var = data_b.var
+        found = harmonize(a[1], data_a, b[1], data_b, gene_key=gene_key, **COLUMN)
+        pd.testing.assert_frame_equal(found.table, expected.table)
+    for state, data, name in ((a[1], a[0], "a"), (b[1], data_b, "b")):
+        save_model(state, tmp_path / f"{name}.h5")
+        data.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [tmp_path / name for name in ("a.h5", "a.h5ad", "b.h5", "b.h5ad")]
+    command = ["harmonize", *files, "--label-a", "cell_type", "-o", tmp_path / "pairs.csv"]
+    ginseng(*command, "--gene-key", "", "--gene-key", "name")
+    assert pd.read_csv(tmp_path / "pairs.csv")["relation"].tolist() == expected.table["relation"].tolist()
+    with pytest.raises(ValueError, match="gene column 'name' is not in adata.var"):
+        harmonize(a[1], a[0], b[1], data_b, gene_key="name", **COLUMN)
+    with pytest.raises(ValueError, match="a column of both data, or a pair of columns"):
+        harmonize(a[1], a[0], b[1], data_b, gene_key=("name",), **COLUMN)
 
 
 def test_relations_by_shares():
