@@ -228,10 +228,10 @@ class Counts:
             block: Any = self._matrix[start:stop]
             block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
             require_indices(block.indices, self.n_genes)
-        if not block.has_canonical_format:
-            block = block.copy()  # a block of all rows is the caller's own matrix
-            block.sum_duplicates()
         is_whole = block.data.dtype.kind in "iub"
+        if not block.has_canonical_format:
+            block = block.astype(np.float64)  # sums do not wrap; a copy, since all rows are the caller's own matrix
+            block.sum_duplicates()
         if not is_whole:
             self._refuse(~(abs(block.data) <= _LARGEST), block, start, "counts must be finite, and fit in float32")
         if self.nonnegative and block.data.dtype.kind not in "ub":
