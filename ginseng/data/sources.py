@@ -20,7 +20,7 @@ from ginseng.data.annotation import (
     positions_of,
     require_column,
 )
-from ginseng.data.preflight import checked_counts
+from ginseng.data.preflight import HeldGenes, checked_counts
 from ginseng.data.readers import opened_counts
 from ginseng.utils.counts import Counts
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
@@ -119,7 +119,8 @@ class Sources:
                 for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                counts, found = checked_counts(adata, layer, normalizes=normalize, fix=fix, file=file)
+                how: dict[str, Any] = {"fix": fix, "file": file, "held_genes": lambda var: _held(var, genes)}
+                counts, found = checked_counts(adata, layer, normalizes=normalize, **how)
                 found.require()
                 counts.nonnegative = self._n_chosen is not None
                 self._columns.append(gene_columns(counts.var, genes))
@@ -243,6 +244,14 @@ class Sources:
                     chosen.data[chosen.data.astype(np.float32) == 0] = 0
                     chosen.eliminate_zeros()
                 yield stop - start, chosen
+
+
+def _held(var: pd.DataFrame, genes: Genes) -> HeldGenes:
+    """How many genes can be kept of a matrix with this annotation."""
+    try:
+        return HeldGenes.number(len(gene_columns(var, genes)))
+    except ValueError:
+        return HeldGenes.number(0)
 
 
 def _common(names: list[pd.Index]) -> list[str]:
