@@ -11,6 +11,8 @@ from ginseng.data.models import is_model, load_model
 from ginseng.data.preflight import checked_reference, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
+from ginseng.utils.counts import layer_names, x_of
+from ginseng.utils.forms import EMPTY
 from ginseng.utils.names import read_gene_table
 
 
@@ -39,6 +41,11 @@ def doctor(
         raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
     look = {"fix": fix, "looks_at_all": True, "file": data}
     with opened_counts(data) as adata:
+        for what, n in (("cell", adata.n_obs), ("gene", adata.n_vars)):
+            if not n:
+                raise _nothing_in(data, what)
+        if x_of(adata) is None and not layer_names(adata) and adata.raw is None:
+            raise _nothing_in(data, "count")
         if not models:
             found = checked_reference(adata, layer, gene_key, **look)[1]
         else:
@@ -52,6 +59,12 @@ def doctor(
                 ignore_case=ignore_case,
                 **look,
             )[2]
+        if found.forms[found.used].kind == EMPTY and not found.problems:
+            raise _nothing_in(data, "count")
     typer.echo(found.report())
     if found.problems:
         raise typer.Exit(InputRefused.exit_code)
+
+
+def _nothing_in(data: str, what: str) -> InputRefused:
+    return InputRefused(f"{data} has no {what}: there is nothing to annotate, or to train on.")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 from scipy import sparse
@@ -82,14 +83,24 @@ def create_dataset(
             replacing(path) as fresh,
             tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
         ):
+            n_empty = 0
 
             def blocks() -> Iterator[sparse.csr_matrix]:
+                nonlocal n_empty
                 for n_read, block in sources.blocks(chunk_size):
+                    n_empty += int((np.diff(block.indptr) == 0).sum())
                     yield block
                     bar.update(n_read)
 
             table = pd.DataFrame(obs, index=sources.cell_names.astype(object).rename(None))  # not as a column may be
             store.write_store(fresh, blocks(), table, sources.gene_names, attributes, codes, chunk_size)
+            if n_empty == len(table):
+                raise ValueError("No gene that is kept has a count in any cell: there is nothing to train on.")
+            if n_empty:
+                warn(
+                    f"{n_empty:,} of {len(table):,} cells have no count of the genes that are kept, which tells "
+                    "nothing of their type: leave them out."
+                )
             if parts is not None:
                 write_split(zarr.open_group(fresh, mode="r+", use_consolidated=False), *parts)
 

@@ -19,13 +19,13 @@ from ginseng.data.annotation import (
     n_chosen,
     require_column,
 )
-from ginseng.data.preflight import checked_reference
+from ginseng.data.preflight import HeldGenes, checked_reference
 from ginseng.data.readers import opened_counts
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes, match_genes
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
-from ginseng.utils.names import agreed_names, second_names
+from ginseng.utils.names import agreed_names, called_by, second_names
 
 Source = str | Path | AnnData
 WAYS_TO_CHOOSE = ("markers", "variance")
@@ -120,8 +120,8 @@ class Sources:
                 for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                look = {"normalizes": normalize, "fix": fix, "file": file}
-                counts, found = checked_reference(adata, layer, gene_key, **look)
+                how: dict[str, Any] = {"fix": fix, "file": file, "held_genes": lambda var: _held(var, genes, gene_key)}
+                counts, found = checked_reference(adata, layer, gene_key, normalizes=normalize, **how)
                 found.require()
                 found.warn()
                 counts.nonnegative = self._n_chosen is not None
@@ -248,6 +248,15 @@ class Sources:
                     chosen.data[chosen.data.astype(np.float32) == 0] = 0
                     chosen.eliminate_zeros()
                 yield stop - start, chosen
+
+
+def _held(var: pd.DataFrame, genes: Genes, gene_key: str | None) -> HeldGenes:
+    """How many genes can be kept of a matrix with this annotation."""
+    try:
+        named = var if gene_key is None else called_by(var, gene_key)
+        return HeldGenes.number(len(chosen_names(named, genes)))
+    except ValueError:
+        return HeldGenes.number(0)
 
 
 def _common(names: list[list[str]]) -> list[str]:

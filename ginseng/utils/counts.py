@@ -20,7 +20,8 @@ from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
-_N_SAMPLED, _SAMPLED_TOGETHER = 250, 50  # cells: the form of counts shows in few
+_N_SAMPLED, _SAMPLED_TOGETHER = 250, 25  # cells: the form shows in few, of each of the data sets that were joined
+_SEARCHED = 4096  # cells at once, for some that have counts
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -152,6 +153,8 @@ class Counts:
         As given; may be assigned.
     var : pandas.DataFrame
         Annotation of the genes of this matrix (``adata.raw`` has its own).
+    cell_names : pandas.Index
+        Names of the cells.
 
     Raises
     ------
@@ -178,7 +181,7 @@ class Counts:
     ):
         self.n_cells = adata.n_obs
         self.var: Any = adata.var
-        self._cell_names = adata.obs_names
+        self.cell_names = adata.obs_names
         self.nonnegative, self.raw, self.form, self._caller = nonnegative, raw, form, caller()
         self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
@@ -242,10 +245,10 @@ class Counts:
             require_indices(block.indices, self.n_columns)
         if self.left_out:
             block = sparse.csr_matrix(block[:, self.columns])
-        if not block.has_canonical_format:
-            block = block.copy()  # a block of all rows is the caller's own matrix
-            block.sum_duplicates()
         is_whole = block.data.dtype.kind in "iub"
+        if not block.has_canonical_format:
+            block = block.astype(np.float64)  # sums do not wrap; a copy, since all rows are the caller's own matrix
+            block.sum_duplicates()
         if not is_whole:
             self._refuse(~(abs(block.data) <= _LARGEST), block, start, "counts must be finite, and fit in float32")
         if self.nonnegative and block.data.dtype.kind not in "ub":
@@ -257,6 +260,7 @@ class Counts:
                 "holds the raw counts, or normalize=False",
             )
         if self.form is not None:
+            self._refuse(block.data >= self.form.bound, block, start, f"that is no value of {self.form.name}")
             return self.form.undone(block)
         if self.raw and not is_whole and len(fractions := block.data[block.data != np.rint(block.data)]):
             self.raw = False
@@ -267,12 +271,18 @@ class Counts:
             )
         return block
 
-    def sample(self) -> sparse.csr_matrix:
-        """Read some cells, in blocks that are spread evenly."""
+    def sample(self) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read some cells, in blocks that are spread evenly, or the first that have counts; and which they are."""
         if self.n_cells <= _N_SAMPLED:
-            return self.rows(0, self.n_cells)
+            return self.rows(0, self.n_cells), np.arange(self.n_cells)
         starts = np.linspace(0, self.n_cells - _SAMPLED_TOGETHER, _N_SAMPLED // _SAMPLED_TOGETHER).astype(int).tolist()
-        return sparse.csr_matrix(sparse.vstack([self.rows(start, start + _SAMPLED_TOGETHER) for start in starts]))
+        found = sparse.csr_matrix(sparse.vstack([self.rows(start, start + _SAMPLED_TOGETHER) for start in starts]))
+        cells = np.add.outer(starts, np.arange(_SAMPLED_TOGETHER)).ravel()
+        if not found.data.any():
+            for start, stop, block in self.blocks(_SEARCHED):
+                if block.data.any():
+                    return block, np.arange(start, stop)
+        return found, cells
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
         """Yield ``(start, stop, block)`` for blocks of `size` cells in order."""
@@ -290,7 +300,7 @@ class Counts:
         gene = block.indices[entry]
         raise ValueError(
             f"{self.name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
-            f"'{self._cell_names[cell]}': {rule}."
+            f"'{self.cell_names[cell]}': {rule}."
         )
 
 

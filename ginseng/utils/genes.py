@@ -310,8 +310,8 @@ class GeneMap:
         positions = self._short_positions.take(counts.indices)
         kept = np.flatnonzero(positions >= 0)
         data = counts.data.take(kept)
-        if self._repeats:
-            data = data.astype(np.result_type(data, np.float32))  # sums may not fit in a small integer
+        if self._repeats or not counts.has_canonical_format:
+            data = data.astype(np.float64)  # sums may not fit in a small integer
         row_ends = np.searchsorted(kept, counts.indptr)
         shape = (len(row_ends) - 1, self.n_inputs)
         chosen = sparse.csr_matrix((data, positions.take(kept), row_ends), shape=shape)

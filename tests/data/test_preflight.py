@@ -1,3 +1,4 @@
+import functools
 import re
 import warnings
 
@@ -148,7 +149,63 @@ class TestForms:
     def test_cells_far_from_the_first_are_looked_at(self):
         x = simulate(1000).X.toarray()
         x[300:] = np.log1p(x[300:])
-        assert form_of(checked_counts(ad.AnnData(x))[0].sample()).kind != "raw counts"
+        checked, found = checked_counts(ad.AnnData(x))
+        assert checked.sample()[1].max() >= 900
+        assert found.forms["X"].kind == "mixed"
+
+    @pytest.mark.parametrize("order", ["joined", "shuffled"])
+    @pytest.mark.parametrize("form", ["log1p of counts normalised to 10,000 per cell", "sqrt of raw counts"])
+    @pytest.mark.parametrize("share", [0.15, 0.5, 0.85])
+    def test_cells_of_several_forms_are_told_apart(self, order, form, share):
+        adata = simulate(400, n_genes=60)
+        x = adata.X.toarray().astype(np.float64)
+        is_raw = np.arange(400) < share * 400
+        if order == "shuffled":
+            is_raw = np.random.default_rng(0).permutation(is_raw)
+        mixed = np.where(is_raw[:, None], x, wrong_forms(x)[form])
+        for fix in (False, True):
+            found = checked_counts(ad.AnnData(mixed, obs=adata.obs), fix=fix)[1]
+            (problem,) = found.problems
+            n_raw, first, n_other, other = re.search(
+                r"adata.X holds raw counts in (\d+) of the 250 cells that were looked at, such as 'cell(\d+)', and "
+                + re.escape(form)
+                + r" in (\d+), such as 'cell(\d+)'",
+                problem,
+            ).groups()
+            assert abs(int(n_raw) / 250 - share) < 0.1
+            assert int(n_raw) + int(n_other) == 250
+            assert is_raw[int(first)]
+            assert not is_raw[int(other)]
+            assert "bring all cells into one form" in problem
+        whole = ad.AnnData(mixed, obs=adata.obs, layers={"counts": x})
+        assert 'pass layer="counts"' in checked_counts(whole)[1].problems[0]
+        assert checked_counts(whole, fix=True)[1].used == "layer counts"
+
+    @pytest.mark.parametrize("n_parts", [3, 7, 10])
+    def test_one_of_several_joined_data_sets_is_seen(self, n_parts):
+        x = simulate(1000).X.toarray()
+        for part in range(n_parts):
+            mixed = [np.log1p(rows) if nth == part else rows for nth, rows in enumerate(np.array_split(x, n_parts))]
+            assert checked_counts(ad.AnnData(np.vstack(mixed)))[1].forms["X"].kind == "mixed"
+
+    def test_cells_that_are_whole_by_chance_are_no_form_of_their_own(self):
+        x = np.random.default_rng(0).poisson(0.02, (300, 400)).astype(float)
+        for name, values in (("sqrt of raw counts", np.sqrt(x)), ("log2(x + 1) of raw counts", np.log2(x + 1))):
+            assert (values == np.rint(values)).all(axis=1).sum() > 200
+            assert checked_counts(ad.AnnData(values))[1].forms["X"].kind != "mixed", name
+        x[::3, :40] += np.random.default_rng(1).poisson(2.0, (100, 40))
+        for name, values in (("sqrt of raw counts", np.sqrt(x)), ("log2(x + 1) of raw counts", np.log2(x + 1))):
+            assert checked_counts(ad.AnnData(values))[1].forms["X"].name == name
+        to_1e4 = normalised(np.random.default_rng(0).poisson(1.0, (300, 40)).astype(float), 1e4)
+        assert checked_counts(ad.AnnData(to_1e4))[1].forms["X"].name == "counts normalised to 10,000 per cell"
+
+    def test_values_that_no_logarithm_has_are_refused_where_they_are_undone(self):
+        x = np.log1p(simulate(2000, n_genes=60).X.toarray())
+        x[101, 5] = 64.0
+        checked, found = checked_counts(ad.AnnData(x), fix=True)
+        assert "this is undone" in found.fixed[0]
+        with pytest.raises(ValueError, match="holds 64.0 for gene '5' in cell '101': that is no value of log1p of raw"):
+            list(checked.blocks(100))
 
 
 class TestClassify:
@@ -384,7 +441,135 @@ class TestFloor:
         assert not self.look(human.var_names[human.var["ginseng_genes"]], genes)
 
 
+class TestWhichMatrix:
+    """Of X, layers and raw: what can be undone, and has most of the genes."""
+
+    @pytest.fixture
+    def whole(self, model):
+        adata = simulate()
+        return adata, classify(model, adata, return_table=True)
+
+    def asked(self, model, adata, **options):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            table = classify(model, adata, return_table=True, **options)
+        return table, " ".join(str(warning.message) for warning in told)
+
+    def with_raw(self, adata, raw, n_genes, x):
+        adata = ad.AnnData(raw, obs=adata.obs, var=adata.var)
+        adata.raw = adata
+        adata = adata[:, :n_genes].copy()
+        adata.X = x[:, :n_genes]
+        return adata
+
+    @pytest.mark.parametrize("n_genes", [12, 30])
+    @pytest.mark.parametrize("in_raw", ["log1p", "counts"])
+    def test_x_is_scaled(self, model, whole, n_genes, in_raw):
+        adata, expected = whole
+        x = adata.X.toarray().astype(np.float64)
+        logarithms = np.log1p(normalised(x, 1e4))
+        raw = logarithms if in_raw == "log1p" else x
+        scaled = self.with_raw(adata, raw, n_genes, logarithms - logarithms.mean(0))
+        with pytest.raises(ValueError, match="holds scaled") as refused:
+            classify(model, scaled, silent=True)
+        way_out = {
+            "log1p": 'pass layer="raw", fix=True (--layer raw --fix)',
+            "counts": 'pass layer="raw" (--layer raw)',
+        }
+        assert way_out[in_raw] in str(refused.value)
+        assert "no layer has them" not in str(refused.value)
+        for options in ({"fix": True}, {"layer": "raw", "fix": in_raw == "log1p"}):  # the advice is true
+            found, told = self.asked(model, scaled, **options)
+            pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
+            assert "layer" in options or "adata.raw was taken instead" in told
+
+    @pytest.mark.parametrize("form", ["counts", "log1p"])
+    def test_raw_has_more_genes(self, model, whole, form, tmp_path):
+        adata, expected = whole
+        x = adata.X.toarray().astype(np.float64)
+        raw = x if form == "counts" else np.log1p(normalised(x, 1e4))
+        few = self.with_raw(adata, raw, 12, raw)
+        if form == "counts":
+            assert (
+                "adata.raw has 30 of the model's 30 genes, adata.X 12 of the model's 30 genes: pass layer=\"raw\""
+                in (self.asked(model, few)[1])
+            )
+        else:
+            with pytest.raises(ValueError, match='pass layer="raw", fix=True'):
+                classify(model, few)
+        found, told = self.asked(model, few, fix=True)
+        assert "adata.raw has 30 of the model's 30 genes, adata.X 12" in told
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
+        few.write_h5ad(tmp_path / "x.h5ad")
+        result = CliRunner().invoke(app, ["doctor", str(model), str(tmp_path / "x.h5ad")])
+        assert result.exit_code == (0 if form == "counts" else 3)
+        assert "adata.raw has 30 of the model's 30 genes" in result.output
+
+    def test_counts_of_few_genes_beside_logarithms_of_all(self, model, whole):
+        adata, expected = whole
+        x = adata.X.toarray().astype(np.float64)
+        few = self.with_raw(adata, np.log1p(normalised(x, 1e4)), 12, x)
+        assert 'pass layer="raw", fix=True (--layer raw --fix)' in self.asked(model, few)[1]
+        found, _ = self.asked(model, few, fix=True)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_nothing_is_said_of_a_matrix_that_is_no_better(self, model, whole):
+        adata, _ = whole
+        x = adata.X.toarray().astype(np.float64)
+        for raw, n_genes in ((x, 29), (x - x.mean(0), 12), (x[:, :12], 30)):
+            var = adata.var.iloc[: raw.shape[1]]
+            data = adata[:, :n_genes].copy()
+            data.raw = ad.AnnData(raw, obs=adata.obs, var=var)
+            for fix in (False, True):
+                assert "adata.raw" not in self.asked(model, data, fix=fix)[1]
+
+    @pytest.mark.parametrize("x", ["none", "zeros"])
+    def test_an_empty_x_beside_a_layer_of_counts(self, model, whole, x):
+        adata, expected = whole
+        layers = {"counts": adata.X}
+        empty = ad.AnnData(None if x == "none" else sparse.csr_matrix((120, 30)), adata.obs, adata.var, layers=layers)
+        with pytest.raises(ValueError, match=r'adata.X has no count: pass layer="counts" \(--layer counts\)'):
+            classify(model, empty)
+        found, told = self.asked(model, empty, fix=True)
+        assert "adata.layers['counts'] was taken instead" in told
+        pd.testing.assert_frame_equal(found, expected)
+
+    def test_in_training_by_the_number_of_genes_that_are_asked_for(self, tmp_path):
+        adata = simulate()
+        few = self.with_raw(adata, adata.X.toarray(), 12, adata.X.toarray())
+        how = {"label_key": "cell_type", "overwrite": True, "silent": True}
+        create = functools.partial(GinsengDataset.create, tmp_path / "x.zarr", **how)
+        with pytest.warns(UserWarning, match='adata.raw has 30 genes, adata.X 12 genes: pass layer="raw"'):
+            assert create(few).n_genes == 12
+        with pytest.warns(UserWarning, match="adata.raw was taken instead"):
+            assert create(few, fix=True).n_genes == 30
+        few.var["chosen"] = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", ".*have no count of the genes that are kept")
+            assert create(few, genes=["GENE1", "GENE2"], fix=True).n_genes == 2
+            assert create(few, genes="chosen", fix=True).n_genes == 12
+        assert create(few, genes=["GENE1", "GENE20"], fix=True).gene_names == ["GENE1", "GENE20"]
+
+
 class TestCreate:
+    def test_counts_that_are_all_zero_are_refused_and_cells_without_any_told(self, tmp_path):
+        adata = simulate()
+        x = adata.X.toarray()
+        x[:7] = 0
+        adata.X = x
+        with pytest.warns(UserWarning, match="7 of 120 cells have no count of the genes that are kept"):
+            dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+        assert dataset.n_cells == 120
+        adata.X[:, :5] = 0
+        for genes in (None, [f"GENE{i}" for i in range(5)]):
+            adata.X = x if genes else sparse.csr_matrix(x.shape)
+            if genes:
+                adata.X[:, :5] = 0
+            with pytest.raises(ValueError, match="has a count in any cell: there is nothing to train on"):
+                GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", genes=genes, silent=True)
+            assert not (tmp_path / "y.zarr").exists()
+
     def test_counts_are_recovered(self, tmp_path):
         adata = simulate()
         x = adata.X.toarray()
@@ -439,6 +624,26 @@ class TestDoctor:
         assert "warning: 1 genes occur more than once in the data; their counts are summed." in output
         assert "which were taken" in self.ask(tmp_path / "x.h5ad", "--fix")[1]
         assert self.ask(tmp_path / "x.h5ad", "--gene-key", "none")[0] == 1
+
+    @pytest.mark.parametrize(
+        ("adata", "what"),
+        [
+            (ad.AnnData(np.zeros((0, 5), "f4")), "cell"),
+            (ad.AnnData(np.zeros((5, 0), "f4")), "gene"),
+            (ad.AnnData(sparse.csr_matrix((500, 30), dtype="f4"), var=simulate().var), "count"),
+            (ad.AnnData(shape=(5, 30), var=simulate().var), "count"),
+        ],
+    )
+    def test_nothing_to_annotate(self, model, tmp_path, adata, what):
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        for args in ([model, tmp_path / "x.h5ad"], [tmp_path / "x.h5ad"]):
+            code, output = self.ask(*args)
+            assert code == 3
+            assert f"has no {what}: there is nothing to annotate" in output
+        counts = np.zeros((500, 30))
+        counts[3] = 1
+        ad.AnnData(counts, var=simulate().var).write_h5ad(tmp_path / "y.h5ad")
+        assert self.ask(tmp_path / "y.h5ad")[0] == 0
 
     def test_what_it_cannot_look_at(self, model, tmp_path):
         code, output = self.ask(tmp_path, model)
