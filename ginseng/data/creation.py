@@ -33,6 +33,7 @@ def create_dataset(
     *,
     missing_labels: str,
     mapping: Any,
+    unlabeled: str | Sequence[str],
     further: Sequence[str],
     select: str,
     split: Mapping[str, Any] | None,
@@ -49,7 +50,8 @@ def create_dataset(
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    how: dict[str, Any] = {"mapping": mapping, "further": further, "normalize": normalize, "fix": fix}
+    how: dict[str, Any] = {"mapping": mapping, "unlabeled": unlabeled, "further": further}
+    how |= {"normalize": normalize, "fix": fix}
     with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
         if len(sources.labels.categories) == 1:
             warn(
