@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.labels import beside, in_terms_of, names_alike, names_in, without_none
+from ginseng.utils.labels import beside, in_terms_of, names_alike, names_in, says_unknown, without_none
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.values import require_integer
 
@@ -99,6 +99,8 @@ def in_the_same_terms(truth: Any, predicted: Any) -> tuple[Any, Any]:
         raise ValueError(f"`truth` has {len(truth)} cells, but `predicted` has {len(predicted)}.")
     given = names_in(predicted, "`predicted`")
     true, _ = without_none(names_in(truth, "`truth`"), given.categories)
+    for name in set(filter(says_unknown, true.categories)) - set(given.categories):
+        warn(f"Cells of the true type {name!r} count as wrong; leave them out to compare the others alone.")
     as_given = in_terms_of(true.categories, given.categories)
     no_type = beside(NO_TYPE, {*true.categories, *given.categories})
     true_types = pd.Series(true, dtype=object).map(lambda name: as_given.get(name, name), na_action="ignore")

@@ -56,6 +56,8 @@ def test_a_type_called_as_cells_without_one():
 def test_true_types_that_are_called_otherwise_are_told():
     with pytest.warns(UserWarning, match=r"differ by blanks or case alone count as different: \['T cell', 't cell'\]"):
         assert score(["t cell", "B"], ["T cell", "B"]).accuracy == 0.5
+    with pytest.warns(UserWarning, match="Cells of the true type 'Unknown' count as wrong; leave them out"):
+        assert score(["Unknown", "B"], ["T cell", "B"]).accuracy == 0.5
     with pytest.raises(ValueError, match="`truth` holds measurements, such as 0.5"):
         score([0.5, 1.0], ["A", "B"])
 
