@@ -10,6 +10,7 @@ from anndata import AnnData
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
+from ginseng.utils.labels import names_in
 from ginseng.utils.messages import require_one, shorten
 from ginseng.utils.pairs import read_mapping
 
@@ -54,6 +55,10 @@ Mapping = Annotated[
         help="Table (.csv, .tsv; no header) of two columns: a label of the data, and the name to take for it; empty to "
         "leave its cells out. Labels that it does not name stay."
     ),
+]
+Unlabeled = Annotated[
+    list[str] | None,
+    typer.Option(help="A label that says that there is none, such as Unknown, beside nan, NA, None; repeat for more."),
 ]
 Fix = Annotated[
     bool,
@@ -162,9 +167,9 @@ def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: 
 
 
 def truth_column(adata: AnnData, column: str) -> Any:
-    """The column of ``obs`` with the true types."""
+    """What the column of ``obs`` with the true types names."""
     require_one("column of true cell types", column, "adata.obs", adata.obs.columns)
-    return adata.obs[column]
+    return names_in(adata.obs[column], f"adata.obs['{column}']")
 
 
 def cells_of(adata: AnnData, query: str | None) -> AnnData:

@@ -9,9 +9,11 @@ from anndata import AnnData
 
 from ginseng.data.annotation import given_types
 from ginseng.utils.files import replacing
-from ginseng.utils.messages import require_one
+from ginseng.utils.labels import beside, names_in, without_none
+from ginseng.utils.messages import require_one, warn
 
 _SUFFIX = "_mqc.json"  # by which MultiQC finds the files
+_NO_SAMPLE = "no sample"  # of cells that have none
 
 
 def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None = None, key: str = "ginseng") -> None:
@@ -24,7 +26,8 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     path : str or Path
         Ends in ``_mqc.json``, by which MultiQC finds it; replaced if it is there.
     sample : str, optional
-        Column with the sample of each cell; by default all are of one, named as the file.
+        Column with the sample of each cell; by default all are of one, named as the file. Cells without one are
+        counted as "no sample", with a warning.
     key : str
         The ``key_added`` of the annotation.
 
@@ -56,7 +59,12 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
         samples = pd.Series(path.name.removesuffix(_SUFFIX), index=types.index)
     else:
         require_one("column of samples", sample, "the annotated cells", obs.columns)
-        samples = obs[sample].astype(str)
+        named, _ = without_none(names_in(obs[sample], f"column '{sample}' of the annotated cells"))
+        samples = pd.Series(named, dtype=object)
+        if n_without := int(samples.isna().sum()):
+            no_sample = beside(_NO_SAMPLE, named.categories)
+            samples = samples.fillna(no_sample)
+            warn(f"{n_without:,} cells have no sample in column '{sample}' and are counted as {no_sample!r}.")
     counts = pd.crosstab(samples.to_numpy(), types.to_numpy())
     content = {
         "id": f"{key}_cell_types",

@@ -15,12 +15,13 @@ from ginseng import plot
 from ginseng.data.annotation import given_types
 from ginseng.data.models import load_model
 from ginseng.describe import describe_model
-from ginseng.metrics import NO_TYPE, score
+from ginseng.metrics import NO_TYPE, in_the_same_terms, score
 from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
 from ginseng.model.state import GinsengClassifierState
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
 from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.labels import beside
 from ginseng.utils.messages import require_one
 
 _UMAP = "X_umap"
@@ -96,8 +97,15 @@ class _Told:
         self.types: Any = given_types(self._obs, key)
         if truth is not None:
             require_one("column of true cell types", truth, "the annotated cells", self._obs.columns)
+        given = self._obs[f"{key}_cell_type"]
+        self.has_type = given.notna()
+        self.no_type = beside(NO_TYPE, self.types[self.has_type])
         self.truth_name = truth
-        self.truth: Any = None if truth is None else self._obs[truth]
+        self.truth: Any = None
+        if truth is not None:
+            true, predicted = in_the_same_terms(self._obs[truth], given)
+            self.truth, self.is_right = true.set_axis(self._obs.index), (true == predicted).to_numpy()
+            self.scores = score(self._obs[truth], given)
 
     @property
     def uns(self) -> Mapping[str, Any]:
@@ -122,7 +130,7 @@ def _subtitle(told: _Told) -> str:
 
 
 def _first_numbers(told: _Told) -> dict[str, str]:
-    has_type = told.types != NO_TYPE
+    has_type = told.has_type
     numbers = {"cells": f"{len(told.types):,}", "cell types found": f"{told.types[has_type].nunique():,}"}
     if not has_type.all():
         numbers["cells without counts"] = f"{(~has_type).sum():,}"
@@ -131,7 +139,7 @@ def _first_numbers(told: _Told) -> dict[str, str]:
     if (statuses := told.by_status()) is not None:
         numbers |= {name: f"{is_of.mean():.1%}" for name, is_of in statuses.items()}
     if told.truth is not None:
-        numbers["agree with truth"] = f"{score(told.truth, told.types).accuracy:.1%}"
+        numbers["agree with truth"] = f"{told.scores.accuracy:.1%}"
     return numbers
 
 
@@ -161,7 +169,7 @@ def _types(told: _Told) -> Element:
 
 def _certainty(told: _Told) -> Element | None:
     confidence, novelty, statuses = told.column("confidence"), told.column("novelty"), told.by_status()
-    has_type = (told.types != NO_TYPE).to_numpy()
+    has_type = told.has_type.to_numpy()
     drawn = [
         histogram(values[has_type].dropna().to_numpy(np.float64), name)
         for name, values in (("Confidence", confidence), ("Novelty", novelty))
@@ -253,7 +261,7 @@ def _consensus(told: _Told) -> Element | None:
     consensus, share = told.column("consensus"), told.column("consensus_share")
     if consensus is None:
         return None
-    consensus = consensus.astype(object).where(consensus.notna(), NO_TYPE).astype(str)
+    consensus = consensus.astype(object).where(consensus.notna(), told.no_type).astype(str)
     is_same = consensus.to_numpy() == told.types.to_numpy()
     counts = pd.DataFrame({"cell": told.types.value_counts(), "consensus": consensus.value_counts()}).fillna(0)
     shares = None if share is None else share.groupby(consensus.to_numpy()).mean()
@@ -274,7 +282,7 @@ def _consensus(told: _Told) -> Element | None:
 def _agreement(told: _Told) -> Element | None:
     if told.truth is None:
         return None
-    scores = score(told.truth, told.types)
+    scores = told.scores
     rows = [
         [str(name), f"{row['cells']:,.0f}", *(_number(row[part]) for part in ("precision", "recall", "f1"))]
         for name, row in scores.table.iterrows()
@@ -285,8 +293,7 @@ def _agreement(told: _Told) -> Element | None:
     confidence = told.column("confidence")
     if confidence is not None:
         known = told.truth.notna().to_numpy()
-        is_right = told.truth.astype(str).to_numpy() == told.types.to_numpy()
-        figure = plot.reliability(confidence.to_numpy()[known], is_right[known])
+        figure = plot.reliability(confidence.to_numpy()[known], told.is_right[known])
         drawn.append(picture(figure, "Accuracy by confidence, in bins of equally many cells."))
     note = f"Accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}, on {scores.table['cells'].sum():,} cells."
     of_types = table(["cell type", "cells", "precision", "recall", "F1"], rows)

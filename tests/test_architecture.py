@@ -18,6 +18,7 @@ ORDER = [
     "utils.messages",
     "utils.workspace",
     "utils.files",
+    "utils.labels",
     "utils.bounds",
     "utils.memory",
     "utils.ahead",

@@ -148,6 +148,29 @@ class TestFit:
         assert load_model(tmp_path / "m.h5").metadata["settings"]["hidden_dim"] == 8
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "m.h5"]
 
+    def test_labels_are_read_by_one_rule(self, adata, tmp_path):
+        names = np.array(["0", "1", "NA", "Unknown"])
+        adata.obs["type"] = names[np.arange(120) % 4]
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        (tmp_path / "names.csv").write_text("NA,natural\n")
+        options = ["--label", "type", "--mapping", tmp_path / "names.csv", "--unlabeled", "unknown", "-q"]
+        ginseng("fit", tmp_path / "x.h5ad", "-o", tmp_path / "m.h5", "--epochs", 1, *options)
+        assert list(load_model(tmp_path / "m.h5").output_labels) == ["0", "1", "natural"]
+        ginseng("finetune", tmp_path / "m.h5", tmp_path / "x.h5ad", "-o", tmp_path / "t.h5", "--epochs", 1, *options)
+        assert list(load_model(tmp_path / "t.h5").output_labels) == ["0", "1", "natural"]
+        ginseng("create", tmp_path / "x.h5ad", "-o", tmp_path / "x.zarr", "--genes", 0, "--label", "type", "-q")
+        ginseng("fit", tmp_path / "x.zarr", "-o", tmp_path / "d.h5", "--epochs", 1, "--unlabeled", "unknown", "-q")
+        assert list(load_model(tmp_path / "d.h5").output_labels) == ["0", "1"]
+        adata.obs["truth"] = np.where(np.arange(120) % 4 < 2, np.arange(120) % 4, np.nan)
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        printed = ginseng(
+            "annotate", tmp_path / "m.h5", tmp_path / "x.h5ad", "-o", tmp_path / "x.csv", "--truth", "truth"
+        )
+        assert "on 60 cells" in printed
+        named = {line.split(maxsplit=1)[0] for line in printed.splitlines() if line.strip()}
+        assert {"0", "1"} <= named
+        assert not {"0.0", "1.0"} & named
+
     def test_quiet(self, counts, tmp_path):
         assert ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", *QUICK, "-q") == ""
 

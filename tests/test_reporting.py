@@ -140,6 +140,35 @@ def test_cells_without_a_type_are_counted(tmp_path):
     assert "Confidence of 53 cells" in text
 
 
+def test_a_type_called_no_type_is_one_beside_the_cells_without(tmp_path):
+    adata = annotated()
+    types = np.array(["no type"] * 40 + ["NA"] * 13 + [None] * 7, dtype=object)
+    adata.obs["ginseng_cell_type"] = adata.obs["ginseng_consensus"] = pd.Categorical(types)
+    adata.obs["truth"] = np.where(np.arange(60) < 40, "no type", "NA")
+    ginseng.report(adata, tmp_path / "r.html", truth="truth")
+    text = re.sub(r"\s+", " ", Page(tmp_path / "r.html").text)
+    assert "cells without counts" in text
+    for row in ("no type 40 66.7%", "NA 13 21.7%", "(no type) 7 11.7%", "Accuracy 0.883"):
+        assert row in text
+    assert "100.0% of the cells have the same type by the consensus" in text
+    ginseng.mqc(adata, tmp_path / "a_mqc.json")
+    counts = json.loads((tmp_path / "a_mqc.json").read_text())["data"]["a"]
+    assert counts == {"no type": 40, "NA": 13, "(no type)": 7}
+
+
+def test_true_types_are_compared_by_the_rule_of_labels(tmp_path):
+    adata = annotated()
+    adata.obs["ginseng_cell_type"] = pd.Categorical(["0", "1"] * 30)
+    adata.obs["truth"] = [0.0, 1.0] * 29 + [np.nan] * 2
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(60, 2))
+    ginseng.report(adata, tmp_path / "r.html", truth="truth")
+    assert "Accuracy 1.000, macro-F1 1.000, on 58 cells." in Page(tmp_path / "r.html").text
+    adata.obs["truth"] = np.linspace(0, 1, 60)
+    with pytest.raises(ValueError, match="`truth` holds measurements"):
+        ginseng.report(adata, tmp_path / "other.html", truth="truth")
+    assert not (tmp_path / "other.html").exists()
+
+
 def test_data_that_differ_are_not_said_to_be_new_types(tmp_path):
     adata = with_everything()
     adata.obs["ginseng_status"] = pd.Categorical(["novel"] * 30 + ["assigned"] * 30)
@@ -169,6 +198,19 @@ def test_multiqc_gets_the_cells_of_each_type_by_sample(tmp_path):
     ginseng.mqc(adata, tmp_path / "run7_mqc.json")
     counts = adata.obs["ginseng_cell_type"].value_counts().to_dict()
     assert json.loads((tmp_path / "run7_mqc.json").read_text())["data"] == {"run7": counts}
+
+
+@pytest.mark.parametrize("none", [np.nan, None, "nan", " "])
+def test_cells_without_a_sample_are_told(none, tmp_path):
+    adata = annotated()
+    adata.obs["sample"] = np.array(["s1"] * 50 + ["no sample"] * 4 + [none] * 6, dtype=object)
+    with pytest.warns(UserWarning, match=r"6 cells have no sample in column 'sample' .* as '\(no sample\)'"):
+        ginseng.mqc(adata, tmp_path / "a_mqc.json", sample="sample")
+    samples = json.loads((tmp_path / "a_mqc.json").read_text())["data"]
+    assert {name: sum(of.values()) for name, of in samples.items()} == {"s1": 50, "no sample": 4, "(no sample)": 6}
+    adata.obs["sample"] = [1.0, 2.0] * 30
+    ginseng.mqc(adata, tmp_path / "a_mqc.json", sample="sample")
+    assert set(json.loads((tmp_path / "a_mqc.json").read_text())["data"]) == {"1", "2"}
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -1,18 +1,24 @@
 """The command that looks at data before they are annotated or trained on."""
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from ginseng.arguments import Fix, GeneKey, Layer
+from ginseng.arguments import Fix, GeneKey, Layer, Mapping, Unlabeled, mapping_in
 from ginseng.commands.registry import InputRefused, WrongUse, command
+from ginseng.data.annotation import groups_of, labels_of
 from ginseng.data.models import is_model, load_model
-from ginseng.data.preflight import checked_reference, preflight
+from ginseng.data.preflight import Preflight, checked_reference, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.forms import EMPTY
+from ginseng.utils.messages import shorten
 from ginseng.utils.names import read_gene_table
 
 
@@ -21,6 +27,10 @@ def doctor(
     files: Annotated[
         list[str], typer.Argument(help="A model and a file of counts; or only this, to train on.", show_default=False)
     ],
+    label: Annotated[str | None, typer.Option(help="Column of obs with the cell types, to be looked at, too.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column of obs with the donor or batch, the same.")] = None,
+    mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     layer: Layer = None,
     gene_key: GeneKey = None,
     min_overlap: Annotated[
@@ -61,10 +71,33 @@ def doctor(
             )[2]
         if found.forms[found.used].kind == EMPTY and not found.problems:
             raise _nothing_in(data, "count")
-    typer.echo(found.report())
+        named, found = _with_labels(found, adata.obs, label, group, mapping_in(mapping), unlabeled or ())
+    typer.echo("\n".join([*named, found.report()]))
     if found.problems:
         raise typer.Exit(InputRefused.exit_code)
 
 
 def _nothing_in(data: str, what: str) -> InputRefused:
     return InputRefused(f"{data} has no {what}: there is nothing to annotate, or to train on.")
+
+
+def _with_labels(
+    found: Preflight, obs: Any, label: str | None, group: str | None, mapping: Any, unlabeled: Sequence[str]
+) -> tuple[list[str], Preflight]:
+    """Lines on labels and groups, and what was found with what training would say of these."""
+    lines, problems, labelled = [], [], np.ones(len(obs), bool)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            if label is not None:
+                labelled, labels = labels_of(obs, label, mapping=mapping, unlabeled=unlabeled)
+                lines.append(
+                    f"labels: {len(labels.categories):,}, of {len(labels):,} cells: {shorten(labels.categories)}"
+                )
+            if group is not None:
+                groups = groups_of(obs, group, labelled)
+                lines.append(f"groups: {len(groups.categories):,}: {shorten(groups.categories)}")
+        except ValueError as error:
+            problems.append(str(error))
+    warned = (str(warning.message) for warning in told)
+    return lines, replace(found, warnings=(*found.warnings, *warned), problems=(*found.problems, *problems))

@@ -28,6 +28,7 @@ from ginseng.arguments import (
     Precision,
     Quiet,
     RequireLabels,
+    Unlabeled,
     card_texts,
     cells_of,
     chosen_genes,
@@ -82,6 +83,7 @@ def create(
     seed: Annotated[int, typer.Option(help="Seed of what is held out.")] = _DEFAULTS.seed,
     require_labels: RequireLabels = False,
     mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     fix: Fix = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
     quiet: Quiet = False,
@@ -103,7 +105,8 @@ def create(
     split = settings.split() if splits else None
     with warnings_unless(quiet):
         how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        how |= {"group_key": group, "gene_key": gene_key, "mapping": mapping_in(mapping), "fix": fix}
+        how |= {"group_key": group, "gene_key": gene_key, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         dataset = GinsengDataset.create(output, data, label, layer, **how)
     say(quiet, f"{dataset}: saved {output}")
 
@@ -128,6 +131,8 @@ def fit(
     gene_column: GeneColumn = None,
     other_genes: OtherGenes = None,
     require_labels: RequireLabels = False,
+    mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     fix: Fix = False,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
@@ -206,6 +211,7 @@ def fit(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
         )
         how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         path = dataset or folder / "train.zarr"
         made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
         trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
@@ -245,6 +251,8 @@ def labelled_data(
         options |= {"--require-labels": how["missing_labels"] == "error" or None, "--fix": how["fix"] or None}
         refuse(options, f"for a dataset: {data} has been made with its own")
         made = GinsengDataset(data)
+        if how["mapping"] is not None or how["unlabeled"]:
+            made = made.renamed(how["mapping"], unlabeled=how["unlabeled"])
         if made.test_idx is not None:
             require_split(made, holdout, hold_out_groups)
             say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")

@@ -23,6 +23,7 @@ from ginseng.arguments import (
     Precision,
     Quiet,
     RequireLabels,
+    Unlabeled,
     card_texts,
     chosen_genes,
     how_to_create,
@@ -53,6 +54,7 @@ def finetune(
     require_labels: RequireLabels = False,
     fix: Fix = False,
     mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     relabel: Annotated[
         Path | None,
         typer.Option(help="Such a table for the labels of the model: to rename, merge, or drop (empty) them."),
@@ -132,6 +134,7 @@ def finetune(
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
         how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         path = folder / "new.zarr"
         tuned = ginseng.finetune(
             state,
@@ -139,7 +142,6 @@ def finetune(
             settings,
             epochs=epochs,
             genes=genes,
-            mapping=mapping_in(mapping),
             relabel=mapping_in(relabel, "relabel"),
             freeze=None if freeze is None else tuple(freeze),
             rates=rates,

@@ -34,6 +34,7 @@ def create_dataset(
     *,
     missing_labels: str,
     mapping: Any,
+    unlabeled: str | Sequence[str],
     further: Sequence[str],
     gene_key: str | None,
     select: str,
@@ -51,7 +52,7 @@ def create_dataset(
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    how: dict[str, Any] = {"mapping": mapping, "further": further, "gene_key": gene_key}
+    how: dict[str, Any] = {"mapping": mapping, "unlabeled": unlabeled, "further": further, "gene_key": gene_key}
     how |= {"normalize": normalize, "fix": fix}
     with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
         if len(sources.labels.categories) == 1:

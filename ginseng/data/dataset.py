@@ -118,6 +118,7 @@ class GinsengDataset:
         *,
         missing_labels: Literal["drop", "error"] = "drop",
         mapping: Any = None,
+        unlabeled: str | Sequence[str] = (),
         further: Sequence[str] = (),
         gene_key: str | None = None,
         select: str = "markers",
@@ -155,10 +156,13 @@ class GinsengDataset:
         overwrite : bool
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
-            Leave cells without a label out, with a warning that counts them, or refuse them.
+            Leave cells without a label out, with a warning that counts them, or refuse them. Labels that say that there
+            is none ("nan", "NA", "N/A", "None", "null", blanks) are missing, too.
         mapping : dict or Harmony, optional
             Other names of the labels, of which several may become one; None leaves their cells out, and labels that it
-            does not name stay.
+            does not name stay. A label that it names is kept whatever it says.
+        unlabeled : str or sequence of str
+            Further labels that say that there is none, such as ``["Unknown"]``, case and blanks aside.
         further : sequence of str
             Columns of ``adata.obs`` to keep for `column`, in which values may be missing.
         gene_key : str, optional
@@ -197,6 +201,7 @@ class GinsengDataset:
         """
         options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
         options |= {
+            "unlabeled": unlabeled,
             "further": further,
             "gene_key": gene_key,
             "split": split,

@@ -21,6 +21,7 @@ from ginseng.utils.bounds import read_json, require_own_files
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
+from ginseng.utils.labels import beside
 from ginseng.utils.messages import shorten
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -143,7 +144,8 @@ def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -
             table.attrs |= {} if mark is None else {_MARK: mark}
             table.to_parquet(fresh)
             return
-        how: dict[str, Any] = {"index_label": "cell", "sep": SEPARATORS[path.suffix]}
+        cells = beside("cell", table.columns)  # a type may be called so
+        how: dict[str, Any] = {"index_label": cells, "sep": SEPARATORS[path.suffix]}
         with fresh.open("w", encoding="utf-8", newline="") as file:
             if mark is None:
                 table.to_csv(file, **how)
@@ -262,7 +264,8 @@ def read_told(path: Path) -> pd.DataFrame:
     """
     with naming(path):
         if path.suffix in SEPARATORS:
-            return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0)
+            how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # a type may be called NA
+            return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0, **how)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
     return read_annotation(path).obs  # pyright: ignore[reportReturnType]

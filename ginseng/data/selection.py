@@ -1,5 +1,8 @@
 """Marking the genes that tell the labelled cells of an AnnData apart."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -22,6 +25,9 @@ def select_markers(
     chunk_size: int = 5000,
     silent: bool = False,
     copy: bool = False,
+    *,
+    mapping: Any = None,
+    unlabeled: str | Sequence[str] = (),
 ) -> AnnData | None:
     """Mark the genes that tell cell types apart.
 
@@ -57,6 +63,8 @@ def select_markers(
         Show no progress bar.
     copy : bool
         Return a copy of `adata` and leave `adata` as it is.
+    mapping, unlabeled
+        Other names of the labels, and further ones that say that there is none, as for `GinsengDataset.create`.
 
     Returns
     -------
@@ -83,7 +91,7 @@ def select_markers(
     1    T   CD3D     1
     """
     require_markable(adata, n_top_genes, layer, copy)
-    labelled, labels = labels_of(adata.obs, label_key)
+    labelled, labels = labels_of(adata.obs, label_key, mapping=mapping, unlabeled=unlabeled)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     groups = None if group_key is None else groups_of(adata.obs, group_key, labelled)
     counts = Counts(adata, layer, nonnegative=target_sum is not None)

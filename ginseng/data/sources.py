@@ -51,6 +51,8 @@ class Sources:
         What to do with cells without a label.
     mapping : mapping, optional
         Other names of the labels, see `labels_of`.
+    unlabeled : str or sequence of str
+        Labels that say that there is none, see `labels_of`.
     further : sequence of str
         Columns of ``obs`` to keep beside these, in all of them.
     gene_key : str or None
@@ -101,6 +103,7 @@ class Sources:
         missing_labels: str = "drop",
         *,
         mapping: Any = None,
+        unlabeled: str | Sequence[str] = (),
         further: Sequence[str] = (),
         gene_key: str | None = None,
         normalize: bool = True,
@@ -139,7 +142,7 @@ class Sources:
 
         keys = [key for key in dict.fromkeys([label_key, group_key, *further]) if key is not None]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
-        labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping)
+        labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping, unlabeled)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
         self.further = {key: further_of(obs, key, labelled) for key in further if key not in (label_key, group_key)}
         self.cell_names = _unique([adata.obs_names for adata in data])[labelled]

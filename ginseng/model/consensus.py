@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from ginseng.utils.files import naming
-from ginseng.utils.messages import require_one
+from ginseng.utils.labels import names_in, without_none
+from ginseng.utils.messages import require_one, warn
 from ginseng.utils.values import require_number
 
 WAYS = ("soft", "majority")
@@ -65,7 +65,7 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
     obs : pandas.DataFrame
         Of the cells.
     over : str or array-like
-        Column of `obs`, or the cluster of each cell; a missing value is a cell without one.
+        Column of `obs`, or the cluster of each cell; a missing value is a cell without one, as is a text that says so.
 
     Returns
     -------
@@ -97,14 +97,10 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
                 "`over` is a Series whose index is not adata.obs_names: pass over=series.reindex(adata.obs_names), or "
                 "over=series.to_numpy() if it is in the order of the cells."
             )
-    clusters = pd.Series(values).reset_index(drop=True)
-    if pd.api.types.is_float_dtype(clusters.dtype):
-        broken = np.asarray(clusters[clusters.notna() & (clusters != clusters.round())])
-        if len(broken):
-            raise ValueError(f"{name} holds measurements, such as {broken[0]}, and no clusters: pass another column.")
-        clusters = clusters.astype("Int64")
-    with naming(name, "cannot be told apart"):  # lists, for one
-        return pd.Categorical(clusters)
+    clusters, said = without_none(names_in(values, name))
+    if said:
+        warn(f"Some cells have no cluster in {name} ({said}) and keep their own label.")
+    return clusters
 
 
 def consensus(

@@ -27,9 +27,9 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.counts import Counts, require_writable, whole_changes
 from ginseng.utils.devices import Devices
-from ginseng.utils.files import naming
 from ginseng.utils.genes import GeneMap
-from ginseng.utils.messages import require_one
+from ginseng.utils.labels import names_in, without_none
+from ginseng.utils.messages import require_one, warn
 from ginseng.utils.values import require_integer
 
 _N_STEPS = 8  # of the path: the sum of a cell is off by 2.3 % of a score at worst with 4, by 0.6 % with 16
@@ -135,12 +135,15 @@ def _groups(adata: AnnData, groupby: str | None, types: np.ndarray, labels: Sequ
         named = pd.Categorical.from_codes(types, categories=labels)
     else:
         require_one("column", groupby, "adata.obs", adata.obs.columns)
-        with naming(f"column '{groupby}' of adata.obs", "cannot be told apart"):  # lists, for one
-            named = pd.Categorical(pd.Series(adata.obs[groupby]).where(types >= 0))
+        place = f"column '{groupby}' of adata.obs"
+        named, said = without_none(names_in(adata.obs[groupby], place), labels)
+        if said:
+            warn(f"Some cells are in no group of {place} ({said}) and are left out.")
+        named = pd.Categorical.from_codes(np.where(types >= 0, named.codes, -1), named.categories)
     named = named.remove_unused_categories()
     if not len(named.categories):
         raise ValueError("There is no cell to explain: none has a group, and counts of the model's genes.")
-    return named.rename_categories([str(name) for name in named.categories])
+    return named
 
 
 def _most_frequent(groups: pd.Categorical, types: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.labels import in_terms_of, names_in
 from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.values import require_number
 
@@ -223,7 +224,9 @@ def _shares_called(
     with nullcontext(data) if isinstance(data, AnnData) else opened_counts(data) as adata:
         obs: Any = adata.obs
         require_one("label column", label, f"obs of `data_{side}`", obs.columns)
-        labels = obs[label].astype(object).map(str, na_action="ignore")
+        named = names_in(obs[label], f"obs['{label}'] of `data_{side}`")
+        as_known = in_terms_of(named.categories, own.labels)
+        labels = pd.Series(named, dtype=object).map(lambda name: as_known.get(name, name), na_action="ignore")
         is_known = labels.isin(own.labels).to_numpy()
         if not is_known.any():
             raise ValueError(

@@ -23,7 +23,7 @@ from ginseng.model.consensus import clusters_in, is_to_be_made, require_compat, 
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
 from ginseng.model.judgement import Judgement, require_key
-from ginseng.model.results import Results, recorded
+from ginseng.model.results import Results, recorded, require_other_names
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, require_writable
 from ginseng.utils.devices import Devices
@@ -313,6 +313,8 @@ def classify(
         calibration = judgement.calibration
         require_way(consensus)
         require_compat(compat)
+        if return_table:
+            require_other_names(annotator.labels, key_added, compat)
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read

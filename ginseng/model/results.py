@@ -26,6 +26,26 @@ _MOST_LEFT_OUT = 0.1  # of the cells, whose likeliest type cannot be
 MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
 
 
+def require_other_names(labels: Sequence[str], key: str, compat: str | None) -> None:
+    """Raise a ValueError if a table would have a column of results that is called as one of the types.
+
+    Examples
+    --------
+    >>> require_other_names(["B", "ginseng_status"], "ginseng", None)
+    Traceback (most recent call last):
+        ...
+    ValueError: The model has a type called 'ginseng_status', which is a column of the table: pass another `key_added`.
+    """
+    columns = {f"{key}_{name}": "pass another `key_added`" for name in COLUMNS}
+    if compat is not None:
+        columns |= dict.fromkeys(CELLTYPIST_COLUMNS, "leave `compat` out")
+    for label in labels:
+        if label in columns:
+            raise ValueError(
+                f"The model has a type called '{label}', which is a column of the table: {columns[label]}."
+            )
+
+
 def recorded(value: Any) -> Any:
     """What ``uns`` holds of an argument: a number, a text or a list of texts as it is, of others that they were given.
 

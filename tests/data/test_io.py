@@ -7,6 +7,7 @@ import threading
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pooch
 import pytest
 import scipy.io
@@ -14,6 +15,7 @@ from scipy import sparse
 
 from ginseng import read_adata
 from ginseng.data.io import read_10x_h5, read_10x_mtx, write_adata
+from ginseng.data.outputs import read_told, write_annotated
 from ginseng.utils.workspace import workspace
 from tests.conftest import GOLDEN
 
@@ -289,3 +291,15 @@ class TestDownload:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert not list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_types_of_tables_are_read_back_as_they_were_written(suffix, tmp_path):
+    types = ["NA", "None", "nan", "null", "n/a", "", "cell"]
+    table = pd.DataFrame({"ginseng_cell_type": pd.Categorical([*types[:5], None, "cell"]), "cell": np.arange(7) / 4})
+    write_annotated(table.set_axis(types, axis=0), tmp_path / f"t{suffix}")
+    told = read_told(tmp_path / f"t{suffix}")
+    assert told["ginseng_cell_type"].isna().tolist() == [False] * 5 + [True, False]
+    assert told["ginseng_cell_type"].dropna().tolist() == [*types[:5], "cell"]
+    assert list(told.columns) == ["ginseng_cell_type", "cell"]
+    assert told["cell"].tolist() == table["cell"].tolist()

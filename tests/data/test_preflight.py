@@ -645,6 +645,30 @@ class TestDoctor:
         ad.AnnData(counts, var=simulate().var).write_h5ad(tmp_path / "y.h5ad")
         assert self.ask(tmp_path / "y.h5ad")[0] == 0
 
+    def test_labels_and_groups_that_are_named(self, tmp_path):
+        adata = simulate()
+        adata.obs["types"] = adata.obs["cell_type"].astype(str).replace({"NK cell": "Unknown", "T cell": "nan"})
+        adata.obs["batch"] = np.where(np.arange(120) < 3, "NA", "b1")
+        adata.obs["total"] = np.arange(120) / 8
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        ask = functools.partial(self.ask, tmp_path / "x.h5ad", "--label")
+        code, output = ask("types", "--group", "donor")
+        n_without, n_unknown = ((adata.obs["types"] == name).sum() for name in ("nan", "Unknown"))
+        assert code == 0
+        assert f"labels: 2, of {120 - n_without} cells: B cell, Unknown\ngroups: 4: d1, d2, d3, d4\nX" in output
+        assert f"warning: {n_without} of 120 cells have no label in adata.obs['types']" in output
+        assert f"warning: {n_unknown} of {120 - n_without} cells are called 'Unknown'" in output
+        code, output = ask("types", "--unlabeled", "Unknown")
+        assert (code, "labels: 1" in output) == (0, True)
+        for options, problem in (
+            (["total"], "refused: adata.obs['total'] holds measurements"),
+            (["cell_type", "--group", "batch"], "refused: 3 cells have no group in adata.obs['batch'] (3 say 'NA')"),
+            (["celltype"], "refused: label column 'celltype' is not in adata.obs; did you mean 'cell_type'?"),
+        ):
+            code, output = ask(*options)
+            assert code == 3
+            assert problem in output
+
     def test_what_it_cannot_look_at(self, model, tmp_path):
         code, output = self.ask(tmp_path, model)
         assert code == 1

@@ -1,5 +1,7 @@
 """Labels of two studies: those that are the same are found, finer ones are told, and others stay."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,6 +165,16 @@ def test_labels_that_are_no_texts_or_missing(a, b):
     with pytest.warns(UserWarning, match="`data_a` has no cells of T cell, which are left out"):
         harmony = harmonize(a[1], few, b[1], b[0], label_a="cell_type")
     assert "Only in B: NK cell." in harmony.report()
+
+
+@pytest.mark.parametrize("trained_as", ["0123", ["0.0", "1.0", "2.0", "3.0"]])
+def test_whole_floats_are_the_integers_that_they_were(a, trained_as):
+    names = dict(zip(sorted(a[0].obs["cell_type"].unique()), trained_as, strict=False))
+    model = dataclasses.replace(a[1], label_keys=[names[str(name)] for name in a[1].label_keys])
+    data = a[0].copy()
+    data.obs["cell_type"] = data.obs["cell_type"].astype(str).map(names).astype(float)
+    mapping = harmonize(model, data, model, data, **COLUMN).mapping
+    assert mapping == {name: name for name in names.values()}
 
 
 def test_cells_without_a_type_count_as_called_by_no_name(a, b):

@@ -1,5 +1,7 @@
 """A saved classifier learns from new cells, and what it forgets is told."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -260,6 +262,34 @@ def test_a_name_that_is_written_otherwise_is_told(state, mine):
     dataset = mine(KNOWN).renamed({"B cell": "B_cells"})
     with pytest.warns(UserWarning, match="'B_cells' is added to the model beside its 'B cell'.*mapping={'B_cells': 'B"):
         finetune(state, dataset, QUICK, epochs=0, silent=True)
+
+
+@one_network
+@pytest.mark.parametrize(("trained_as", "tuned_with"), [("012", ["0.0", "1.0", "2.0"]), (["0.0", "1.0", "2.0"], "012")])
+def test_labels_that_became_floats_are_those_of_the_model(state, mine, trained_as, tuned_with):
+    state = dataclasses.replace(state, label_keys=list(trained_as))
+    dataset = mine(KNOWN).renamed(dict(zip(KNOWN, tuned_with, strict=True)))
+    with pytest.warns(UserWarning, match="are those of the model as floats or integers"):
+        tuned = finetune(state, dataset, QUICK, epochs=0, silent=True)
+    assert tuned.added == []
+    assert list(tuned.state.output_labels) == list(trained_as)
+
+
+@one_network
+def test_names_with_a_dot_are_no_other_names(state, mine, recwarn):
+    state = dataclasses.replace(state, label_keys=["1", "11", "2"])
+    names = dict(zip(KNOWN, ["1.0", "1.1", "2"], strict=True))
+    tuned = finetune(state, mine(KNOWN).renamed(names), QUICK, epochs=0, silent=True)
+    assert tuned.added == ["1.0", "1.1"]
+    assert not [told for told in recwarn if "beside its" in str(told.message)]
+
+
+@one_network
+def test_labels_that_are_declared_to_say_none_are_left_out(state, mine):
+    dataset = mine(KNOWN).renamed({"B cell": "Unknown"})
+    tuned = finetune(state, dataset, QUICK, epochs=0, unlabeled="unknown", silent=True)
+    assert tuned.added == []
+    assert sorted(tuned.table.loc["new"].index) == ["NK cell", "T cell"]
 
 
 def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
