@@ -8,7 +8,7 @@ from typing import Any
 
 from ginseng.data.outputs import SUFFIXES, require_output
 from ginseng.utils.bounds import read_json
-from ginseng.utils.files import is_url, replacing
+from ginseng.utils.files import is_url, local_path, replacing
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import remove_leftovers
 
@@ -29,7 +29,7 @@ def inputs_of(given: Sequence[str]) -> list[str]:
     ['cells.h5ad', 'https://host/cells.h5ad?raw=1']
     """
     inputs = []
-    for name in given:
+    for name in (name if is_url(name) else str(local_path(name)) for name in given):
         if is_url(name) or not glob.has_magic(name) or Path(name).exists():
             inputs.append(name)
         elif found := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 (pathlib's takes no absolute pattern)
