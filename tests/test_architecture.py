@@ -25,6 +25,7 @@ ORDER = [
     "utils.precision",
     "utils.digest",
     "utils.heaps",
+    "utils.kinds",
     "utils.hdf5",
     "utils.soundness",
     "utils.transpose",
@@ -126,7 +127,7 @@ ORDER = [
     "__main__",
 ]
 LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
-EXTRAS = {"cluster": {"igraph", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
+EXTRAS = {"utils.hdf5": {"hdf5plugin"}, "cluster": {"igraph", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
 
 
 def modules():

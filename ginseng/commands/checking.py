@@ -7,7 +7,7 @@ import typer
 
 from ginseng.arguments import Fix, Layer
 from ginseng.commands.registry import InputRefused, WrongUse, command
-from ginseng.data.models import is_model, load_model
+from ginseng.data.models import load_model
 from ginseng.data.preflight import checked_counts, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
@@ -35,15 +35,14 @@ def doctor(
     *models, data = files
     if len(models) > 1:
         raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
-    if models and not is_model(models[0]):
-        raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
+    state = load_model(models[0]) if models else None
     look = {"fix": fix, "looks_at_all": True, "file": data}
     with opened_counts(data) as adata:
-        if not models:
+        if state is None:
             found = checked_counts(adata, layer, **look)[1]
         else:
             found = preflight(
-                Annotator.of(load_model(models[0])),
+                Annotator.of(state),
                 adata,
                 gene_key,
                 layer,

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
+from ginseng.utils.hdf5 import naming_filters
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
@@ -180,7 +181,7 @@ class Counts:
             if adata.isbacked and adata.is_view:
                 if not adata.file.is_open:  # as anndata leaves it that has made a copy in memory
                     adata.file.open()
-                with naming(self._place, "is damaged"):
+                with self._naming():
                     require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)
         elif layer in adata.layers:
@@ -200,7 +201,7 @@ class Counts:
         self._require_numbers()
         if hasattr(self._matrix, "dask"):
             self._matrix = Partitions(self._matrix)
-        with naming(self._place, "is damaged"):
+        with self._naming():
             require_sound(self._matrix)
             if isinstance(self._matrix, CSCDataset):
                 self._matrix = by_rows(self._matrix)
@@ -210,6 +211,11 @@ class Counts:
     @property
     def _place(self) -> str:
         return self.name if self._file is None else f"{self.name} of {self._file}"
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        with naming_filters(self._file or ""), naming(self._place, "is damaged"):
+            yield
 
     def _require_numbers(self) -> None:
         shape, dtype = self._matrix.shape, self._matrix.dtype
@@ -224,7 +230,7 @@ class Counts:
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
-        with naming(self._place, "is damaged"):
+        with self._naming():
             block: Any = self._matrix[start:stop]
             block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
             require_indices(block.indices, self.n_genes)

@@ -178,7 +178,7 @@ def _opened(path: str | Path) -> h5py.File:
     try:
         return h5py.File(path)
     except OSError as error:
-        if "unable to lock file" in str(error):
+        if is_locked(error):
             raise ValueError(
                 f"{path} is locked: another process has it open for writing, or its file system has no locks; close it "
                 "there, or set HDF5_USE_FILE_LOCKING=FALSE to open it anyway."
@@ -188,7 +188,18 @@ def _opened(path: str | Path) -> h5py.File:
         if h5py.is_hdf5(path):
             raise ValueError(f"{path} is an HDF5 file that is truncated or damaged ({in_short(error)}).") from error
         kind = kind_of_file(path)
-        raise ValueError(f"{path} is {kind.name}, and not an HDF5 file: {kind.way_out}.") from error
+        raise ValueError(f"{path} is {kind.name}: {kind.way_out}.") from error
+
+
+def is_locked(error: OSError) -> bool:
+    """Whether HDF5 did not open a file since it is locked, or its file system has no locks.
+
+    Examples
+    --------
+    >>> is_locked(OSError("unable to lock file, errno = 37"))
+    True
+    """
+    return "unable to lock file" in str(error)
 
 
 @contextmanager

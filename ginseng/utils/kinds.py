@@ -83,7 +83,7 @@ def kind_of_file(path: str | Path) -> Kind:
     for magic, command, unpacker in _UNPACKERS:
         if begin.startswith(magic):
             return _packed(_unpacked(begin, unpacker()), command, Path(path).name)
-    return _kind_of(begin) or Kind(f"of an unknown kind, which begins with {first_bytes(path)}", _COUNTS)
+    return _kind_of(begin) or Kind(f"not an HDF5 file, or it is truncated: it begins with {first_bytes(path)}", _COUNTS)
 
 
 def first_bytes(path: str | Path) -> str:
@@ -113,7 +113,7 @@ def _kind_of(begin: bytes) -> Kind | None:
     if _is_text(begin):
         lines = begin.splitlines()
         is_table = any(separator in lines[0] for separator in (b",", b"\t", b";")) if lines else False
-        return Kind("a table of text", f"{_OF_TABLE}; {_COUNTS}") if is_table else Kind("a text", _COUNTS)
+        return Kind("a table of text", f"{_OF_TABLE}; {_COUNTS}") if is_table else None
     return None
 
 
