@@ -62,6 +62,7 @@ ORDER = [
     "data.presence",
     "data.downloads",
     "data.readers",
+    "data.inputs",
     "data.outputs",
     "data.parts",
     "data.models",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ginseng.data.inputs import contents_of
 from ginseng.data.outputs import SUFFIXES, require_output
 from ginseng.utils.bounds import read_json
 from ginseng.utils.files import is_url, local_path, replacing
@@ -81,23 +82,15 @@ def _require_apart(target: Path, source: str) -> None:
         raise ValueError(f"{target} is the file of counts itself; name another output.")
 
 
-def stamp(path: str | Path) -> dict[str, Any]:
-    """What tells a file or folder from what it was before: its place, size and time.
+def stamp(path: str | Path) -> str:
+    """What tells a file or folder from others: the digest of its contents; of a URL, the URL.
 
     Examples
     --------
     >>> stamp("https://host/cells.h5ad")
-    {'path': 'https://host/cells.h5ad'}
+    'https://host/cells.h5ad'
     """
-    if is_url(path):
-        return {"path": str(path)}
-    path = Path(path).resolve()
-    files = [entry.stat() for entry in ([path] if path.is_file() else path.rglob("*"))]
-    return {
-        "path": str(path),
-        "size": sum(file.st_size for file in files),
-        "modified": max((file.st_mtime_ns for file in files), default=0),
-    }
+    return str(path) if is_url(path) else contents_of(path)
 
 
 class Record:

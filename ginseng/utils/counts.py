@@ -170,7 +170,7 @@ class Counts:
         form: Form | None = None,
         file: str | Path | None = None,
     ):
-        self.n_cells = adata.n_obs
+        self.n_cells, self._layer = adata.n_obs, layer
         self.var: Any = adata.var
         self._cell_names = adata.obs_names
         self.nonnegative, self.raw, self.form, self._caller = nonnegative, raw, form, caller()
@@ -227,6 +227,12 @@ class Counts:
             )
         if np.ma.is_masked(self._matrix):
             raise ValueError(f"{self._place} is masked in places; say what is there: {self.name}.filled(0).")
+
+    def of(self, adata: AnnData) -> "Counts":
+        """The same matrix of other cells, read in the same way."""
+        return Counts(
+            adata, self._layer, nonnegative=self.nonnegative, raw=self.raw, form=self.form, file=self._file
+        )
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
