@@ -128,7 +128,12 @@ ORDER = [
     "__main__",
 ]
 LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
-EXTRAS = {"utils.hdf5": {"hdf5plugin"}, "cluster": {"igraph", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
+EXTRAS = {
+    "utils.hdf5": {"hdf5plugin"},
+    "cluster": {"igraph", "scanpy", "sklearn"},
+    "plot": {"matplotlib"},
+    "demo": {"scanpy"},
+}
 
 
 def modules():

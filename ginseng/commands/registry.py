@@ -85,7 +85,7 @@ def command(function: Callable) -> Callable:
 
 
 def _local(value: Any) -> Any:
-    """What an option says, where it is a path with the home folder in place of ~, as no shell does after ``--name=``."""
+    """An option, with ~ expanded in a path: shells do not expand it after ``--name=``."""
     return local_path(value) if isinstance(value, Path) else value
 
 

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ginseng.data import store
 from ginseng.data.annotation import Genes, require_list
+from ginseng.data.outputs import require_key
 from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
@@ -45,6 +46,8 @@ def create_dataset(
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
+    for key in (label_key, *([] if group_key is None else [group_key]), *further):
+        require_key(path, ".zarr", "obs", str(key))
     for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:

@@ -27,7 +27,7 @@ from ginseng.utils.counts import layer_names
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import in_short, shorten
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
@@ -144,8 +144,8 @@ def require_keys(adata: AnnData, path: Path, source: str | Path | None = None) -
     >>> require_keys(adata, Path("cells.zarr"))
     Traceback (most recent call last):
         ...
-    ValueError: cells.zarr cannot hold 'G1/S' of obs: anndata writes no such name to .zarr. Rename it, or write another \
-kind of file.
+    ValueError: cells.zarr cannot hold 'G1/S' of obs: anndata writes no such name to .zarr. Rename it, or write a \
+table (.csv).
     """
     if path.suffix in TABLES:
         return
@@ -156,15 +156,20 @@ kind of file.
         names += [("layers", name) for name in layer_names(adata)]
         names += [] if adata.raw is None else [("raw.var", name) for name in adata.raw.var]
     for part, name in names:
-        require_key_of(path, part, name)
+        require_key(path, path.suffix, part, str(name))
 
 
-def require_key_of(path: Path, part: str, name: Any) -> None:
-    """The same of one name, in a part such as "obs"."""
-    if _PLAIN.fullmatch(str(name)) is None and not _is_written(str(name), path.suffix):
+def require_key(path: Path, kind: str, part: str, name: str) -> None:
+    """Refuse one name, of a part such as "obs", which an output of this kind cannot have: see `require_keys`.
+
+    Examples
+    --------
+    >>> require_key(Path("cells.zarr"), ".zarr", "obs", "cell type")
+    """
+    if name.startswith("/") or (_PLAIN.fullmatch(name) is None and not _is_written(name, kind)):
         raise ValueError(
-            f"{path} cannot hold '{name}' of {part}: anndata writes no such name to {path.suffix}. Rename it, or write "
-            "another kind of file."
+            f"{path} cannot hold '{in_short(name)}' of {part}: anndata writes no such name to {kind}. Rename it, or "
+            "write a table (.csv)."
         )
 
 
@@ -176,10 +181,10 @@ def _keys_in(mapping: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def _is_written(name: str, suffix: str) -> bool:
+def _is_written(name: str, kind: str) -> bool:
     """Whether the anndata that is installed writes a name, as newer ones do fewer: it is tried in memory."""
     with warnings.catch_warnings(action="ignore"), ExitStack() as files:
-        root: Any = files.enter_context(h5py.File(io.BytesIO(), "w")) if suffix == ".h5ad" else zarr.group()
+        root: Any = files.enter_context(h5py.File(io.BytesIO(), "w")) if kind == ".h5ad" else zarr.group()
         try:
             ad.io.write_elem(root.create_group("uns"), name, np.zeros(1))
         except (ValueError, TypeError, KeyError):

@@ -260,8 +260,8 @@ def _anndata_in(path: str | Path, root: Any) -> Any:
     candidates = candidates or (modalities if len(modalities) == 1 else [])
     if len(candidates) != 1:
         raise ValueError(
-            f"{path} is MuData with the modalities {shorten(modalities) or 'none'}, and it cannot be told which holds the "
-            "counts of genes: write that one as .h5ad, e.g. mudata.read(...).mod['name'].write_h5ad('counts.h5ad')."
+            f"{path} is MuData, and which of its modalities holds the counts of genes is not known: "
+            f"{shorten(modalities) or 'none'}. Write that one as .h5ad: mudata.read(...)[name].write_h5ad('counts.h5ad')."
         )
     warn(f"{path} is MuData with the modalities {shorten(modalities)}: mod/{candidates[0]} is read.")
     return root["mod"][candidates[0]]
@@ -270,7 +270,8 @@ def _anndata_in(path: str | Path, root: Any) -> Any:
 def _holds_genes(modality: Any) -> bool:
     if "var" not in modality or "feature_types" not in modality["var"]:
         return False
-    return set(ad.io.read_elem(modality["var/feature_types"])) == {"Gene Expression"}
+    kinds: Any = ad.io.read_elem(modality["var/feature_types"])
+    return set(kinds) == {"Gene Expression"}
 
 
 def _sound(adata: AnnData) -> AnnData:

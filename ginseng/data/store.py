@@ -79,7 +79,8 @@ def write_store(
     header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
     header["columns"] = {name: _digest_of_column(column) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
-    with naming(*fault), warnings.catch_warnings():
+    whole = zarr.config.set({"array.write_empty_chunks": True})  # so that a chunk that has no file has gone
+    with naming(*fault), warnings.catch_warnings(), whole:
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         root.attrs.update({**header, **attributes, "digest": kept})

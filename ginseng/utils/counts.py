@@ -230,9 +230,7 @@ class Counts:
 
     def of(self, adata: AnnData) -> "Counts":
         """The same matrix of other cells, read in the same way."""
-        return Counts(
-            adata, self._layer, nonnegative=self.nonnegative, raw=self.raw, form=self.form, file=self._file
-        )
+        return Counts(adata, self._layer, nonnegative=self.nonnegative, raw=self.raw, form=self.form, file=self._file)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""

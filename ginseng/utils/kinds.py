@@ -1,4 +1,4 @@
-"""What a file that is no HDF5 is, told by its first bytes, and what to do with it: the one place that knows foreign kinds."""
+"""What a file that is no HDF5 is, told by its first bytes, and what to do with it."""
 
 import bz2
 import lzma
