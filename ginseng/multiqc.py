@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ginseng.data.annotation import given_types
-from ginseng.utils.files import replacing
+from ginseng.utils.files import local_path, replacing
 from ginseng.utils.labels import beside, names_in, without_none
 from ginseng.utils.messages import require_one, warn
 
@@ -50,7 +50,7 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     >>> json.loads(path.read_text())["data"]
     {'donor1': {'B': 1, 'T': 2}}
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.name.endswith(_SUFFIX):
         raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
     obs: Any = adata.obs if isinstance(adata, AnnData) else adata

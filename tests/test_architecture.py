@@ -26,6 +26,7 @@ ORDER = [
     "utils.precision",
     "utils.digest",
     "utils.heaps",
+    "utils.kinds",
     "utils.hdf5",
     "utils.soundness",
     "utils.transpose",
@@ -62,6 +63,7 @@ ORDER = [
     "data.presence",
     "data.downloads",
     "data.readers",
+    "data.inputs",
     "data.outputs",
     "data.parts",
     "data.models",
@@ -127,7 +129,12 @@ ORDER = [
     "__main__",
 ]
 LAZY = {"", "cli"}  # the faces of the package and of its commands: each imports what is asked for
-EXTRAS = {"cluster": {"igraph", "scanpy", "sklearn"}, "plot": {"matplotlib"}, "demo": {"scanpy"}}
+EXTRAS = {
+    "utils.hdf5": {"hdf5plugin"},
+    "cluster": {"igraph", "scanpy", "sklearn"},
+    "plot": {"matplotlib"},
+    "demo": {"scanpy"},
+}
 
 
 def modules():

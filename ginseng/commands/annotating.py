@@ -17,9 +17,11 @@ import ginseng
 from ginseng.arguments import Cells, Fix, GeneKey, Layer, Precision, Quiet, cells_of, truth_column
 from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
 from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
+from ginseng.data.inputs import InputChanged, identity_of, require_as_opened
 from ginseng.data.models import load_model
-from ginseng.data.outputs import SUFFIXES, TABLES, read_told, write_annotated
+from ginseng.data.outputs import SUFFIXES, TABLES, read_told, require_keys, write_annotated
 from ginseng.data.parts import Shard, merge_shards
+from ginseng.data.preflight import checked_counts
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.metrics import score
 from ginseng.model.annotator import Annotator
@@ -196,8 +198,8 @@ def annotate(
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
-            record = Record(target, {**made_with, "input": stamp(source), "shard": part})
-            shares = record.found() if is_folder and not overwrite else None
+            record = Record(target, {**made_with, "input": stamp(source), "shard": part}) if is_folder else None
+            shares = None if record is None or overwrite else record.found()
             if shares is not None:
                 say(quiet, f"{target} is finished already; --overwrite makes it anew")
             else:
@@ -209,7 +211,7 @@ def annotate(
                     typer.echo(f"error: {error}" if source in str(error) else f"error: {source}: {error}", err=True)
                     n_refused += 1
                     continue
-                if is_folder:
+                if record is not None:
                     record.keep(shares)
             exceeded += _exceeded(limits, shares, target)
     if n_refused:
@@ -271,28 +273,37 @@ class _Run:
 
     def annotate(self, source: str, target: Path, rows: slice | None) -> dict[str, float]:
         """Annotate one input, and give the shares of its cells that may be limited."""
-        is_table, mark = target.suffix in TABLES, None
+        is_table, mark, identity = target.suffix in TABLES, None, identity_of(source)
+        is_whole, whole = self.part is None and self.cells is None, None
         with ExitStack() as files:
             with refusing(InputRefused):
                 adata = files.enter_context(self._opened(source, annotation=not is_table))
+                require_keys(adata, target, source if is_whole else None)
                 if rows is not None and self.part is not None:
-                    names = ["\0".join(axis).encode() for axis in (adata.obs_names, adata.var_names)]
+                    form = checked_counts(adata, self.how["layer"], fix=self.how["fix"])[1].as_dict()
                     mark = {
                         "number": self.part.number,
                         "of": self.part.n_shards,
-                        "input": digest(*(np.frombuffer(name, np.uint8) for name in names)),
+                        "input": stamp(source),
+                        "form": [form["used"], form["forms"]],
                     }
+                    whole = adata
                     # Types and columns of a part without cells are those of any others.
                     adata = _part(adata, rows if rows.stop else slice(0, self.how["batch_size"]), is_table)
                 true_types = None if self.truth is None else truth_column(adata, self.truth)
-                table = classify(self.state, adata, **self.how, return_table=is_table, silent=self.quiet)
+                more: Any = {"return_table": is_table, "silent": self.quiet, "part_of": whole}
+                table = classify(self.state, adata, **self.how, **more)
+                require_as_opened(source, identity, f"{target} is not written")
             if self.write_page is not None and table is None:
                 self._explain(adata)
             annotated: Any = adata if table is None else table
             if rows is not None and not rows.stop:
                 annotated, true_types = annotated[:0], None
-            is_whole = self.part is None and self.cells is None
-            write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
+            try:
+                mark = mark and {**mark, **self.made_with}
+                write_annotated(annotated, target, source if is_whole else None, mark, identity=identity)
+            except InputChanged as error:
+                raise InputRefused(str(error)) from error
             if self.write_page is not None:
                 truth = self.truth if table is None else None
                 self.write_page(

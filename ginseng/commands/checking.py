@@ -12,7 +12,7 @@ import typer
 from ginseng.arguments import Fix, GeneKey, Layer, Mapping, Unlabeled, mapping_in
 from ginseng.commands.registry import InputRefused, WrongUse, command
 from ginseng.data.annotation import groups_of, labels_of
-from ginseng.data.models import is_model, load_model
+from ginseng.data.models import load_model
 from ginseng.data.preflight import Preflight, checked_reference, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
@@ -47,8 +47,7 @@ def doctor(
     *models, data = files
     if len(models) > 1:
         raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
-    if models and not is_model(models[0]):
-        raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
+    state = load_model(models[0]) if models else None
     look = {"fix": fix, "looks_at_all": True, "file": data}
     with opened_counts(data) as adata:
         for what, n in (("cell", adata.n_obs), ("gene", adata.n_vars)):
@@ -56,11 +55,11 @@ def doctor(
                 raise _nothing_in(data, what)
         if x_of(adata) is None and not layer_names(adata) and adata.raw is None:
             raise _nothing_in(data, "count")
-        if not models:
+        if state is None:
             found = checked_reference(adata, layer, gene_key, **look)[1]
         else:
             found = preflight(
-                Annotator.of(load_model(models[0])),
+                Annotator.of(state),
                 adata,
                 gene_key,
                 layer,

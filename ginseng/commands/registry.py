@@ -6,12 +6,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import jax
 import typer
 
 from ginseng.data.downloads import cache_folder
-from ginseng.utils.files import require_writable_place
+from ginseng.utils.files import local_path, require_writable_place
 from ginseng.utils.workspace import temporary_folder
 
 _NUMBA = "NUMBA_CACHE_DIR"
@@ -71,6 +73,7 @@ def command(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
+        kwargs = {name: _local(value) for name, value in kwargs.items()}
         try:
             with _keeping_what_is_compiled():
                 return function(*args, **kwargs)
@@ -79,6 +82,11 @@ def command(function: Callable) -> Callable:
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
     return app.command()(run)
+
+
+def _local(value: Any) -> Any:
+    """An option, with ~ expanded in a path: shells do not expand it after ``--name=``."""
+    return local_path(value) if isinstance(value, Path) else value
 
 
 def say(quiet: bool, text: str) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ginseng.data.inputs import contents_of
 from ginseng.data.outputs import SUFFIXES, require_output
 from ginseng.utils.bounds import read_json
-from ginseng.utils.files import is_url, replacing
+from ginseng.utils.files import is_url, local_path, replacing
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import remove_leftovers
 
@@ -29,7 +30,7 @@ def inputs_of(given: Sequence[str]) -> list[str]:
     ['cells.h5ad', 'https://host/cells.h5ad?raw=1']
     """
     inputs = []
-    for name in given:
+    for name in (name if is_url(name) else str(local_path(name)) for name in given):
         if is_url(name) or not glob.has_magic(name) or Path(name).exists():
             inputs.append(name)
         elif found := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 (pathlib's takes no absolute pattern)
@@ -81,23 +82,15 @@ def _require_apart(target: Path, source: str) -> None:
         raise ValueError(f"{target} is the file of counts itself; name another output.")
 
 
-def stamp(path: str | Path) -> dict[str, Any]:
-    """What tells a file or folder from what it was before: its place, size and time.
+def stamp(path: str | Path) -> str:
+    """What tells a file or folder from others: the digest of its contents; of a URL, the URL.
 
     Examples
     --------
     >>> stamp("https://host/cells.h5ad")
-    {'path': 'https://host/cells.h5ad'}
+    'https://host/cells.h5ad'
     """
-    if is_url(path):
-        return {"path": str(path)}
-    path = Path(path).resolve()
-    files = [entry.stat() for entry in ([path] if path.is_file() else path.rglob("*"))]
-    return {
-        "path": str(path),
-        "size": sum(file.st_size for file in files),
-        "modified": max((file.st_mtime_ns for file in files), default=0),
-    }
+    return str(path) if is_url(path) else contents_of(path)
 
 
 class Record:

@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 
 from ginseng.data import store
 from ginseng.data.annotation import Genes, require_list
+from ginseng.data.outputs import require_key
 from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
-from ginseng.utils.files import is_url, replacing, require_writable_place
+from ginseng.utils.files import is_url, local_path, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.values import require_flag, require_integer
 
@@ -48,6 +49,8 @@ def create_dataset(
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
+    for key in (label_key, *([] if group_key is None else [group_key]), *further):
+        require_key(path, ".zarr", "obs", str(key))
     for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
         require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
@@ -110,7 +113,7 @@ def _free_place(path: str | Path, overwrite: bool) -> Path:
     """Where a dataset may be written: nothing else is ever replaced."""
     if is_url(path):
         raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
-    path = Path(path)
+    path = local_path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
     if path.exists() and not store.is_store(path):

@@ -15,7 +15,7 @@ from ginseng.data.creation import create_dataset
 from ginseng.data.reading import AnyCounts, StoredCounts
 from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source
-from ginseng.utils.files import is_url
+from ginseng.utils.files import is_url, local_path
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten
 
@@ -76,7 +76,7 @@ class GinsengDataset:
     """
 
     def __init__(self, path: str | Path):
-        self.path = str(path) if is_url(path) else Path(path)
+        self.path = str(path) if is_url(path) else local_path(path)
         self.root: zarr.Group = store.open_store(self.path)
         self._counts: Rows | None = None
         self._is_view = False

@@ -16,7 +16,7 @@ from ginseng.model.calibration import as_tree, from_tree
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import require_digest
-from ginseng.utils.files import naming
+from ginseng.utils.files import local_path, naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
 from ginseng.utils.messages import in_short, shorten, warn
 
@@ -64,7 +64,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     >>> load_model(path).genes.tolist()
     ['CD3D', 'MS4A1']
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix != ".h5":
         path = path.with_name(f"{path.name}.h5")
     if path.is_dir():
@@ -127,7 +127,7 @@ def load_model(path: str | Path) -> GinsengClassifierState:
     --------
     See `save_model`.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a model file is expected; were model and data swapped?")
     if not path.is_file():
@@ -205,7 +205,7 @@ def is_model(path: str | Path) -> bool:
     >>> is_model("no such file")
     False
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with naming(path), opened_hdf5(path) as file:

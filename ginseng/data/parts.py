@@ -115,7 +115,7 @@ def _mark_of(path: Path) -> dict[str, Any]:
         number, n_shards = mark["number"], mark["of"]
         if type(number) is not int or type(n_shards) is not int or not 1 <= number <= n_shards <= _MOST:
             raise ValueError(f"it is number {number} of {n_shards}")
-        if lacking := [name for name in ("model", "options", "input") if name not in mark]:
+        if lacking := [name for name in ("model", "options", "input", "form") if name not in mark]:
             raise ValueError(f"it does not tell its {lacking[0]}")
         if not isinstance(mark["options"].get("key_added"), str):
             raise ValueError("it does not tell how its columns are named")
@@ -132,7 +132,7 @@ def _merge(paths: Sequence[Path], output: Path) -> str:
         if output.exists() and output.samefile(path):
             raise ValueError(f"{output} is one of the shards itself; name another output.")
         mark = _mark_of(path)
-        if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
+        if differing := [what for what in ("model", "options", "input", "form", "of") if mark[what] != first[what]]:
             what = "number of shards" if differing[0] == "of" else differing[0]
             raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
         if mark["number"] in marks:

@@ -16,12 +16,13 @@ from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.data.typed import folder_of, require_bounded
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
-from ginseng.utils.files import is_url, is_zarr_url, naming
-from ginseng.utils.hdf5 import opened_hdf5
-from ginseng.utils.messages import shorten
+from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
+from ginseng.utils.hdf5 import naming_filters, opened_hdf5
+from ginseng.utils.messages import shorten, warn
 from ginseng.utils.soundness import require_sound, require_sound_where_stored
 
 _ALIGNED = ("obsm", "varm", "obsp", "varp")
+_GENE_EXPRESSION = ("rna", "gex", "gene expression")  # what MuData calls it
 
 
 def read_adata(path: str | Path, backed: bool = True) -> AnnData:
@@ -31,7 +32,8 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     ----------
     path : str or Path
         An .h5ad file, a 10x .h5 file, a 10x Matrix Market folder, an AnnData .zarr folder, or an http(s) URL of one of
-        the files. A download is kept in the user's cache folder; an incomplete one never is.
+        the files. A download is kept in the user's cache folder; an incomplete one never is. Of MuData (.h5mu, .zarr)
+        the modality of gene expression is read, with a warning that names it.
     backed : bool
         Leave the counts of an .h5ad file on disk, open for reading.
 
@@ -53,7 +55,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     """
     if str(path).startswith(("http://", "https://")):
         path = downloaded(str(path))
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
@@ -63,14 +65,19 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
         with opened_hdf5(path) as file:
             kind = kind_of(file)
             found = shorten(file)
+            if kind == "MuData":
+                return _sound(ad.io.read_elem(_anndata_in(path, file)))  # pyright: ignore[reportArgumentType]
         if kind == "AnnData":
-            return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+            with naming_filters(path):
+                return _sound(ad.read_h5ad(path, backed="r" if backed else None))
         if kind == "10x":
             return read_10x_h5(path)
     if kind == "loom":
         raise ValueError(
             f"{path} is a loom file: convert it, e.g. anndata.io.read_loom({path.name!r}).write_h5ad('counts.h5ad')."
         )
+    if kind == "h5Seurat":
+        raise ValueError(f"{path} is an h5Seurat file: convert it in R, e.g. SeuratDisk::Convert(file, dest = 'h5ad').")
     if kind == "model":
         raise ValueError(f"{path} is a ginseng model, where a file of counts is expected; were the two swapped?")
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
@@ -93,13 +100,14 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
+    path = path if is_url(path) else local_path(path)
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
         yield _left_on_disk(path, _open_zarr(path), annotation)
         return
     if _is_hdf5(path):
         with opened_hdf5(path) as file:
             if _is_encoded(path, file):
-                yield _left_on_disk(path, file, annotation)
+                yield _left_on_disk(path, _anndata_in(path, file), annotation)
                 return
     adata = read_adata(path)
     try:
@@ -123,7 +131,7 @@ def read_annotation(path: str | Path) -> AnnData:
     --------
     >>> read_annotation("annotated.h5ad").obs["ginseng_cell_type"]  # doctest: +SKIP
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}.")
     with naming(path):
@@ -152,20 +160,31 @@ def is_encoded_h5ad(path: str | Path) -> bool:
     if not _is_hdf5(path):
         return False
     with opened_hdf5(path) as file:
-        return _is_encoded(path, file)
+        return _is_encoded(path, file) and kind_of(file) == "AnnData"
+
+
+def is_anndata_zarr(path: str | Path) -> bool:
+    """Whether a folder is a zarr store of which the root is an AnnData.
+
+    Examples
+    --------
+    >>> is_anndata_zarr("no such folder")
+    False
+    """
+    return is_zarr(path) and not _is_mudata(zarr.open_group(local_path(path), mode="r"))
 
 
 def _is_hdf5(path: str | Path) -> bool:
-    return Path(path).is_file() and h5py.is_hdf5(path)
+    return local_path(path).is_file() and h5py.is_hdf5(local_path(path))
 
 
 def _is_encoded(path: str | Path, file: h5py.File) -> bool:
     with naming(path):
-        return kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+        return kind_of(file) in ("AnnData", "MuData") and "encoding-type" in file.attrs
 
 
 def kind_of(file: h5py.File) -> str | None:
-    """What an open HDF5 file is: "model", "AnnData", "loom", "10x", or None.
+    """What an open HDF5 file is: "model", "AnnData", "MuData", "loom", "h5Seurat", "10x", or None.
 
     Examples
     --------
@@ -175,6 +194,10 @@ def kind_of(file: h5py.File) -> str | None:
         return "model"
     if "row_attrs" in file and "col_attrs" in file:
         return "loom"
+    if _is_mudata(file):
+        return "MuData"
+    if "assays" in file and "cell.names" in file:
+        return "h5Seurat"
     if "obs" in file and "var" in file:
         return "AnnData"
     return "10x" if is_10x_h5(file) else None
@@ -188,7 +211,7 @@ def is_zarr(path: str | Path) -> bool:
     >>> is_zarr("no such folder")
     False
     """
-    return any((Path(path) / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+    return any((local_path(path) / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
 def _open_zarr(path: str | Path) -> zarr.Group:
@@ -198,11 +221,57 @@ def _open_zarr(path: str | Path) -> zarr.Group:
             require_own_files(path)
         root = zarr.open_group(path, mode="r")
         require_bounded(root, path)
+        root = _anndata_in(path, root)
         if "obs" not in root or "var" not in root:
-            raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
+            raise ValueError(_of_another_kind(path, root))
         if folder_of(root) is not None:
             require_files(root, path)
     return root
+
+
+def _of_another_kind(path: str | Path, root: zarr.Group) -> str:
+    """What a zarr store is that is none of AnnData."""
+    tables = [f"{name}/{table}" for name in ("tables", "table") if name in root for table in _names_in(root[name])]
+    if tables:
+        return f"{path} is SpatialData: pass its table, {Path(path) / tables[0]}; it has: {shorten(tables)}."
+    if "row_attrs" in root and "col_attrs" in root:
+        return f"{path} is a loom store: convert it to .h5ad."
+    return f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it."
+
+
+def _names_in(group: Any) -> list[str]:
+    return sorted(group) if hasattr(group, "keys") else []
+
+
+def _is_mudata(root: Any) -> bool:
+    return root.attrs.get("encoding-type") == "MuData" or ("mod" in root and "X" not in root)
+
+
+def _anndata_in(path: str | Path, root: Any) -> Any:
+    """The root itself, or of MuData the modality of gene expression, which is told.
+
+    It is the one called so, or the one whose features are genes, or the only one.
+    """
+    if not _is_mudata(root):
+        return root
+    modalities = _names_in(root.get("mod"))
+    candidates = [name for name in modalities if name.lower() in _GENE_EXPRESSION]
+    candidates = candidates or [name for name in modalities if _holds_genes(root["mod"][name])]
+    candidates = candidates or (modalities if len(modalities) == 1 else [])
+    if len(candidates) != 1:
+        raise ValueError(
+            f"{path} is MuData, and which of its modalities holds the counts of genes is not known: "
+            f"{shorten(modalities) or 'none'}. Write that one as .h5ad: mudata.read(...)[name].write_h5ad('counts.h5ad')."
+        )
+    warn(f"{path} is MuData with the modalities {shorten(modalities)}: mod/{candidates[0]} is read.")
+    return root["mod"][candidates[0]]
+
+
+def _holds_genes(modality: Any) -> bool:
+    if "var" not in modality or "feature_types" not in modality["var"]:
+        return False
+    kinds: Any = ad.io.read_elem(modality["var/feature_types"])
+    return set(kinds) == {"Gene Expression"}
 
 
 def _sound(adata: AnnData) -> AnnData:

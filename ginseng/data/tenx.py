@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from ginseng.utils.bounds import opened_text, read_table, require_inside, require_plausible
-from ginseng.utils.files import naming
+from ginseng.utils.files import local_path, naming
 from ginseng.utils.genes import kinds_of_others, left_out
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
@@ -54,7 +54,7 @@ def read_10x_mtx(
     --------
     >>> adata = read_10x_mtx("filtered_feature_bc_matrix")  # doctest: +SKIP
     """
-    path = Path(path)
+    path = local_path(path)
     matrix_file = _find(path, "matrix.mtx")
     barcodes = _read_tsv(_find(path, "barcodes.tsv"))
     features = _read_tsv(_find(path, "features.tsv", "genes.tsv"))
@@ -104,7 +104,7 @@ def read_10x_h5(
     --------
     >>> adata = read_10x_h5("filtered_feature_bc_matrix.h5")  # doctest: +SKIP
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     with naming(path), opened_hdf5(path) as opened:

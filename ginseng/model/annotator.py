@@ -22,7 +22,7 @@ from ginseng.model.modules import require_shapes
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import digest, require_digest
-from ginseng.utils.files import naming, replacing
+from ginseng.utils.files import local_path, naming, replacing
 from ginseng.utils.names import require_second_names
 
 _FORMAT = "ginseng annotator 1"
@@ -202,10 +202,11 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     --------
     See `save_annotator`.
     """
-    if Path(path).is_dir():
+    path = local_path(path)
+    if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a file of save_annotator is expected.")
     with naming(path, "is no annotator, is damaged, or belongs to a module of another making"):
-        kept, first, leaves = Path(path).read_bytes().split(b"\n", 2)
+        kept, first, leaves = path.read_bytes().split(b"\n", 2)
         require_digest(kept.decode(), _digest_of(first, leaves), "its names or weights")
         header = read_json(first)
         if header.pop("format") != _FORMAT:

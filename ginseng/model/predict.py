@@ -171,6 +171,7 @@ def classify(
     compat: str | None = None,
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
+    part_of: AnnData | None = None,
 ) -> AnnData | pd.DataFrame | None:
     """Annotate cells with a trained classifier.
 
@@ -265,6 +266,9 @@ def classify(
     devices : int or sequence of jax.Device, optional
         Devices of this process that share each batch: so many, or these; by default all. Under `jax.distributed` each
         process annotates the data that it is given, on its own.
+    part_of : AnnData, optional
+        Data of which `adata` is some of the cells: the form of the counts is told, and genes are matched, once for all
+        of them, so that parts that are annotated apart are treated alike.
 
     Returns
     -------
@@ -330,7 +334,7 @@ def classify(
         clusters = None if over is None or makes_clusters else clusters_in(obs, over)
         counts, genes, found = preflight(
             annotator,
-            data,
+            data if part_of is None else part_of,
             gene_key,
             layer,
             min_overlap=min_overlap,
@@ -340,6 +344,7 @@ def classify(
             file=None if isinstance(adata, AnnData) else adata,
         )
         found.require()
+        counts = counts if part_of is None else counts.of(data)
         zeros = annotator.background is None
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
         found.warn()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ginseng.utils.files import naming, replacing, require_writable_path
+from ginseng.utils.files import local_path, naming, replacing, require_writable_path
 
 
 @dataclass
@@ -115,7 +115,7 @@ class LogFile:
     """
 
     def __init__(self, path: str | Path):
-        self._path = Path(path)
+        self._path = local_path(path)
         if self._path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
         require_writable_path(self._path)

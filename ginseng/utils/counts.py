@@ -15,6 +15,7 @@ from scipy import sparse
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
 from ginseng.utils.genes import kinds_of_others, left_out
+from ginseng.utils.hdf5 import naming_filters
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
@@ -179,7 +180,7 @@ class Counts:
         form: Form | None = None,
         file: str | Path | None = None,
     ):
-        self.n_cells = adata.n_obs
+        self.n_cells, self._layer = adata.n_obs, layer
         self.var: Any = adata.var
         self.cell_names = adata.obs_names
         self.nonnegative, self.raw, self.form, self._caller = nonnegative, raw, form, caller()
@@ -190,7 +191,7 @@ class Counts:
             if adata.isbacked and adata.is_view:
                 if not adata.file.is_open:  # as anndata leaves it that has made a copy in memory
                     adata.file.open()
-                with naming(self._place, "is damaged"):
+                with self._naming():
                     require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)
         elif layer in adata.layers:
@@ -214,7 +215,7 @@ class Counts:
             self.var = self.var.iloc[self.columns]
         if hasattr(self._matrix, "dask"):
             self._matrix = Partitions(self._matrix)
-        with naming(self._place, "is damaged"):
+        with self._naming():
             require_sound(self._matrix)
             if isinstance(self._matrix, CSCDataset):
                 self._matrix = by_rows(self._matrix)
@@ -224,6 +225,11 @@ class Counts:
     @property
     def _place(self) -> str:
         return self.name if self._file is None else f"{self.name} of {self._file}"
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        with naming_filters(self._file or ""), naming(self._place, "is damaged"):
+            yield
 
     def _require_numbers(self) -> None:
         shape, dtype = self._matrix.shape, self._matrix.dtype
@@ -237,9 +243,13 @@ class Counts:
         if np.ma.is_masked(self._matrix):
             raise ValueError(f"{self._place} is masked in places; say what is there: {self.name}.filled(0).")
 
+    def of(self, adata: AnnData) -> "Counts":
+        """The same matrix of other cells, read in the same way."""
+        return Counts(adata, self._layer, nonnegative=self.nonnegative, raw=self.raw, form=self.form, file=self._file)
+
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
-        with naming(self._place, "is damaged"):
+        with self._naming():
             block: Any = self._matrix[start:stop]
             block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
             require_indices(block.indices, self.n_columns)

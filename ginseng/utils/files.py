@@ -12,6 +12,17 @@ from ginseng.utils.workspace import PREFIX, put_in_place, workspace
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def local_path(path: str | Path) -> Path:
+    """A path that a caller has named: ``~`` at its beginning is the home folder, as in a shell.
+
+    Examples
+    --------
+    >>> local_path("~/cells.h5ad") == Path.home() / "cells.h5ad"
+    True
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where there is no such user or home)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a fresh path beside `path`; on success what was written there takes its place.
@@ -99,7 +110,7 @@ def require_writable_path(path: str | Path) -> None:
     --------
     >>> require_writable_path("model.h5")
     """
-    if Path(path).is_dir():
+    if local_path(path).is_dir():
         raise ValueError(f"{path} is a folder; name a file.")
     require_writable_place(path)
 
@@ -136,7 +147,7 @@ def require_writable_place(path: str | Path) -> None:
 
 def _place(path: str | Path) -> Path:
     """What a link points to, which is replaced, and not the link: a file, a folder, or what is not there yet."""
-    place = Path(os.path.realpath(path))  # unlike Path.resolve, no error for links in a circle
+    place = Path(os.path.realpath(local_path(path)))  # unlike Path.resolve, no error for links in a circle
     with suppress(PermissionError):
         if place.exists() and not (place.is_file() or place.is_dir()):
             raise ValueError(f"{path} is neither a file nor a folder, and is not replaced; name a file.")

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausibl
 from ginseng.utils.digest import digest
 from ginseng.utils.files import naming, replacing
 from ginseng.utils.heaps import REFERENCE, require_lengths, require_sound_heaps
+from ginseng.utils.kinds import kind_of_file
 from ginseng.utils.messages import in_short
+
+with suppress(ImportError):  # of which the import tells HDF5 how to unpack what blosc, zstd and others have packed
+    import hdf5plugin  # noqa: F401 # pyright: ignore[reportMissingImports]
 
 _h5: Any = h5py  # of whose low level there are no types
 _TEXT = 1  # in HDF5's description of a type: 0 of a list, 1 of a text
@@ -163,16 +167,77 @@ def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
     require_regular(path)
     with naming(path):
         require_sound_heaps(path)
-        try:
-            file = h5py.File(path)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({in_short(error)}).") from error
-    with file:
+        file = _opened(path)
+    with file, naming_filters(path):
         with naming(path):
             require_plausible(_declared(file.id), path)
         yield file
+
+
+def _opened(path: str | Path) -> h5py.File:
+    try:
+        return h5py.File(path)
+    except OSError as error:
+        if is_locked(error):
+            raise ValueError(
+                f"{path} is locked: another process has it open for writing, or its file system has no locks; close it "
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE to open it anyway."
+            ) from error
+        if error.errno is not None:
+            raise
+        if h5py.is_hdf5(path):
+            raise ValueError(f"{path} is an HDF5 file that is truncated or damaged ({in_short(error)}).") from error
+        kind = kind_of_file(path)
+        raise ValueError(f"{path} is {kind.name}: {kind.way_out}.") from error
+
+
+def is_locked(error: OSError) -> bool:
+    """Whether HDF5 did not open a file since it is locked, or its file system has no locks.
+
+    Examples
+    --------
+    >>> is_locked(OSError("unable to lock file, errno = 37"))
+    True
+    """
+    return "unable to lock file" in str(error)
+
+
+@contextmanager
+def naming_filters(path: str | Path) -> Iterator[None]:
+    """Raise what HDF5 cannot unpack as a ValueError that names the filters of the file which are not installed.
+
+    Examples
+    --------
+    >>> with naming_filters("cells.h5ad"):
+    ...     pass
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        if not (any(word in str(error) for word in ("plugin", "filter")) and h5py.is_hdf5(path)):
+            raise
+        with h5py.File(path) as file:
+            lacking = _lacking_filters(file)
+        if not lacking:
+            raise
+        raise ValueError(
+            f"{path} is packed with {' and '.join(lacking)}, which HDF5 reads with a plugin: pip install hdf5plugin."
+        ) from error
+
+
+def _lacking_filters(file: h5py.File) -> list[str]:
+    found: dict[int, str] = {}
+
+    def note(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            creation = item.id.get_create_plist()
+            for number, _flags, _values, name in map(creation.get_filter, range(creation.get_nfilters())):
+                if not _h5.h5z.filter_avail(number):
+                    told = in_short(name.decode(errors="replace").partition(";")[0]) or "the filter"
+                    found[number] = f"{told} (filter {number} of HDF5)"
+
+    file.visititems(note)
+    return list(found.values())
 
 
 def _declared(group: Any, depth: int = 1) -> Iterator[int]:

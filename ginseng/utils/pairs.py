@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.bounds import read_table
-from ginseng.utils.files import naming, replacing
+from ginseng.utils.files import local_path, naming, replacing
 
 Pairs = str | Path | pd.DataFrame | Mapping[str, str]
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -97,7 +97,7 @@ def _table(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> 
     elif not isinstance(given, str | Path):
         raise ValueError(f"`{argument}` must be a file, a table of two columns or a dictionary, but got {given!r}.")
     else:
-        path = Path(given)
+        path = local_path(given)
         separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
         if separator is None:
             raise ValueError(f"`{argument}` must be a .csv or .tsv file, a table or a dictionary, but got {path}.")

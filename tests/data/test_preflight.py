@@ -672,7 +672,7 @@ class TestDoctor:
     def test_what_it_cannot_look_at(self, model, tmp_path):
         code, output = self.ask(tmp_path, model)
         assert code == 1
-        assert "is no model" in output
+        assert "is a folder, where a model file is expected; were model and data swapped?" in output
         assert self.ask(model, tmp_path / "none.h5ad")[0] == 1
         assert self.ask(model, model, model)[0] == 2
 
