@@ -18,7 +18,7 @@ from ginseng.describe import describe_model
 from ginseng.metrics import NO_TYPE, score
 from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import GinsengClassifierState, of_its_weights
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
 from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.messages import require_one
@@ -70,7 +70,7 @@ def report(
     >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
     require_writable_path(path)
-    state = load_model(model) if isinstance(model, str | Path) else model
+    state = load_model(model) if isinstance(model, str | Path) else model and of_its_weights(model)
     told = _Told(adata, key, truth)
     parts = [
         tag("header", tag("h1", title), tag("p", _subtitle(told)), tiles(_first_numbers(told))),

@@ -16,7 +16,7 @@ from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
-from ginseng.utils.values import require_flag, require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
 
@@ -42,11 +42,10 @@ def create_dataset(
     silent: bool,
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
+    require_flags(overwrite=overwrite, other_genes=other_genes, normalize=normalize, fix=fix, silent=silent)
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
-    for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
-        require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
     how: dict[str, Any] = {"mapping": mapping, "further": further, "normalize": normalize, "fix": fix}

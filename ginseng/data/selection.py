@@ -8,6 +8,7 @@ from ginseng.data.annotation import groups_of, labels_of, require_two_labels
 from ginseng.utils.counts import Counts, copy_of, whole_changes, with_columns
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
+from ginseng.utils.values import require_flags
 
 
 def select_markers(
@@ -81,6 +82,7 @@ def select_markers(
     0    B  MS4A1     1
     1    T   CD3D     1
     """
+    require_flags(silent=silent, copy=copy)
     require_markable(adata, n_top_genes, layer, copy)
     labelled, labels = labels_of(adata.obs, label_key)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")

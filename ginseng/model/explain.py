@@ -30,7 +30,7 @@ from ginseng.utils.devices import Devices
 from ginseng.utils.files import naming
 from ginseng.utils.genes import GeneMap
 from ginseng.utils.messages import require_one
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 _N_STEPS = 8  # of the path: the sum of a cell is off by 2.3 % of a score at worst with 4, by 0.6 % with 16
 
@@ -103,6 +103,7 @@ def explain(
     >>> table = ginseng.explain("model.h5", "cells.h5ad")  # doctest: +SKIP
     >>> table.groupby("group").head(5)  # doctest: +SKIP
     """
+    require_flags(silent=silent)
     if n_genes is not None:
         require_integer("n_genes", n_genes, 1)
     require_integer("batch_size", batch_size, 1)

@@ -20,7 +20,7 @@ from ginseng.model.functional import (
     nn_annotate_loss,
     nn_normalize,
 )
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 __all__ = [
     "GinsengClassifier",
@@ -211,6 +211,7 @@ class GinsengClassifier:
             Logits of shape ``(batch_size, n_classes)``; with `return_attn`, also attention of shape
             ``(batch_size, n_genes)``.
         """
+        require_flags(training=training, return_attn=return_attn)
         self._check(x)
         module = self.module if params is None else model_from_params(params, **self.options)
         key = self._get_key() if key is None else key

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from ginseng.utils.values import require_flags
+
 
 def nn_xavier_uniform(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "in_dim out_dim"]:
     """Draw a weight matrix from the Xavier (Glorot) uniform distribution.
@@ -110,6 +112,7 @@ def nn_dropout(key: PRNGKeyArray | None, x: Num[Array, "..."], rate: float, trai
     >>> nn_dropout(jr.key(0), jnp.ones(4), 0.5, training=False)
     Array([1., 1., 1., 1.], dtype=float32)
     """
+    require_flags(training=training)
     return eqx.nn.Dropout(rate, inference=not training)(x, key=key)
 
 
