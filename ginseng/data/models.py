@@ -15,6 +15,7 @@ from ginseng.model.background import Background
 from ginseng.model.calibration import as_tree, from_tree
 from ginseng.model.state import WEIGHTS, GinsengClassifierState, of_its_weights, sealed
 from ginseng.utils.bounds import read_json
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
@@ -187,6 +188,7 @@ def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Anno
     >>> annotator_of("model.h5").labels  # doctest: +SKIP
     ['B', 'T']
     """
+    require_not_forked()
     if isinstance(given, Annotator):
         return given
     if not isinstance(given, GinsengClassifierState | str | Path):

@@ -21,6 +21,7 @@ from ginseng.model.ensemble import joined, members_of
 from ginseng.model.modules import require_shapes, weights_digest
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.bounds import read_json
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing
 from ginseng.utils.messages import warn
@@ -75,6 +76,7 @@ class Annotator:
     calibration: Calibration | None = None
 
     def __post_init__(self):
+        require_not_forked()
         for name in ("genes", "labels"):
             names = [str(entry) for entry in getattr(self, name)]
             if len(set(names)) != len(names):

@@ -226,7 +226,7 @@ def _sums(
     group: Int[np.ndarray | Array, " cells"],
 ) -> _Means:
     """Sums over the cells of each group: of integrated gradients by the midpoint rule, expression, being expressed."""
-    inputs = jax.vmap(normalize)(x)
+    inputs, baseline = jax.vmap(normalize)(x), jnp.asarray(baseline)[None]
     away = inputs - baseline
     of_cells = contrasts[group]
 
@@ -234,7 +234,7 @@ def _sums(
         return (member_logits_of(module, inputs).mean(axis=0) * of_cells).sum()
 
     def add_step(nth: Array, total: Array) -> Array:
-        return total + jax.grad(score)(baseline + (nth + 0.5) / _N_STEPS * away)
+        return total + jax.grad(score)(baseline + (nth.astype(away.dtype) + 0.5) / _N_STEPS * away)
 
     contribution = away * jax.lax.fori_loop(0, _N_STEPS, add_step, jnp.zeros_like(inputs)) / _N_STEPS
     is_of = jax.nn.one_hot(group, len(contrasts), axis=0)

@@ -20,6 +20,7 @@ from ginseng.model.functional import (
     nn_annotate_loss,
     nn_normalize,
 )
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.values import require_flags, require_integer
 
 __all__ = [
@@ -87,6 +88,7 @@ class GinsengClassifier:
         seed: int = 42,
     ):
         require_integer("seed", seed, 0, below=2**32)
+        require_not_forked()
         self.seed = seed
         self.key, init_key = jr.split(jr.key(seed))
         self.module = AttentionClassifier(

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
+from ginseng.model.attention import PARTS, AttentionClassifier, Params, model_from_params, params_of
 from ginseng.model.background import Background, require_background
 from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
-from ginseng.model.modules import weights_digest
+from ginseng.utils.digest import digest
 from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
 from ginseng.utils.values import require_flags
@@ -138,7 +138,7 @@ class GinsengClassifierState:
 
 def sealed(state: GinsengClassifierState) -> GinsengClassifierState:
     """The same, with a note of the weights that its calibration, history and card are of: see `of_its_weights`."""
-    weights, calibration, metadata = weights_digest(state.module), state.calibration, state.metadata
+    weights, calibration, metadata = _digest_of_weights(state), state.calibration, state.metadata
     return replace(
         state,
         calibration=None if calibration is None else replace(calibration, weights=weights),
@@ -151,7 +151,7 @@ def of_its_weights(state: GinsengClassifierState) -> GinsengClassifierState:
     noted, calibration = state.metadata.get(WEIGHTS), state.calibration
     if noted is None and calibration is None:
         return state
-    weights = weights_digest(state.module)
+    weights = _digest_of_weights(state)
     is_of_others = noted not in (None, weights)
     has_another = calibration is not None and not calibration.is_of(weights)
     if not (is_of_others or has_another):
@@ -160,6 +160,16 @@ def of_its_weights(state: GinsengClassifierState) -> GinsengClassifierState:
     return replace(
         state, calibration=None if has_another else calibration, metadata={} if is_of_others else state.metadata
     )
+
+
+def _digest_of_weights(state: GinsengClassifierState) -> str:
+    """What `weights_digest` gives for its module, without JAX: a process that only loads models can be forked."""
+    trees = [
+        [np.asarray(leaf).T for part in PARTS for leaf in (params[part]["W"], params[part]["b"])]
+        for params in (state.params, *state.members)
+    ]
+    leaves = trees[0] if len(trees) == 1 else [np.stack(each) for each in zip(*trees, strict=True)]
+    return digest(*(leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False) for leaf in leaves))
 
 
 def with_params(

@@ -21,6 +21,7 @@ from ginseng.train.frozen import frozen_parts, trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
 from ginseng.train.tuned import FineTuned, changes, held_out_answers
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 from ginseng.utils.values import require_flags, require_integer, require_kind, require_number
@@ -122,6 +123,7 @@ def finetune(
     if genes not in GENES:
         raise ValueError(f"`genes` must be one of {', '.join(GENES)}, but got {genes!r}.")
     require_flags(silent=silent)
+    require_not_forked()
     if epochs is not None:
         require_integer("epochs", epochs, 0)
     state = load_model(model) if isinstance(model, str | Path) else model

@@ -41,6 +41,7 @@ from ginseng.train.starting import (
     without_test,
 )
 from ginseng.train.step import Fixed, Slab, State
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
@@ -122,6 +123,7 @@ class GinsengClassifierTrainer:
         devices: int | Sequence[Any] | None = None,
         card: Mapping[str, str] | None = None,
     ):
+        require_not_forked()
         state = load_model(start) if isinstance(start, str | Path) else start
         state = None if state is None else of_its_weights(state)
         self._sibling = functools.partial(
