@@ -189,7 +189,7 @@ class Trainer:
         checkpoint : str or Path, optional
             Directory in which the run is saved after each epoch, and each minute within. After a kill, the same call
             by a trainer of the same making goes on from there, and ends with the weights of a run that was not killed,
-            bit by bit.
+            bit by bit; on another number of processors they may round otherwise.
         log : str or Path, optional
             File to which the metrics of each epoch are appended as it ends: ``.csv`` or ``.jsonl``.
         about : dict, optional

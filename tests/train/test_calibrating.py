@@ -19,6 +19,8 @@ from ginseng import (
 from ginseng import state_from_classifier_trainer as state_of
 from ginseng.describe import describe_model
 from ginseng.model.calibration import Geometry
+from ginseng.model.modules import weights_digest
+from ginseng.model.state import sealed
 from ginseng.train import calibrating
 from ginseng.train.card import require_card
 from tests.conftest import simulate
@@ -133,6 +135,11 @@ class TestOtherWeights:
         assert load_model(tmp_path / "m.h5").calibration is not None
         assert "ginseng_status" in classify(same, simulate(), return_table=True)
         assert not [each for each in recwarn if "weights" in str(each.message)]
+
+    def test_of_a_state_and_of_its_module_have_one_name(self, state):
+        several = dataclasses.replace(state, members=[jax.tree.map(lambda leaf: leaf + 1, state.params)])
+        for one in (state, several):
+            assert sealed(one).metadata["weights"] == weights_digest(one.module)
 
     def test_with_a_calibration_of_their_own_keep_that(self, state, tmp_path):
         own = dataclasses.replace(state.calibration, weights=None)
