@@ -96,7 +96,8 @@ def facts(values: Mapping[str, Any]) -> Element:
         else:
             is_many = isinstance(value, np.ndarray | list | tuple)
             inner = ", ".join(map(str, value)) if is_many else str(value)
-        found += [tag("dt", str(name).replace("_", " ")), tag("dd", "none" if isinstance(inner, str) and not inner else inner)]
+        inner = "none" if isinstance(inner, str) and not inner else inner
+        found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner)]
     return tag("dl", *found, class_="facts")
 
 

@@ -120,8 +120,8 @@ def warn_of_rates(recipe: Recipe, factors: np.ndarray) -> None:
     if step < _LEAST_OF_A_DIRECTION:
         warn(
             f"The values of `schedule` look like learning rates (at most {highest:g}), but a Recipe multiplies the "
-            f"updates of `optimizer` by them, which has a rate of its own: weights will change about {1 / highest:,.0f} "
-            "times less than it says. Let the schedule give factors up to 1, or the optimizer have a rate of 1."
+            f"updates of `optimizer` by them, which has a rate of its own: weights change {1 / highest:,.0f} times "
+            "less than it says. Let the schedule give factors up to 1, or the optimizer have a rate of 1."
         )
 
 

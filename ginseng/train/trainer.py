@@ -160,8 +160,8 @@ class GinsengClassifierTrainer:
         lacks = labels_without_cells(self.label_names, view, old)
         if state is not None and lacks and self._geometry is None and self._judged_by != "none":
             warn(
-                f"No training cell is of {shorten(lacks)}: how novel the cells are that will be called so is not known. "
-                "`old` data with such cells would tell."
+                f"No training cell is of {shorten(lacks)}: the novelty of cells that are given it is not known. "
+                "`old` data with such cells would tell it."
             )
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":

@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def require_not_forked() -> None:
-    """Raise a RuntimeError in a process that was forked from one that uses JAX: its threads are gone, and it would hang.
+    """Raise a RuntimeError in a process that was forked from one that uses JAX, whose threads it lacks: it would hang.
 
     Examples
     --------

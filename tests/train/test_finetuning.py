@@ -277,7 +277,7 @@ def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
 
 @one_network
 def test_new_labels_are_calibrated_by_what_there_is(state, mine):
-    with pytest.warns(UserWarning, match="No training cell is of NK cell, T cell: how novel the cells are"):
+    with pytest.warns(UserWarning, match="No training cell is of NK cell, T cell: the novelty of"):
         settings = tuning_settings(batch_size=32, holdout_fraction=0.4)
         tuned = finetune(state, mine(["B cell", "γδ T cell"]), settings, epochs=3, silent=True)
     calibration = tuned.state.calibration

@@ -57,8 +57,10 @@ BAD = {
 FLAGS = {
     **{
         f"classify(annotator, dataset.path, {name}='no')": name
-        for name in ("backed", "randomness", "copy", "store_probs", "return_table", "silent")
-        + ("ignore_case", "fix", "calibrate")
+        for name in (
+            *("backed", "randomness", "copy", "store_probs", "return_table"),
+            *("silent", "ignore_case", "fix", "calibrate"),
+        )
     },
     "classify(annotator, dataset.path, randomness=0)": "randomness",
     "ginseng.explain(annotator, dataset.path, silent='no')": "silent",
@@ -82,7 +84,9 @@ FLAGS = {
     "Trainer(model, dataset).fit(1, silent='no')": "silent",
     "GinsengLogger().report(flush='no')": "flush",
 }
-BAD |= {code: f"`{name}` must be True or False, but got {0 if '=0)' in code else 'no'!r}." for code, name in FLAGS.items()}
+BAD |= {
+    code: f"`{name}` must be True or False, but got {0 if '=0)' in code else 'no'!r}." for code, name in FLAGS.items()
+}
 GOOD = [
     "Sampling(batch_size=np.int64(16), seed=np.uint32(3))",
     "Settings(hidden_dim=np.int32(8), patience=np.int64(2), dropout_rate=0, clip=inf, target_sum=np.float32(10))",
