@@ -356,8 +356,7 @@ class GinsengDataset:
         parts = {"train": self.train_idx, "test": self.test_idx, "all": self.cells}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
-        cells = parts[split]
-        if cells is None:
+        if (cells := parts[split]) is None:
             raise ValueError(f"{self.path} has not been split; call make_split first.")
         return cells
 
