@@ -23,6 +23,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.values import require_flags
 from ginseng.utils.workspace import temporary_folder
 
 _HELD_OUT = 1 / 3
@@ -75,6 +76,7 @@ def run(
     Scores
         On the held-out cells.
     """
+    require_flags(silent=silent)
     labelled, labels = labels_of(adata.obs, label_key)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     adata = adata[labelled]

@@ -86,15 +86,18 @@ def bar(parts: Mapping[str, float]) -> Element:
 
 
 def facts(values: Mapping[str, Any]) -> Element:
-    """Names and values, which may be mappings or sequences of values themselves."""
+    """Names and values, which may be mappings or sequences of values themselves, or elements."""
     found = []
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Element):
+            inner = value
+        elif isinstance(value, Mapping):
             inner = facts(value)
         else:
             is_many = isinstance(value, np.ndarray | list | tuple)
             inner = ", ".join(map(str, value)) if is_many else str(value)
-        found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner or "none")]
+        inner = "none" if isinstance(inner, str) and not inner else inner
+        found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner)]
     return tag("dl", *found, class_="facts")
 
 

@@ -18,7 +18,7 @@ from ginseng.describe import describe_model
 from ginseng.metrics import NO_TYPE, in_the_same_terms, score
 from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import GinsengClassifierState, of_its_weights
 from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
 from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.labels import beside
@@ -71,7 +71,7 @@ def report(
     >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
     require_writable_path(path)
-    state = load_model(model) if isinstance(model, str | Path) else model
+    state = load_model(model) if isinstance(model, str | Path) else model and of_its_weights(model)
     told = _Told(adata, key, truth)
     parts = [
         tag("header", tag("h1", title), tag("p", _subtitle(told)), tiles(_first_numbers(told))),
@@ -303,15 +303,29 @@ def _agreement(told: _Told) -> Element | None:
 def _origin(told: _Told, state: GinsengClassifierState | None) -> Element | None:
     parts: list[Element] = []
     if state is not None:
-        lines = (line.partition(": ") for line in describe_model(state).splitlines())
-        parts += [tag("h3", "Model"), facts({name: value for name, _, value in lines})]
+        parts += [tag("h3", "Model"), facts(_by_name(describe_model(state)))]
     kept = told.uns.get(told.key)
     kept = dict(kept) if isinstance(kept, Mapping) else {}
     if preflight := kept.pop("preflight", None):
         parts += [tag("h3", "Preflight"), facts(preflight if isinstance(preflight, Mapping) else {"": preflight})]
+    if isinstance(clusters := kept.get("clusters"), pd.DataFrame):
+        kept["clusters"] = tag("pre", clusters.to_string(float_format="{:.3f}".format))
     if kept:
         parts += [tag("h3", "Annotation"), facts(kept)]
     return section("How it was made", *parts) if parts else None
+
+
+def _by_name(told: str) -> dict[str, Element | str]:
+    """What lines of "name: value" tell; lines that are indented go on with the one before, or are its table."""
+    found: dict[str, list[str]] = {}
+    for line in told.splitlines():
+        if line.startswith("  ") and found:
+            found[next(reversed(found))].append(line[2:])
+        else:
+            name, _, value = line.removesuffix(":").partition(": ")
+            found[name] = [value] if value else []
+    is_table = {name: len(lines) > 1 and lines[0].startswith(" ") for name, lines in found.items()}
+    return {name: tag("pre", "\n".join(lines)) if is_table[name] else "; ".join(lines) for name, lines in found.items()}
 
 
 def _number(value: Any) -> str:

@@ -8,9 +8,33 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs, select_markers
+from ginseng import (
+    GinsengClassifierTrainerSettings,
+    GinsengDataset,
+    commands,
+    load_model,
+    save_model,
+    select_hvgs,
+    select_markers,
+)
 from ginseng.utils.genes import OTHER_GENES
-from tests.conftest import NEW_OR_TUNED, QUICK, ginseng, simulate
+from tests.conftest import NEW_OR_TUNED, QUICK, REPOSITORY, SUBPROCESS_ENVIRONMENT, ginseng, simulate, untrained
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_a_device_is_one_line(platform, counts, tmp_path):
+    save_model(untrained(), tmp_path / "m.h5")
+    environment = {**SUBPROCESS_ENVIRONMENT, "JAX_PLATFORMS": platform}
+    arguments = ["annotate", tmp_path / "m.h5", counts, "-o", tmp_path / "o.csv", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ginseng", *arguments], capture_output=True, text=True, env=environment, cwd=REPOSITORY
+    )
+    if platform == "cuda" and not done.returncode:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "JAX_PLATFORMS" in line]
+    assert line.startswith(f"error: JAX_PLATFORMS is '{platform}'") and "unset it" in line
+    assert "Traceback" not in done.stderr
 
 
 class TestCreate:

@@ -10,6 +10,7 @@ from anndata import AnnData
 import ginseng
 from ginseng.data.io import write_adata
 from ginseng.metrics import score
+from tests.conftest import untrained
 
 EVIL = "<script>alert('x')</script> & \"co\""
 
@@ -227,3 +228,27 @@ def test_annotation_is_read_without_counts(suffix, tmp_path):
     ginseng.report(found, tmp_path / "again.html", truth="truth")
     ginseng.report(adata, tmp_path / "r.html", truth="truth")
     assert Page(tmp_path / "again.html").text == Page(tmp_path / "r.html").text
+
+
+def test_what_the_card_of_the_model_holds_is_told(model, tmp_path):
+    state = ginseng.load_model(model)
+    ginseng.report(annotated(), tmp_path / "r.html", model=model)
+    page = Page(tmp_path / "r.html")
+    told = re.sub(r"\s+", " ", page.text)
+    for name, known in state.metadata["card"]["types"].items():
+        assert f"{name} {known['cells']} {known['holdout_f1']:.3f}" in told
+    assert "trained on cells held-out F1" in told
+    assert "calibration none, so that new cells" in told
+    assert page.tags.count("pre") == 1
+    assert not re.search(r"<dd>none</dd>", page.source)
+
+
+def test_no_name_of_a_card_takes_the_room_of_its_text(tmp_path):
+    state = untrained()
+    long = "a rather long name " * 5
+    state.metadata["card"] = {"types": {EVIL: {"cells": 3, "groups": 2}}, long: "short"}
+    ginseng.report(annotated(), tmp_path / "r.html", model=state)
+    page = Page(tmp_path / "r.html")
+    assert long.strip() in page.text
+    assert EVIL in page.text
+    assert "fit-content(14rem) minmax(0, 1fr)" in page.source

@@ -68,6 +68,14 @@ def _keeping_what_is_compiled() -> Iterator[None]:
         yield
 
 
+def _has_device() -> bool:
+    """Whether JAX has a device to work on, of the platforms that it was told to use."""
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):  # as told of an unknown platform, and of one without a device
+        return False
+
+
 def command(function: Callable) -> Callable:
     """Register a command whose expected errors are one line, without a traceback, and an exit code of their kind."""
 
@@ -80,6 +88,15 @@ def command(function: Callable) -> Callable:
         except (ValueError, OSError, MemoryError, ImportError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
+        except (RuntimeError, AssertionError) as error:
+            if _has_device():
+                raise
+            typer.echo(
+                f"error: JAX_PLATFORMS is '{os.environ.get('JAX_PLATFORMS', '')}', and JAX finds no such device here: "
+                "unset it, set it to cpu, or install JAX for that device (docs.jax.dev/en/latest/installation.html).",
+                err=True,
+            )
+            raise typer.Exit(1) from error
 
     return app.command()(run)
 

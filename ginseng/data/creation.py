@@ -18,7 +18,7 @@ from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, local_path, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
-from ginseng.utils.values import require_flag, require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
 
@@ -46,13 +46,12 @@ def create_dataset(
     silent: bool,
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
+    require_flags(overwrite=overwrite, other_genes=other_genes, normalize=normalize, fix=fix, silent=silent)
     path = _free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
     for key in (label_key, *([] if group_key is None else [group_key]), *further):
         require_key(path, ".zarr", "obs", str(key))
-    for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
-        require_flag(name, flag)
     if select not in WAYS_TO_CHOOSE:
         raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
     how: dict[str, Any] = {"mapping": mapping, "unlabeled": unlabeled, "further": further, "gene_key": gene_key}

@@ -18,6 +18,7 @@ from ginseng.data.sources import Source
 from ginseng.utils.files import is_url, local_path
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten
+from ginseng.utils.values import require_flags
 
 
 class GinsengDataset:
@@ -350,6 +351,7 @@ class GinsengDataset:
     ) -> streaming.Groups:
         """Stream as `stream` does, but ``(counts, cells)`` of several batches at a time, as they are stored."""
         streaming.require_shares(batch_size, share)
+        require_flags(shuffle=shuffle, drop_last=drop_last)
         rng = np.random.default_rng(rng)
         balance = sampling.balance_of(balance_labels)
         is_training = split == "train" or (split == "all" and self.train_idx is None)
@@ -365,8 +367,7 @@ class GinsengDataset:
         parts = {"train": self.train_idx, "test": self.test_idx, "all": self.cells}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
-        cells = parts[split]
-        if cells is None:
+        if (cells := parts[split]) is None:
             raise ValueError(f"{self.path} has not been split; call make_split first.")
         return cells
 

@@ -13,8 +13,9 @@ from ginseng.data.readers import kind_of
 from ginseng.model.annotator import Annotator
 from ginseng.model.background import Background
 from ginseng.model.calibration import as_tree, from_tree
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import WEIGHTS, GinsengClassifierState, of_its_weights, sealed
 from ginseng.utils.bounds import read_json
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import require_digest
 from ginseng.utils.files import local_path, naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
@@ -64,7 +65,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     >>> load_model(path).genes.tolist()
     ['CD3D', 'MS4A1']
     """
-    path = local_path(path)
+    path, state = local_path(path), of_its_weights(state)
     if path.suffix != ".h5":
         path = path.with_name(f"{path.name}.h5")
     if path.is_dir():
@@ -90,7 +91,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         versions = {package: version(package) for package in _VERSIONED_PACKAGES}
         for name, value in {**state.metadata, "versions": versions}.items():
-            if name != "created":
+            if name not in ("created", WEIGHTS):
                 metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
         metadata.attrs["digest"] = _digest_of(file)
         metadata.attrs[_OF_METADATA] = contents_digest(file, ["metadata"])
@@ -139,8 +140,10 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         _require_model(file, path)
         arrays: dict[str, Any] = {name: file[name][()] for name in _ARRAYS}
         attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
-        if attributes["normalize"] not in (0, 1):
-            raise ValueError(f"`normalize` is {attributes['normalize']!r}")
+        for name in ("normalize", "training"):
+            if attributes[name] not in (0, 1):
+                raise ValueError(f"`{name}` is {attributes[name]!r}")
+            attributes[name] = bool(attributes[name])
         params = _load_pytree(file["params"])
         further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
         members = [further[number] for number in sorted(further, key=int)]
@@ -169,7 +172,7 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         if _CALIBRATION in file:
             kept = file[_CALIBRATION].attrs.get("digest")
             require_digest(kept, contents_digest(file, [_CALIBRATION]), "its calibration")
-    return state
+    return sealed(state)
 
 
 def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
@@ -185,6 +188,7 @@ def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Anno
     >>> annotator_of("model.h5").labels  # doctest: +SKIP
     ['B', 'T']
     """
+    require_not_forked()
     if isinstance(given, Annotator):
         return given
     if not isinstance(given, GinsengClassifierState | str | Path):

@@ -20,6 +20,7 @@ from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
 from ginseng.utils.hdf5 import naming_filters, opened_hdf5
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.soundness import require_sound, require_sound_where_stored
+from ginseng.utils.values import require_flags
 
 _ALIGNED = ("obsm", "varm", "obsp", "varp")
 _GENE_EXPRESSION = ("rna", "gex", "gene expression")  # what MuData calls it
@@ -53,6 +54,7 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     --------
     >>> adata = read_adata("pbmc3k.h5ad", backed=False)  # doctest: +SKIP
     """
+    require_flags(backed=backed)
     if str(path).startswith(("http://", "https://")):
         path = downloaded(str(path))
     path = local_path(path)

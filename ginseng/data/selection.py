@@ -12,6 +12,7 @@ from ginseng.utils.counts import Counts, copy_of, whole_changes, with_columns
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
 from ginseng.utils.messages import warn
+from ginseng.utils.values import require_flags
 
 
 def select_markers(
@@ -90,6 +91,7 @@ def select_markers(
     0    B  MS4A1     1
     1    T   CD3D     1
     """
+    require_flags(silent=silent, copy=copy)
     require_markable(adata, n_top_genes, layer, copy)
     labelled, labels = labels_of(adata.obs, label_key, mapping=mapping, unlabeled=unlabeled)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")

@@ -16,6 +16,7 @@ from ginseng.utils.genes import kinds_of_others, left_out
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound
+from ginseng.utils.values import require_flags
 
 _MTX = (b"%%matrixmarket", b"matrix", b"coordinate")
 _ENTRY = 16  # bytes of an entry of a Matrix Market file once it is read
@@ -54,6 +55,7 @@ def read_10x_mtx(
     --------
     >>> adata = read_10x_mtx("filtered_feature_bc_matrix")  # doctest: +SKIP
     """
+    require_flags(make_unique=make_unique, gex_only=gex_only)
     path = local_path(path)
     matrix_file = _find(path, "matrix.mtx")
     barcodes = _read_tsv(_find(path, "barcodes.tsv"))
@@ -104,6 +106,7 @@ def read_10x_h5(
     --------
     >>> adata = read_10x_h5("filtered_feature_bc_matrix.h5")  # doctest: +SKIP
     """
+    require_flags(make_unique=make_unique, gex_only=gex_only)
     path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")

@@ -1,6 +1,6 @@
 """A trained classifier moved to other genes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,7 +15,7 @@ from ginseng.model.attention import AttentionClassifier, Params, params_of
 from ginseng.model.background import LEAST_KEPT, Background, background_of, lacking
 from ginseng.model.ensemble import members_of
 from ginseng.model.modules import logits_of
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import GinsengClassifierState, sealed, with_params
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.names import GeneNames
 
@@ -146,16 +146,15 @@ def moved(
         scales = 1.0, state.networks[0].target_sum / move.target_sum  # shares are of another total
         means = zip(background, of_sample, scales, strict=True)
         background = Background(*(np.where(is_carried, old[move.source] * by, new) for old, new, by in means))
-    after = replace(
+    after = with_params(
         state,
-        params=params,
-        members=members,
+        params,
+        members,
         genes=first,
         second_names=None if genes.second is None else np.asarray(genes.second),
         n_genes=len(first),
         target_sum=move.target_sum,
         background=background,
-        calibration=None,
     )
     before = state.module
     if state.background is not None and found.is_lacking.any():
@@ -188,8 +187,8 @@ def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " 
     networks = members_of(lacking(state.module, state.background, is_lacking))
     second_names = None if state.second_names is None else np.where(is_lacking, "", state.second_names)
     names = [f"{name}{_NOT_HERE}" if lacks else name for name, lacks in zip(state.genes, is_lacking, strict=True)]
-    filled = _with_networks(state, networks, second_names=second_names, genes=names)
-    return replace(filled, background=state.background.without(is_lacking), calibration=None)
+    background = state.background.without(is_lacking)
+    return _with_networks(state, networks, second_names=second_names, genes=names, background=background)
 
 
 def without_means_of(
@@ -229,14 +228,14 @@ def without_means_of(
         for network, bias in zip(tuned.networks, biases, strict=True)
     ]
     of_before = {"genes": before.genes, "second_names": before.second_names, "background": before.background}
-    return _with_networks(tuned, networks, **of_before)
+    return sealed(_with_networks(tuned, networks, calibration=tuned.calibration, **of_before))
 
 
 def _with_networks(
     state: GinsengClassifierState, networks: list[AttentionClassifier], **changes: Any
 ) -> GinsengClassifierState:
     params, *members = map(params_of, networks)
-    return replace(state, params=params, members=members, target_sum=networks[0].target_sum, **changes)
+    return with_params(state, params, members, target_sum=networks[0].target_sum, **changes)
 
 
 class _Move(NamedTuple):

@@ -173,7 +173,8 @@ def novel_by_cluster(
     Parameters
     ----------
     novelty : numpy.ndarray
-        Share of known cells that are nearer to training than each cell: 0.5 on average for cells like those.
+        Share of known cells that are nearer to training than each cell: 0.5 on average for cells like those. Cells of
+        which it is not known (NaN) are not counted.
     clusters : pandas.Categorical
         As `clusters_in` returns them.
     novel_error : float
@@ -186,7 +187,8 @@ def novel_by_cluster(
     pandas.DataFrame
         For each cluster: ``n_cells``, mean ``novelty``, ``novel_share`` (of cells with a novelty of ``1 - novel_error``
         or more), and ``is_novel``, which holds for clusters of at least 20 cells with a mean novelty above 0.75: a rule
-        found by leaving types out (see ``benchmarks/recipes.md``).
+        found by leaving types out among donors of one study. Of another study most clusters for which it holds are of
+        known types (see ``benchmarks/recipes.md``).
 
     Raises
     ------
@@ -202,7 +204,8 @@ def novel_by_cluster(
     b       20         0.15      True
     """
     require_number("novel_error", novel_error, "(0, 1)")
-    is_in = (clusters.codes >= 0) if is_empty is None else (clusters.codes >= 0) & ~is_empty
+    is_in = (clusters.codes >= 0) & ~np.isnan(novelty)
+    is_in = is_in if is_empty is None else is_in & ~is_empty
     codes, of_cells, n_clusters = clusters.codes[is_in], novelty[is_in], len(clusters.categories)
     n_cells = np.bincount(codes, minlength=n_clusters)
     sums = (np.bincount(codes, values, n_clusters) for values in (of_cells, of_cells >= 1 - novel_error))

@@ -16,7 +16,7 @@ from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.labels import in_terms_of, names_in
 from ginseng.utils.messages import require_one, shorten, warn
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_flags, require_number
 
 SAME, FINER, COARSER, NONE = "same", "finer", "coarser", "none"
 _MOSTLY = 0.5  # of the cells of a finer type are called by the coarser one
@@ -198,6 +198,7 @@ def harmonize(
     ... )  # doctest: +SKIP
     >>> b.obs["type"] = b.obs["type"].replace(harmony.mapping)  # doctest: +SKIP
     """
+    require_flags(silent=silent)
     require_number("threshold", threshold, "(0, 1]")
     of_a, of_b = annotator_of(model_a), annotator_of(model_b)
     label_b = label_a if label_b is None else label_b
@@ -235,7 +236,8 @@ def _shares_called(
                 f"`label_{side}` be the column that it was trained on."
             )
         present = [name for name in own.labels if name in set(labels)]
-        told: Any = classify(other, adata, gene_key, layer, return_table=True, silent=silent)
+        how: dict[str, Any] = {"return_table": True, "silent": silent, "calibrate": False}
+        told: Any = classify(other, adata, gene_key, layer, **how)
     if not silent and not is_known.all():
         warn(f"{(~is_known).sum():,} cells of `data_{side}` have no label of `model_{side}` and are left out.")
     if not silent and len(present) < len(own.labels):

@@ -30,7 +30,7 @@ from ginseng.utils.devices import Devices
 from ginseng.utils.genes import GeneMap, kinds_of_others
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
-from ginseng.utils.values import require_flag, require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 _RECORDED = (
     *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "gene_map", "ignore_case", "fix", "only"),
@@ -303,6 +303,8 @@ def classify(
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
     given = locals()
+    require_flags(backed=backed, randomness=randomness, copy=copy, store_probs=store_probs, return_table=return_table)
+    require_flags(silent=silent, ignore_case=ignore_case, fix=fix, calibrate=calibrate)
     asked = {name: recorded(given[name]) for name in _RECORDED if given[name] is not None}
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
@@ -311,7 +313,13 @@ def classify(
         if not isinstance(adata, AnnData | str | Path):
             raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
         require_key(key_added)
-        require_flag("calibrate", calibrate)
+        if calibrate and annotator.calibration is None and not isinstance(model_state, Annotator):
+            warn(
+                "The model is not calibrated (as those of ginseng 0.2.1 and of few held-out cells): there is no "
+                "status and no novelty, and cells of types that it does not know are given one that it knows. Labelled "
+                "cells that it was not trained on calibrate it: ginseng.finetune with epochs=0, or ginseng finetune "
+                "MODEL CELLS --label COLUMN --epochs 0 -o NEW. calibrate=False (--no-calibrate) goes without."
+            )
         promises = target_error, class_error, novel_error
         judgement = Judgement.of(annotator, only, exclude, hierarchy, *promises, calibrate=calibrate)
         calibration = judgement.calibration

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from ginseng.model.consensus import CELLTYPIST_COLUMNS, celltypist_columns, consensus, novel_by_cluster
 from ginseng.model.judgement import NOVEL
 from ginseng.utils.counts import whole_changes, with_columns
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import warn
 
 COLUMNS = (
     *("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin"),
@@ -112,17 +112,14 @@ class Results:
             )
 
     def agreed(self, clusters: pd.Categorical, way: str, novel_error: float) -> "Results":
-        """The same with what clusters call their cells, and how novel they are; those that stand out are told."""
+        """The same with what clusters call their cells, and how novel they are."""
         found = consensus(self.probabilities, clusters, way, is_empty=self.is_empty)
         called = pd.Categorical.from_codes(found.codes, categories=pd.Index(self.labels))
         columns = {**self.columns, "consensus": called, "consensus_share": found.share}
         about = dict(self.about)
         if "novelty" in self.columns:
-            table = novel_by_cluster(self.columns["novelty"], clusters, novel_error, is_empty=self.is_empty)
-            about["clusters"] = table
-            stand_out = table.index[table["is_novel"]].tolist()
-            if 0 < len(stand_out) < len(table):
-                warn(f"Clusters unlike the training cells, perhaps of types not among them: {shorten(stand_out)}.")
+            novelty = self.columns["novelty"]
+            about["clusters"] = novel_by_cluster(novelty, clusters, novel_error, is_empty=self.is_empty)
         return dataclasses.replace(self, columns=columns, about=about, clusters=clusters)
 
     def table(self, cell_names: pd.Index, key: str, compat: str | None) -> pd.DataFrame:

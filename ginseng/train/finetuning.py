@@ -15,16 +15,17 @@ from ginseng.data.models import load_model
 from ginseng.model.adapting import Moved, moved, with_means_of, without_means_of
 from ginseng.model.attention import PARTS
 from ginseng.model.relabelling import relabelled
-from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.model.state import GinsengClassifierState, of_its_weights, state_from_classifier_trainer
 from ginseng.train.feed import gene_map_of
 from ginseng.train.frozen import frozen_parts, trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
 from ginseng.train.tuned import FineTuned, changes, held_out_answers
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.labels import in_terms_of
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
-from ginseng.utils.values import require_integer, require_kind, require_number
+from ginseng.utils.values import require_flags, require_integer, require_kind, require_number
 
 GENES = ("model", "dataset")
 _N_STEPS = 100  # of a small dataset; see benchmarks/recipes.md
@@ -125,10 +126,13 @@ def finetune(
     """
     if genes not in GENES:
         raise ValueError(f"`genes` must be one of {', '.join(GENES)}, but got {genes!r}.")
+    require_flags(silent=silent)
+    require_not_forked()
     if epochs is not None:
         require_integer("epochs", epochs, 0)
     state = load_model(model) if isinstance(model, str | Path) else model
     require_kind("model", state, GinsengClassifierState)
+    state = of_its_weights(state)
     if settings is not None:
         require_kind("settings", settings, GinsengClassifierTrainerSettings)
     data, past = _opened("dataset", dataset), None if old is None else _opened("old", old)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ginseng.utils.files import local_path, naming, replacing, require_writable_path
+from ginseng.utils.values import require_flags
 
 
 @dataclass
@@ -84,6 +85,7 @@ class GinsengLogger:
         flush : bool
             Write at once.
         """
+        require_flags(silent=silent, flush=flush)
         if silent or not self.epoch:
             return
         line = f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}"

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, require_writable, whole_changes, with_columns
 from ginseng.utils.messages import warn
-from ginseng.utils.values import require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 TARGET_SUM = 1e4  # counts of a cell before the logarithm
 _MIN_MEAN, _MAX_MEAN = 0.025, 0.995
@@ -134,6 +134,7 @@ def select_hvgs(
     >>> int(adata.var["ginseng_genes"].sum())
     5
     """
+    require_flags(silent=silent, copy=copy)
     require_markable(adata, n_top_genes, layer, copy)
     if not 0.0 <= min_mean < max_mean <= 1.0:
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")

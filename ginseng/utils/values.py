@@ -67,6 +67,20 @@ def require_flag(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be True or False, but got {value!r}.")
 
 
+def require_flags(**flags: Any) -> None:
+    """Raise a ValueError, which names the first that is neither True nor False: "no" would be true.
+
+    Examples
+    --------
+    >>> require_flags(randomness="no", silent=True)
+    Traceback (most recent call last):
+        ...
+    ValueError: `randomness` must be True or False, but got 'no'.
+    """
+    for name, value in flags.items():
+        require_flag(name, value)
+
+
 def require_kind(name: str, value: Any, kind: type) -> None:
     """Raise a ValueError, which names what the caller typed, unless a value is of a kind.
 
