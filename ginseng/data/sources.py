@@ -125,8 +125,9 @@ class Sources:
                 found.require()
                 found.warn()
                 counts.nonnegative = self._n_chosen is not None
-                is_mask = np.asarray(genes).dtype == bool and np.shape(genes) == (counts.n_columns,)
-                chosen.append(chosen_names(counts.var, np.asarray(genes)[counts.columns] if is_mask else genes))
+                mask: Any = np.asarray(genes)
+                is_mask = mask.dtype == bool and mask.shape == (counts.n_columns,)
+                chosen.append(chosen_names(counts.var, mask[counts.columns] if is_mask else genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
