@@ -51,7 +51,7 @@ def harmonize(
         require_writable_path(mapping)
     columns = {"label_a": label_a, "label_b": label_b, "layer_a": layer_a, "layer_b": layer_b}
     keys = [key or None for key in gene_key or [""]]
-    how = {"gene_key": keys[0] if len(keys) == 1 else tuple(keys), "threshold": threshold, "silent": quiet}
+    how = {"gene_key": keys[0] if len(keys) == 1 else keys, "threshold": threshold, "silent": quiet}
     with warnings_unless(quiet):
         harmony = ginseng.harmonize(model_a, data_a, model_b, data_b, **columns, **how)
     with replacing(output) as fresh:

@@ -72,7 +72,7 @@ def chosen_names(var: pd.DataFrame, genes: Genes) -> list[str]:
     >>> chosen_names(pd.DataFrame(index=["CD4", "CD3D", "CD4", ""]), None)
     ['CD4', 'CD3D']
     """
-    names = var.index.to_numpy().astype(str)
+    names = np.array([str(name) for name in var.index], dtype=object)
     if genes is None or isinstance(genes, int | np.integer):
         chosen = names
     elif isinstance(genes, str):

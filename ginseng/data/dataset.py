@@ -201,16 +201,8 @@ class GinsengDataset:
             or no cell has a label.
         """
         options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
-        options |= {
-            "unlabeled": unlabeled,
-            "further": further,
-            "gene_key": gene_key,
-            "split": split,
-            "other_genes": other_genes,
-            "normalize": normalize,
-            "fix": fix,
-            "silent": silent,
-        }
+        options |= {"unlabeled": unlabeled, "further": further, "gene_key": gene_key, "split": split}
+        options |= {"other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
         create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 

@@ -139,7 +139,7 @@ class _Way(NamedTuple):
         return f"{self.argument} would match {self.genes.n_found:,} of them"
 
 
-def _ways(var: pd.DataFrame, model: GeneNames, gene_key: str | None) -> Iterator[_Way]:
+def _ways(var: Any, model: GeneNames, gene_key: str | None) -> Iterator[_Way]:
     """Other names, other case, names without what is written around them, a table the other way round."""
 
     def way(argument: str, what: str, model: GeneNames, key: str | None) -> _Way:

@@ -128,8 +128,9 @@ class Sources:
                 found.require()
                 found.warn()
                 counts.nonnegative = self._n_chosen is not None
-                is_mask = np.asarray(genes).dtype == bool and np.shape(genes) == (counts.n_columns,)
-                chosen.append(chosen_names(counts.var, np.asarray(genes)[counts.columns] if is_mask else genes))
+                mask: Any = np.asarray(genes)
+                is_mask = mask.dtype == bool and mask.shape == (counts.n_columns,)
+                chosen.append(chosen_names(counts.var, mask[counts.columns] if is_mask else genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
@@ -160,7 +161,7 @@ class Sources:
 
     def _keep(self, gene_names: list[str]) -> None:
         self.gene_names = gene_names
-        kept = np.array(gene_names)
+        kept = np.array(gene_names, dtype=object)
         self._gene_maps = [GeneMap(match_genes(counts.var.index, kept), len(kept)) for counts in self._counts]
 
     def add_others(self) -> None:
@@ -264,9 +265,9 @@ def _held(var: pd.DataFrame, genes: Genes, gene_key: str | None) -> HeldGenes:
 
 def _common(names: list[list[str]]) -> list[str]:
     """Names that are in all of the lists, in the order of the first."""
-    common = np.array(names[0])
+    common = np.array(names[0], dtype=object)
     for others in names[1:]:
-        common = common[np.isin(np.arange(len(common)), match_genes(np.array(others), common))]
+        common = common[np.isin(np.arange(len(common)), match_genes(np.array(others, dtype=object), common))]
     fewest, most = min(map(len, names)), max(map(len, names))
     if len(common) < (least := least_genes(fewest)):
         found = f"only {len(common):,} of {fewest:,} genes" if len(common) else "no gene"

@@ -1,5 +1,6 @@
 """Two label vocabularies side by side: which names of one study are which names of another."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def harmonize(
     label_b: str | None = None,
     layer_a: str | None = None,
     layer_b: str | None = None,
-    gene_key: str | tuple[str | None, str | None] | None = None,
+    gene_key: str | Sequence[str | None] | None = None,
     threshold: float = 0.25,
     silent: bool = False,
 ) -> Harmony:
@@ -171,7 +172,7 @@ def harmonize(
         Column of ``obs`` with the labels of the model; by default that of B is called as that of A.
     layer_a, layer_b : str, optional
         Layer with the counts, as of `ginseng.classify`.
-    gene_key : str or tuple of str, optional
+    gene_key : str or sequence of str, optional
         Column of ``var`` with gene names, of both data or of each; None for the index.
     threshold : float
         Least score of labels that are related, in (0, 1]. Of blood cells of two studies, pairs score .30 (of rare,
@@ -202,7 +203,7 @@ def harmonize(
     require_number("threshold", threshold, "(0, 1]")
     of_a, of_b = annotator_of(model_a), annotator_of(model_b)
     label_b = label_a if label_b is None else label_b
-    keys = gene_key if isinstance(gene_key, tuple) else (gene_key, gene_key)
+    keys = (gene_key, gene_key) if gene_key is None or isinstance(gene_key, str) else tuple(gene_key)
     if len(keys) != 2:
         raise ValueError(f"`gene_key` must be a column of both data, or a pair of columns, but got {gene_key!r}.")
     called_by_b = _shares_called(of_a, data_a, of_b, label_a, layer_a, keys[0], "a", silent)

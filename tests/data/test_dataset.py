@@ -207,7 +207,8 @@ class TestCreate:
         x = adata.X.toarray()
         adata.var_names = ["GENE0", "GENE0", *adata.var_names[2:]]
         adata.var["chosen"] = np.isin(np.arange(30), [1, 7])
-        genes = {"mask": adata.var["chosen"].to_numpy(), "column": "chosen"}.get(genes, genes)
+        if isinstance(genes, str):
+            genes = {"mask": adata.var["chosen"].to_numpy(), "column": "chosen"}[genes]
         with pytest.warns(UserWarning, match="1 genes occur more than once in the data; their counts are summed"):
             dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", genes=genes, silent=True)
         counts = next(dataset.stream(120, "all", shuffle=False))[0]
