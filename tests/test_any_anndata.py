@@ -27,6 +27,7 @@ from ginseng.data.outputs import write_annotated
 from ginseng.describe import describe_counts
 from ginseng.model.results import Results
 from ginseng.train.finetuning import tuning_settings
+from ginseng.utils.labels import says_none, text_of
 from tests.conftest import simulate
 from tests.train.models import QUICK, assert_same_weights
 
@@ -295,7 +296,7 @@ def labels(draw):
     kind = draw(st.sampled_from(["object", "category", "string", "boolean", "bool", "Int64", "int8", "float64"]))
     if kind in ("object", "category", "string"):
         values = draw(st.lists(st.none() | NAMES, min_size=N_CELLS, max_size=N_CELLS))
-        named = [value or None for value in values]
+        named = [None if value is None or says_none(value) else value for value in values]
         if kind == "category":
             present = sorted({value for value in values if value is not None})
             return pd.Categorical(values, [*present[::-1], "unused", "unused, too"][: len(present) + 2]), named
@@ -304,7 +305,7 @@ def labels(draw):
     has_none = kind in ("boolean", "Int64", "float64") and draw(st.booleans())
     values = pd.array([None if has_none and n == 2 else value for n, value in enumerate(whole)], dtype="Int64")
     column = values.astype("float64") if kind == "float64" and has_none else values.astype(kind)
-    return column, [None if pd.isna(value) else str(value) for value in pd.Series(column)]
+    return column, [None if pd.isna(value) else text_of(value) for value in pd.Series(column)]
 
 
 @FEW

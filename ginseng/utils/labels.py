@@ -22,7 +22,7 @@ _UNKNOWN = frozenset(
     )
 )
 _WHOLE, _BROKEN = re.compile(r"(-?\d+)\.0+"), re.compile(r"-?\d+\.\d*[1-9]\d*")
-_FEW = 10  # labels, which a handful of cells may have
+_FEW = 20  # labels, which a handful of cells may have
 _MANY, _TOO_MANY = 1 / 5, 1 / 2  # labels per cell
 _N_SHOWN = 3  # in an example
 
