@@ -358,7 +358,7 @@ def as_tree(calibration: Calibration) -> dict[str, Any]:
 
 def from_tree(tree: dict[str, Any]) -> Calibration:
     """What `as_tree` gives, turned back."""
-    parts = {name: np.asarray(value) for name, value in tree.items()}
+    parts: dict[str, Any] = {name: np.asarray(value) for name, value in tree.items()}
     geometry = Geometry(parts.pop("means"), parts.pop("whitening"))
     source, temperature = parts.pop("source").astype(np.uint8).tobytes().decode(), float(parts.pop("temperature")[0])
     return Calibration(source, geometry, **parts, temperature=temperature)
