@@ -1,16 +1,26 @@
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy import sparse
 
-from ginseng import classify
+from ginseng import GinsengDataset, classify, read_adata
+from ginseng.commands import annotating
 from ginseng.commands.runs import Record
+from ginseng.data import outputs
+from ginseng.data.inputs import InputChanged, identity_of
+from ginseng.data.outputs import read_mark, write_annotated
+from ginseng.data.parts import merge_shards
 from tests.conftest import SUBPROCESS_ENVIRONMENT, ginseng, simulate
 
 
@@ -162,6 +172,83 @@ class TestFiles:
         assert "--report is of all cells of one input" in refused
 
 
+class TestChangedInputs:
+    @pytest.mark.parametrize(("kind", "suffix"), [("h5ad", ".h5ad"), ("h5ad", ".csv"), ("zarr", ".zarr")])
+    def test_an_input_that_is_replaced_meanwhile_is_refused(self, model, adata, tmp_path, monkeypatch, kind, suffix):
+        source, target = tmp_path / f"cells.{kind}", tmp_path / f"out{suffix}"
+        getattr(adata, f"write_{kind}")(source)
+        getattr(simulate(seed=1), f"write_{kind}")(tmp_path / f"new.{kind}")
+        ginseng("annotate", model, source, "-o", target, "-q")
+        before = annotated_as(target)
+
+        def classify_and_replace(*args, **kwargs):
+            answer = classify(*args, **kwargs)
+            source.rename(tmp_path / f"old.{kind}")
+            (tmp_path / f"new.{kind}").rename(source)
+            return answer
+
+        monkeypatch.setattr(annotating, "classify", classify_and_replace)
+        refused = ginseng("annotate", model, source, "-o", target, "-q", fails=3)
+        assert f"{source} has been replaced or changed since it was opened: {target} is not written" in refused
+        assert str(annotated_as(target)) == str(before)
+
+    def test_one_that_is_replaced_while_it_is_copied_is_not_written(self, adata, tmp_path, monkeypatch):
+        source, target = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+        adata.write_h5ad(source)
+        identity, copy = identity_of(source), shutil.copyfile
+
+        def copy_of_another(given, fresh):
+            simulate(seed=1).write_h5ad(given)
+            return copy(given, fresh)
+
+        monkeypatch.setattr(shutil, "copyfile", copy_of_another)
+        with pytest.raises(InputChanged, match=r"cells.h5ad has been replaced .*out.h5ad is not written"):
+            write_annotated(adata, target, source, identity=identity)
+        assert not target.exists()
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("put", "part"),
+        [
+            (lambda a: a.obs.insert(0, "G1/S", 0), "obs"),
+            (lambda a: a.var.insert(0, "G1/S", 0), "var"),
+        ],
+    )
+    def test_those_that_an_output_cannot_have_are_refused_before_the_work(self, model, adata, tmp_path, put, part):
+        put(adata)
+        with warnings.catch_warnings(action="ignore"):  # of anndata, which is to stop writing them
+            adata.write_h5ad(tmp_path / "x.h5ad")
+        refused = ginseng("annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "o.zarr", fails=3)
+        assert f"o.zarr cannot hold 'G1/S' of {part}: anndata writes no such name to .zarr. Rename it" in refused
+        assert "Annotating" not in refused
+        ginseng("annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "o.csv", "-q")
+
+    @pytest.mark.parametrize("part", ["obsm", "varm", "layers", "uns"])
+    def test_in_every_part(self, adata, tmp_path, part):
+        given = {"uns": {"phases": {"G1/S": 1}}, "layers": {"G1/S": adata.X}, "varm": {"G1/S": np.ones((30, 2))}}
+        getattr(adata, part).update(given.get(part, {"G1/S": np.ones((N_CELLS, 2))}))
+        with pytest.raises(ValueError, match=f"o.zarr cannot hold 'G1/S' of {part}"):
+            outputs.require_keys(adata, tmp_path / "o.zarr")
+
+    def test_of_an_h5ad_they_are_what_anndata_writes(self, adata, tmp_path):
+        adata.obs["G1/S"] = 0
+        outputs._is_written.cache_clear()
+        outputs.require_keys(adata, tmp_path / "o.h5ad")
+        outputs._is_written.cache_clear()
+        with (
+            ad.settings.override(disallow_forward_slash_in_h5ad=True),
+            pytest.raises(ValueError, match=r"o.h5ad cannot hold 'G1/S' of obs"),
+        ):
+            outputs.require_keys(adata, tmp_path / "o.h5ad")
+        outputs._is_written.cache_clear()
+
+    def test_a_dataset_cannot_have_them_either(self, adata, tmp_path):
+        adata.obs["G1/S"] = adata.obs["cell_type"]
+        with pytest.raises(ValueError, match=r"cannot hold 'G1/S' of obs"):
+            GinsengDataset.create(tmp_path / "cells", adata, "G1/S", silent=True)
+
+
 class TestSeveral:
     @pytest.fixture
     def inputs(self, tmp_path):
@@ -226,6 +313,19 @@ class TestSeveral:
         (out / "c.h5ad").write_text("not what was written")
         assert made("--batch-size", 16) == 1
         assert ad.read_h5ad(out / "c.h5ad").n_obs == 60
+
+    def test_an_input_of_equal_size_and_time_is_another_and_a_copy_is_not(self, model, inputs, tmp_path):
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
+        ginseng(*annotate, "-q")
+        changed, before = inputs / "b.h5ad", (inputs / "b.h5ad").stat()
+        with h5py.File(changed, "r+") as file:
+            file["X/data"][:20] = file["X/data"][:20] + 1
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert changed.stat().st_size == before.st_size
+        (inputs / "c.h5ad").touch()
+        printed = ginseng(*annotate)
+        assert printed.count("is finished already") == 2
+        assert f"cells annotated: saved {tmp_path / 'out' / 'b.h5ad'}" in printed
 
     def test_what_a_damaged_record_is_of_is_made_again(self, model, inputs, tmp_path):
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
@@ -335,6 +435,53 @@ class TestShards:
         assert not (tmp_path / "merged.csv").exists()
         refused = ginseng("merge", "-o", first, first, second, third, fails=3)
         assert "is one of the shards itself" in refused
+
+    def test_counts_that_have_changed_are_another_input_and_a_copy_is_the_same(self, model, rich, tmp_path):
+        first, second = self.sharded(model, [rich], 2, tmp_path, ".csv")
+        copied = shutil.copy(rich, tmp_path / "copied.h5ad")
+        part = ["--shard", "2/2", "--batch-size", BATCH, "-q"]
+        ginseng("annotate", model, copied, "-o", second, *part)
+        ginseng("merge", first, second, "-o", tmp_path / "merged.csv")
+        before = rich.stat()
+        with h5py.File(rich, "r+") as file:
+            file["X/data"][:20] = file["X/data"][:20] + 1
+        os.utime(rich, ns=(before.st_atime_ns, before.st_mtime_ns))
+        ginseng("annotate", model, rich, "-o", second, *part)
+        refused = ginseng("merge", first, second, "-o", tmp_path / "other.csv", fails=3)
+        assert f"{second} does not belong to {first}: its input is another" in refused
+
+    @pytest.mark.parametrize("suffix", [".csv", ".h5ad"])
+    def test_the_form_of_the_counts_is_told_once_of_all_cells(self, model, adata, tmp_path, suffix):
+        counts = adata.X.toarray()
+        adata.layers["counts"], adata.X = counts, np.log1p(counts)
+        adata.X[: N_CELLS * 3 // 5] = np.roll(counts[: N_CELLS * 3 // 5], 1, axis=1)  # whole, as raw counts are
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        whole, merged = tmp_path / f"whole{suffix}", tmp_path / f"merged{suffix}"
+        ginseng("annotate", model, tmp_path / "x.h5ad", "-o", whole, "--batch-size", BATCH, "--fix", "-q")
+        shards = self.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, suffix, "--fix")
+        assert read_mark(shards[0])["form"][0] == "layer counts"
+        ginseng("merge", *shards, "-o", merged)
+        assert_same(whole, merged)
+
+    def test_shards_of_another_form_are_not_merged(self, tmp_path):
+        for number, used in enumerate(("X", "layer counts"), start=1):
+            mark = {"number": number, "of": 2, "model": "m", "options": {"key_added": "ginseng"}, "input": "i"}
+            cells = pd.DataFrame({"type": ["B"]}, index=[f"cell{number}"])
+            write_annotated(cells, tmp_path / f"{number}.csv", mark={**mark, "form": [used, {}]})
+        with pytest.raises(ValueError, match=r"2.csv does not belong to .*1.csv: its form is another"):
+            merge_shards([tmp_path / "1.csv", tmp_path / "2.csv"], tmp_path / "merged.csv")
+
+    def test_chunks_of_zeros_of_our_own_stores_are_there(self, model, adata, tmp_path, recwarn):
+        adata.X = adata.X.toarray()
+        adata.X[:] = np.where(np.arange(adata.n_vars) < 5, 3, 0)
+        adata.obs["flag"] = False
+        adata.obs["type"] = pd.Categorical(["a"] * (N_CELLS - 1) + ["b"])
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        with zarr.config.set({"array.write_empty_chunks": False}):
+            shards = self.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, ".zarr")
+            ginseng("merge", *shards, "-o", tmp_path / "merged.zarr")
+        assert (read_adata(tmp_path / "merged.zarr").obs["flag"] == False).all()  # noqa: E712
+        assert not [found for found in recwarn if "have no file" in str(found.message)]
 
     def test_pairs_of_cells_are_not_parted(self, model, adata, tmp_path):
         adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))

@@ -263,7 +263,7 @@ def _anndata_in(path: str | Path, root: Any) -> Any:
     if len(candidates) != 1:
         raise ValueError(
             f"{path} is MuData, and which of its modalities holds the counts of genes is not known: "
-            f"{shorten(modalities) or 'none'}. Write that one as .h5ad: mudata.read(...)[name].write_h5ad('counts.h5ad')."
+            f"{shorten(modalities) or 'none'}. Write that one as .h5ad: mudata.read(...)[name].write_h5ad('x.h5ad')."
         )
     warn(f"{path} is MuData with the modalities {shorten(modalities)}: mod/{candidates[0]} is read.")
     return root["mod"][candidates[0]]
