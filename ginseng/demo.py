@@ -25,6 +25,7 @@ from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTra
 from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.workspace import temporary_folder
 
+RESULTS = ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
 
@@ -85,7 +86,7 @@ def run(
             f"{_FEWEST_HELD_OUT} held-out cells."
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
-    outputs = [out / name for name in ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")]
+    outputs = [out / name for name in RESULTS]
     for output in outputs:
         require_writable_path(output)
     model, annotated, confusion, umap = outputs

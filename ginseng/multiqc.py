@@ -8,8 +8,8 @@ import pandas as pd
 from anndata import AnnData
 
 from ginseng.data.annotation import given_types
-from ginseng.utils.files import replacing
-from ginseng.utils.messages import require_one
+from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.messages import printable, require_one
 
 _SUFFIX = "_mqc.json"  # by which MultiQC finds the files
 
@@ -48,12 +48,11 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     {'donor1': {'B': 1, 'T': 2}}
     """
     path = Path(path)
-    if not path.name.endswith(_SUFFIX):
-        raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
+    require_mqc(path)
     obs: Any = adata.obs if isinstance(adata, AnnData) else adata
     types = given_types(obs, key)
     if sample is None:
-        samples = pd.Series(path.name.removesuffix(_SUFFIX), index=types.index)
+        samples = pd.Series(printable(path.name.removesuffix(_SUFFIX)), index=types.index)
     else:
         require_one("column of samples", sample, "the annotated cells", obs.columns)
         samples = obs[sample].astype(str)
@@ -68,3 +67,10 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     }
     with replacing(path) as fresh:
         fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def require_mqc(path: str | Path) -> None:
+    """Raise a ValueError unless MultiQC would find a file by its name, and it can be written."""
+    if not Path(path).name.endswith(_SUFFIX):
+        raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
+    require_writable_path(path)

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from ginseng.arguments import Fix, Layer
-from ginseng.commands.registry import InputRefused, WrongUse, command
+from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say
 from ginseng.data.models import is_model, load_model
 from ginseng.data.preflight import checked_counts, preflight
 from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
+from ginseng.utils.genes import least_genes
 from ginseng.utils.names import read_gene_table
 
 
@@ -35,23 +36,26 @@ def doctor(
     *models, data = files
     if len(models) > 1:
         raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
-    if models and not is_model(models[0]):
-        raise ValueError(f"{models[0]} is no model, where one is expected before the file of counts.")
     look = {"fix": fix, "looks_at_all": True, "file": data}
-    with opened_counts(data) as adata:
-        if not models:
-            found = checked_counts(adata, layer, **look)[1]
-        else:
-            found = preflight(
-                Annotator.of(load_model(models[0])),
-                adata,
-                gene_key,
-                layer,
-                min_overlap=min_overlap,
-                gene_map=None if gene_map is None else read_gene_table(gene_map),
-                ignore_case=ignore_case,
-                **look,
-            )[2]
-    typer.echo(found.report())
+    with refusing(WrongUse):
+        least_genes(1, min_overlap)
+    with refusing(InputRefused):
+        if models and Path(models[0]).exists() and not is_model(models[0]):
+            raise WrongUse(f"{models[0]} is no model, where one is expected before the file of counts.")
+        with opened_counts(data) as adata:
+            if not models:
+                found = checked_counts(adata, layer, **look)[1]
+            else:
+                found = preflight(
+                    Annotator.of(load_model(models[0])),
+                    adata,
+                    gene_key,
+                    layer,
+                    min_overlap=min_overlap,
+                    gene_map=None if gene_map is None else read_gene_table(gene_map),
+                    ignore_case=ignore_case,
+                    **look,
+                )[2]
+    say(False, found.report())
     if found.problems:
         raise typer.Exit(InputRefused.exit_code)
