@@ -26,6 +26,7 @@ from ginseng.utils.files import replacing, require_writable_path
 from ginseng.utils.values import require_flags
 from ginseng.utils.workspace import temporary_folder
 
+RESULTS = ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
 
@@ -87,7 +88,7 @@ def run(
             f"{_FEWEST_HELD_OUT} held-out cells."
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
-    outputs = [out / name for name in ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")]
+    outputs = [out / name for name in RESULTS]
     for output in outputs:
         require_writable_path(output)
     model, annotated, confusion, umap = outputs

@@ -8,9 +8,9 @@ import pandas as pd
 from anndata import AnnData
 
 from ginseng.data.annotation import given_types
-from ginseng.utils.files import local_path, replacing
+from ginseng.utils.files import local_path, replacing, require_writable_path
 from ginseng.utils.labels import beside, names_in, without_none
-from ginseng.utils.messages import require_one, warn
+from ginseng.utils.messages import printable, require_one, warn
 
 _SUFFIX = "_mqc.json"  # by which MultiQC finds the files
 _NO_SAMPLE = "no sample"  # of cells that have none
@@ -51,12 +51,11 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     {'donor1': {'B': 1, 'T': 2}}
     """
     path = local_path(path)
-    if not path.name.endswith(_SUFFIX):
-        raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
+    require_mqc(path)
     obs: Any = adata.obs if isinstance(adata, AnnData) else adata
     types = given_types(obs, key)
     if sample is None:
-        samples = pd.Series(path.name.removesuffix(_SUFFIX), index=types.index)
+        samples = pd.Series(printable(path.name.removesuffix(_SUFFIX)), index=types.index)
     else:
         require_one("column of samples", sample, "the annotated cells", obs.columns)
         named, _ = without_none(names_in(obs[sample], f"column '{sample}' of the annotated cells"))
@@ -76,3 +75,10 @@ def mqc(adata: AnnData | pd.DataFrame, path: str | Path, *, sample: str | None =
     }
     with replacing(path) as fresh:
         fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def require_mqc(path: str | Path) -> None:
+    """Raise a ValueError unless MultiQC would find a file by its name, and it can be written."""
+    if not Path(path).name.endswith(_SUFFIX):
+        raise ValueError(f"{path} must end in {_SUFFIX}, by which MultiQC finds it.")
+    require_writable_path(path)

@@ -19,10 +19,10 @@ from ginseng.metrics import NO_TYPE, in_the_same_terms, score
 from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
 from ginseng.model.state import GinsengClassifierState, of_its_weights
-from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
-from ginseng.utils.files import replacing, require_writable_path
+from ginseng.page import bar, facts, histogram, page, picture, require_page, section, table, tag, tiles
+from ginseng.utils.files import replacing
 from ginseng.utils.labels import beside
-from ginseng.utils.messages import require_one
+from ginseng.utils.messages import printable, require_one
 
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
@@ -62,7 +62,7 @@ def report(
     Raises
     ------
     ValueError
-        If there is no annotation of that key, or no column of that name.
+        If there is no annotation of that key, no column of that name, or the file is no .html.
 
     Examples
     --------
@@ -70,7 +70,8 @@ def report(
     >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T"], "ginseng_confidence": [0.9, 0.8]}, index=["c1", "c2"])
     >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
-    require_writable_path(path)
+    require_page(path)
+    title = printable(title)  # the name of a file, which need not be UTF-8
     state = load_model(model) if isinstance(model, str | Path) else model and of_its_weights(model)
     told = _Told(adata, key, truth)
     parts = [

@@ -49,10 +49,10 @@ class TestAnnotate:
         ("output", "args", "message"),
         [
             ("a.txt", [], r"error: .*must end in .h5ad, .zarr, .csv, .tsv, .parquet"),
-            ("cells.h5ad", [], "is the file of counts itself; name another"),
+            ("cells.h5ad", [], "is DATA .*cells.h5ad itself; name another"),
             ("a.csv", ["--truth", "type"], "column of true cell types 'type' is not in adata.obs"),
             ("a.csv", ["--gene-key", "name"], "gene column 'name' is not in adata.var"),
-            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*gene_key=None would match 30"),
+            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*no --gene-key would match 30"),
             ("a.csv", ["--layer", "raw"], "layer 'raw' is not in adata.layers"),
         ],
     )
@@ -74,6 +74,7 @@ def test_names_of_another_species(model, adata, tmp_path):
     table = tmp_path / "orthologs.csv"
     table.write_text("".join(f"m{i},GENE{i}\n" for i in range(9)))
     annotate = ["annotate", model, tmp_path / "mouse.h5ad", "-o", tmp_path / "a.csv", "--truth", "cell_type"]
+    annotate.append("--overwrite")
     assert "No gene in common" in " ".join(ginseng(*annotate, fails=True).split())
     whole = ginseng("annotate", model, tmp_path / "cells.h5ad", *annotate[3:], "-q")
     assert ginseng(*annotate, "--gene-map", table, "--ignore-case", "-q") == whole
@@ -141,8 +142,8 @@ class TestFiles:
         adata.X = storage(adata.X.toarray())
         adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))
         adata.write_h5ad(source) if source.suffix == ".h5ad" else adata.write_zarr(source)
-        for _ in range(2):  # over an output that is there
-            ginseng("annotate", model, source, "-o", target, "-q", "--probabilities")
+        for options in ([], ["--overwrite"]):  # over an output that is there
+            ginseng("annotate", model, source, "-o", target, "-q", "--probabilities", *options)
         classify(str(model), adata, store_probs=True, silent=True)
         adata.write_h5ad(tmp_path / "expected.h5ad")
         expected, found = (annotated_as(path) for path in (tmp_path / "expected.h5ad", target))
@@ -162,6 +163,23 @@ class TestFiles:
         refused = ginseng("annotate", model, rich, "-o", tmp_path / "mine.zarr", fails=2)
         assert "is a folder, but no zarr store" in refused
         assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
+
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+    def test_names_with_control_characters_read_back(self, model, adata, tmp_path, suffix):
+        odd = ["AAAC-1\r", "a\nb", "a\tb", "\x1b[31mred", 'a"b', "a,b", "\r\n"]
+        names = [*odd, *adata.obs_names[len(odd) :]]
+        adata.obs_names = names
+        adata.write_h5ad(tmp_path / "odd.h5ad")
+        how = {"sep": {".csv": ",", ".tsv": "\t"}[suffix], "index_col": "cell"}
+        ginseng("annotate", model, tmp_path / "odd.h5ad", "-o", tmp_path / f"a{suffix}", "-q", "--batch-size", BATCH)
+        assert pd.read_csv(tmp_path / f"a{suffix}", **how).index.tolist() == names
+        shards = TestShards.sharded(model, [tmp_path / "odd.h5ad"], 3, tmp_path, suffix)
+        ginseng("merge", *shards, "-o", tmp_path / f"b{suffix}", "--strict", "unassigned=1")
+        assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
+
+    def test_a_name_that_ends_a_text_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"hold no NUL character, as in a\\x00b"):
+            write_annotated(pd.DataFrame({"type": ["B"]}, index=["a\0b"]), tmp_path / "a.csv")
 
     @pytest.mark.parametrize("suffix", [".h5ad", ".csv"])
     def test_a_report(self, model, rich, tmp_path, suffix):
@@ -272,7 +290,7 @@ class TestSeveral:
             (["in/x*.h5ad"], "out", [], "Nothing matches '.*x"),
             (["in/a.h5ad", "in/b.h5ad"], "out.csv", [], "names one file for 2 inputs; name a folder"),
             (["in/a.h5ad", "in/a.h5ad"], "out", [], "would both become .*a.h5ad; annotate them apart"),
-            (["in/*.h5ad"], "in", [], "a.h5ad is the file of counts itself"),
+            (["in/*.h5ad"], "in", [], "a.h5ad is DATA .*a.h5ad itself"),
             (["in/*.h5ad"], "out", ["--format", "xlsx"], "--format must be one of h5ad"),
             (["in/a.h5ad"], "out.csv", ["--format", "csv"], "--format is of several outputs"),
             (["in/a.h5ad"], "out.csv", ["--shard", "0/3"], "given as 1/10"),
@@ -326,6 +344,26 @@ class TestSeveral:
         printed = ginseng(*annotate)
         assert printed.count("is finished already") == 2
         assert f"cells annotated: saved {tmp_path / 'out' / 'b.h5ad'}" in printed
+
+    def test_an_output_of_another_is_replaced_on_request_only(self, model, inputs, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "b.h5ad").write_text("mine")
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out", "-q"]
+        assert "b.h5ad exists; --overwrite replaces it" in ginseng(*annotate, fails=2)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.h5ad"]
+        ginseng(*annotate, "--overwrite")
+        assert ad.read_h5ad(tmp_path / "out" / "b.h5ad").n_obs == 60
+
+    def test_what_was_begun_before_a_kill_is_made_again(self, model, inputs, tmp_path, monkeypatch):
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out", "-q"]
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(Record, "keep", killed)
+            ginseng(*annotate)
+        assert (tmp_path / "out" / "a.h5ad").exists()
+        ginseng(*annotate)
 
     def test_what_a_damaged_record_is_of_is_made_again(self, model, inputs, tmp_path):
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
@@ -428,13 +466,13 @@ class TestShards:
             *merge, first, second, other, fails=3
         )
         simulate(50, seed=4).write_h5ad(tmp_path / "more.h5ad")
-        ginseng("annotate", model, tmp_path / "more.h5ad", *part, "--batch-size", BATCH)
+        ginseng("annotate", model, tmp_path / "more.h5ad", *part, "--batch-size", BATCH, "--overwrite")
         assert f"{other} does not belong to {first}: its input is another" in ginseng(
             *merge, first, second, other, fails=3
         )
         assert not (tmp_path / "merged.csv").exists()
-        refused = ginseng("merge", "-o", first, first, second, third, fails=3)
-        assert "is one of the shards itself" in refused
+        refused = ginseng("merge", "-o", first, first, second, third, "--overwrite", fails=2)
+        assert f"--output {first} is SHARDS {first} itself" in refused
 
     def test_counts_that_have_changed_are_another_input_and_a_copy_is_the_same(self, model, rich, tmp_path):
         first, second = self.sharded(model, [rich], 2, tmp_path, ".csv")
@@ -493,23 +531,23 @@ class TestShards:
 
 class TestExitCodes:
     def test_of_each_kind(self, model, counts, tmp_path):
-        annotate = ["annotate", model, counts, "-o", tmp_path / "a.csv", "-q"]
+        annotate = ["annotate", model, counts, "-o", tmp_path / "a.csv", "-q", "--overwrite"]
         ginseng(*annotate)
-        ginseng("annotate", tmp_path / "no.h5", counts, "-o", tmp_path / "a.csv", fails=1)
+        ginseng("annotate", tmp_path / "no.h5", counts, "-o", tmp_path / "b.csv", fails=1)
         ginseng("annotate", model, counts, fails=2)
         ginseng(*annotate, "--layer", "no", fails=3)
 
     def test_limits(self, model, adata, tmp_path):
         adata.X[:30] = 0
         adata.write_h5ad(tmp_path / "x.h5ad")
-        annotate = ["annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "a.csv", "-q", "--strict"]
+        annotate = ["annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "a.csv", "-q", "--overwrite", "--strict"]
         ginseng(*annotate, "unassigned=0.25")
         exceeded = ginseng(*annotate, "unassigned=0.2", fails=4)
         assert "25.0% of the cells of" in exceeded
         assert len(pd.read_csv(tmp_path / "a.csv")) == N_CELLS
         shards = TestShards.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, ".csv")
         ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.25")
-        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.2", fails=4)
+        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--overwrite", "--strict", "unassigned=0.2", fails=4)
         several = ["annotate", model, tmp_path / "x.h5*", "-o", tmp_path / "out", "--strict", "unassigned=0.2"]
         for _ in range(2):  # the second time of what the first has finished
             ginseng(*several, fails=4)

@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY, SUBPROCESS_ENVIRONMENT
 PACKAGE = REPOSITORY / "ginseng"
 # Each module may import from those before it only.
 ORDER = [
+    "interruption",
     "utils.values",
     "utils.messages",
     "utils.workspace",
@@ -34,6 +35,7 @@ ORDER = [
     "utils.forms",
     "utils.genes",
     "utils.counts",
+    "utils.tables",
     "utils.pairs",
     "utils.names",
     "utils.hvg",
@@ -118,6 +120,7 @@ ORDER = [
     "arguments",
     "commands.registry",
     "commands.runs",
+    "commands.paths",
     "commands.training",
     "commands.tuning",
     "commands.annotating",

@@ -127,6 +127,8 @@ def test_what_is_not_there_is_left_out(as_table, tmp_path):
 
 
 def test_types_alone_are_enough(tmp_path):
+    with pytest.raises(ValueError, match=r"r\.pdf must end in \.html"):
+        ginseng.report(annotated().obs, tmp_path / "r.pdf")
     ginseng.report(annotated().obs[["ginseng_cell_type"]], tmp_path / "r.html")
     assert Page(tmp_path / "r.html").headings == ["Cell types"]
 

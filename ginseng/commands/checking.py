@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ginseng.arguments import Fix, GeneKey, Layer, Mapping, Unlabeled, mapping_in
-from ginseng.commands.registry import InputRefused, WrongUse, command
+from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say
 from ginseng.data.annotation import groups_of, labels_of
 from ginseng.data.models import load_model
 from ginseng.data.preflight import Preflight, checked_reference, preflight
@@ -18,6 +18,7 @@ from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.forms import EMPTY
+from ginseng.utils.genes import least_genes
 from ginseng.utils.messages import shorten
 from ginseng.utils.names import read_gene_table
 
@@ -47,31 +48,28 @@ def doctor(
     *models, data = files
     if len(models) > 1:
         raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
-    state = load_model(models[0]) if models else None
+    with refusing(WrongUse):
+        least_genes(1, min_overlap)
+        names = None if gene_map is None else read_gene_table(gene_map)
+        renamed = mapping_in(mapping)
     look = {"fix": fix, "looks_at_all": True, "file": data}
-    with opened_counts(data) as adata:
-        for what, n in (("cell", adata.n_obs), ("gene", adata.n_vars)):
-            if not n:
-                raise _nothing_in(data, what)
-        if x_of(adata) is None and not layer_names(adata) and adata.raw is None:
-            raise _nothing_in(data, "count")
-        if state is None:
-            found = checked_reference(adata, layer, gene_key, **look)[1]
-        else:
-            found = preflight(
-                Annotator.of(state),
-                adata,
-                gene_key,
-                layer,
-                min_overlap=min_overlap,
-                gene_map=None if gene_map is None else read_gene_table(gene_map),
-                ignore_case=ignore_case,
-                **look,
-            )[2]
-        if found.forms[found.used].kind == EMPTY and not found.problems:
-            raise _nothing_in(data, "count")
-        named, found = _with_labels(found, adata.obs, label, group, mapping_in(mapping), unlabeled or ())
-    typer.echo("\n".join([*named, found.report()]))
+    with refusing(InputRefused):
+        state = load_model(models[0]) if models else None
+        with opened_counts(data) as adata:
+            for what, n in (("cell", adata.n_obs), ("gene", adata.n_vars)):
+                if not n:
+                    raise _nothing_in(data, what)
+            if x_of(adata) is None and not layer_names(adata) and adata.raw is None:
+                raise _nothing_in(data, "count")
+            if state is None:
+                found = checked_reference(adata, layer, gene_key, **look)[1]
+            else:
+                how = {"min_overlap": min_overlap, "gene_map": names, "ignore_case": ignore_case, **look}
+                found = preflight(Annotator.of(state), adata, gene_key, layer, **how)[2]
+            if found.forms[found.used].kind == EMPTY and not found.problems:
+                raise _nothing_in(data, "count")
+            named, found = _with_labels(found, adata.obs, label, group, renamed, unlabeled or ())
+    say(False, "\n".join([*named, found.report()]))
     if found.problems:
         raise typer.Exit(InputRefused.exit_code)
 

@@ -18,7 +18,7 @@ from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
 from ginseng.utils.files import is_url, local_path, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
-from ginseng.utils.values import require_flags, require_integer
+from ginseng.utils.values import WrongValue, require_flags, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
 
@@ -47,13 +47,13 @@ def create_dataset(
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     require_flags(overwrite=overwrite, other_genes=other_genes, normalize=normalize, fix=fix, silent=silent)
-    path = _free_place(path, overwrite)
+    path = free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
     for key in (label_key, *([] if group_key is None else [group_key]), *further):
         require_key(path, ".zarr", "obs", str(key))
     if select not in WAYS_TO_CHOOSE:
-        raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
+        raise WrongValue(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
     how: dict[str, Any] = {"mapping": mapping, "unlabeled": unlabeled, "further": further, "gene_key": gene_key}
     how |= {"normalize": normalize, "fix": fix}
     with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
@@ -108,7 +108,7 @@ def create_dataset(
                 write_split(zarr.open_group(fresh, mode="r+", use_consolidated=False), *parts)
 
 
-def _free_place(path: str | Path, overwrite: bool) -> Path:
+def free_place(path: str | Path, overwrite: bool = True) -> Path:
     """Where a dataset may be written: nothing else is ever replaced."""
     if is_url(path):
         raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")

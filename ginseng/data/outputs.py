@@ -29,6 +29,7 @@ from ginseng.utils.files import naming, replacing, require_writable_path, requir
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
 from ginseng.utils.labels import beside
 from ginseng.utils.messages import in_short, shorten
+from ginseng.utils.tables import write_table
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
@@ -232,10 +233,13 @@ def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -
         how: dict[str, Any] = {"index_label": cells, "sep": SEPARATORS[path.suffix]}
         with fresh.open("w", encoding="utf-8", newline="") as file:
             if mark is None:
-                table.to_csv(file, **how)
+                write_table(table, file, **how)
             else:
-                text = table.to_csv(**how)
-                told = {**mark, "n_header": len(table.iloc[:0].to_csv(**how).encode())}
+                text, header = io.StringIO(newline=""), io.StringIO(newline="")
+                write_table(table, text, **how)
+                write_table(table.iloc[:0], header, **how)
+                text = text.getvalue()
+                told = {**mark, "n_header": len(header.getvalue().encode())}
                 told["digest"] = _digest_of_text(told, text.encode())
                 file.write(f"{_MARK_LINE}{json.dumps(told)}\n{text}")
 

@@ -91,9 +91,20 @@ def merge_shards(shards: Sequence[Path], output: Path) -> dict[Path, str]:
     --------
     >>> merge_shards([Path("a.csv"), Path("b.csv")], Path("all.csv"))  # doctest: +SKIP
     """
+    return {path: _merge(of_path, path) for path, of_path in planned_merge(shards, output).items()}
+
+
+def planned_merge(shards: Sequence[Path], output: Path) -> dict[Path, list[Path]]:
+    """What `merge_shards` would write, and of which shards.
+
+    Examples
+    --------
+    >>> planned_merge([Path("a.csv"), Path("b.csv")], Path("all.csv"))
+    {PosixPath('all.csv'): [PosixPath('a.csv'), PosixPath('b.csv')]}
+    """
     is_folder = {shard: shard.is_dir() and shard.suffix not in SUFFIXES for shard in shards}
     if not any(is_folder.values()):
-        return {output: _merge(shards, output)}
+        return {output: list(shards)}
     names = {shard: sorted(_outputs_in(shard)) if is_folder[shard] else [] for shard in shards}
     expected = names[shards[0]]
     for shard, found in names.items():
@@ -102,7 +113,7 @@ def merge_shards(shards: Sequence[Path], output: Path) -> dict[Path, str]:
                 f"{shard} and {shards[0]} are no shards of the same inputs: one holds {shorten(found) or 'none'}, the "
                 f"other {shorten(expected) or 'none'}."
             )
-    return {output / name: _merge([shard / name for shard in shards], output / name) for name in expected}
+    return {output / name: [shard / name for shard in shards] for name in expected}
 
 
 def _outputs_in(folder: Path) -> list[str]:
@@ -129,8 +140,6 @@ def _merge(paths: Sequence[Path], output: Path) -> str:
     for path in paths:
         if path.suffix != output.suffix:
             raise ValueError(f"{path} and {output} are of different kinds; give both the same suffix.")
-        if output.exists() and output.samefile(path):
-            raise ValueError(f"{output} is one of the shards itself; name another output.")
         mark = _mark_of(path)
         if differing := [what for what in ("model", "options", "input", "form", "of") if mark[what] != first[what]]:
             what = "number of shards" if differing[0] == "of" else differing[0]

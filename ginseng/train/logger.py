@@ -142,4 +142,7 @@ class LogFile:
 
     def _lines(self) -> list[str]:
         with naming(self._path, "is no log of a training run"):
-            return self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            if lines and not lines[0].startswith(("epoch,", '{"epoch":')):
+                raise ValueError("its first line is of something else")
+            return lines

@@ -12,6 +12,7 @@ from anndata import AnnData, ImplicitModificationWarning
 from anndata.abc import CSCDataset
 from scipy import sparse
 
+from ginseng.interruption import leave_if_asked
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
 from ginseng.utils.genes import kinds_of_others, left_out
@@ -299,6 +300,7 @@ class Counts:
         if size < 1:
             raise ValueError(f"Cells must be read at least one at a time, but got {size}.")
         for start in range(0, self.n_cells, size):
+            leave_if_asked()
             stop = min(start + size, self.n_cells)
             yield start, stop, self.rows(start, stop)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ginseng.interruption import leave_if_asked
 from ginseng.utils.messages import in_short
 from ginseng.utils.workspace import PREFIX, put_in_place, workspace
 
@@ -56,6 +57,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with workspace(path.parent) as folder:
             fresh = folder / path.name
             yield fresh
+            leave_if_asked()
             if fresh.is_dir():
                 put_in_place(fresh, path)
             elif path.is_dir():

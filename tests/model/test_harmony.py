@@ -215,7 +215,7 @@ def test_the_command_keeps_the_names_for_create(model, tmp_path):
     ginseng("fit", tmp_path / "b.h5ad", "--label", "type", "-o", tmp_path / "b.h5", "-q", *QUICK)
     simulate().write_h5ad(tmp_path / "a.h5ad")
     files = model, tmp_path / "a.h5ad", tmp_path / "b.h5", tmp_path / "b.h5ad"
-    labels = ["--label-a", "cell_type", "--label-b", "type", "-o", tmp_path / "pairs.csv", "-q"]
+    labels = ["--label-a", "cell_type", "--label-b", "type", "-o", tmp_path / "pairs.csv", "-q", "--overwrite"]
     names = tmp_path / "names.csv"
     for options in ([], ["--merge"]):
         ginseng("harmonize", *files, *labels, "--mapping", names, *options)
