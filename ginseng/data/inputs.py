@@ -61,7 +61,7 @@ def identity_of(path: str | Path) -> Identity:
 
 
 def contents_of(path: str | Path) -> str:
-    """A digest of the bytes of an input, wherever it lies: 2 GB a second on two processors, or as fast as the disk.
+    """A digest of the bytes of an input, wherever it lies: 0.7 GB a second and processor, or as fast as the disk.
 
     Examples
     --------
