@@ -23,6 +23,7 @@ from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing
+from ginseng.utils.genes import OTHER_GENES
 from ginseng.utils.names import require_second_names
 
 _FORMAT = "ginseng annotator 1"
@@ -129,7 +130,8 @@ class Annotator:
         """The same for data that lack some genes, of which it knows the means over training cells."""
         if self.background is None or not is_lacking.any():
             return self
-        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking))
+        is_rest = np.array(self.genes) == OTHER_GENES
+        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking, is_rest))
 
 
 def save_annotator(annotator: Annotator, path: str | Path) -> None:
