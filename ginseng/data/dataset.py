@@ -176,8 +176,9 @@ class GinsengDataset:
             without the cells that are held out.
         other_genes : bool
             Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept,
-            if there are any: a network then normalises by all counts of a cell. Annotation adds up what such a model
-            does not know.
+            if there are any: a network then normalises by all counts of a cell. Of several inputs it is the sum of
+            genes that all of them have. Annotation adds up what such a model does not know; data that were cut to the
+            model's genes lack the sum, which then takes its mean over the training cells, with a warning.
         normalize : bool
             Whether the network to be trained normalises, so that values which are no counts (logarithms, scaled ones)
             are refused; False takes any.

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ginseng.data.matching import gene_weights, matched_genes
+from ginseng.data.matching import GeneMatch, gene_weights, matched_genes
 from ginseng.model.annotator import Annotator
 from ginseng.utils import forms
 from ginseng.utils.counts import Counts, layer_names, x_of
@@ -30,6 +30,9 @@ _GIVES_COUNTS = {  # or values in proportion to them; the lower the better
 }
 _MUCH_MISSING = 0.2  # of the weight
 _CLEARLY_FEWER = 0.9  # of the weight of the genes of another matrix
+_TOO_FEW_OTHERS = 2 / 3  # of their share of the counts in training; a single type has 0.78 (acinar cells of pancreas)
+_NOT_CUT = 10_000  # other genes
+_WITHOUT_OTHERS = 0.85  # of the weight; of the statuses, 0.92 are as with them
 _PARTS_OF_COUNTS = ("spliced", "unspliced", "ambiguous")
 
 
@@ -524,13 +527,18 @@ def preflight(
             genes = names.best(names_by_place(var, gene_key))[1]
         except ValueError:  # there is no such column
             return HeldGenes(0.0, "none of the model's genes")
-        share = weights()[~genes.is_lacking].sum() / weights().sum()
-        return HeldGenes(float(share), f"{genes.n_found:,} of the model's {genes.n_inputs:,} genes")
+        share = float(weights()[~genes.is_lacking].sum() / weights().sum())
+        told = f"{genes.n_found:,} of the model's {genes.n_genes:,} genes"
+        return (
+            HeldGenes(share * _WITHOUT_OTHERS, f"{told} and no others") if genes.lacks_rest else HeldGenes(share, told)
+        )
 
     how: dict[str, Any] = {"fix": fix, "looks_at_all": looks_at_all, "file": file, "held_genes": held_genes}
     counts, found = checked_counts(adata, layer, normalizes=annotator.takes_counts, **how)
     of_data = counts.var, names, gene_key, min_overlap
     matched = matched_genes(*of_data, fix=fix, cells=adata.obs_names, weights=weights)
+    if not (found.problems or matched.problems):
+        matched = _without_too_few_others(matched, counts, annotator)
     missing = matched.missing_weight(weights)
     if missing > _MUCH_MISSING and not matched.problems:
         text = (
@@ -542,8 +550,34 @@ def preflight(
     genes = {
         "by": matched.by,
         "found": matched.genes.n_found,
-        "of": matched.genes.n_inputs - (matched.genes.rest is not None),  # the sum of others is no gene
+        "of": matched.genes.n_genes,
         "needed": matched.least,
         "missing_weight": missing,
     }
     return counts, matched.genes, replace(found, genes=genes, **both)
+
+
+def _without_too_few_others(matched: GeneMatch, counts: Counts, annotator: Annotator) -> GeneMatch:
+    """The same where the sum of other genes than the model's is not known, of which there are none, or too few."""
+    genes = matched.genes
+    if genes.rest is None:
+        return matched
+    few = "no genes beside the model's"
+    is_given = (genes.positions == genes.rest).any()  # by data that were made of the model's genes
+    may_be_cut = not is_given and (genes.positions < 0).sum() < _NOT_CUT
+    if not genes.lacks_rest and may_be_cut and annotator.background is not None:
+        aligned = genes.of(counts.sample()[0])
+        totals = np.asarray(aligned.sum(axis=1)).ravel()
+        of_cells = aligned[:, [genes.rest]].toarray().ravel()[totals > 0] / totals[totals > 0]
+        in_training = float(annotator.background.share[genes.rest])
+        if len(of_cells) and of_cells.mean() < _TOO_FEW_OTHERS * in_training:
+            genes = replace(genes, lacks_rest=True)
+            few = (
+                f"few genes beside the model's, with {of_cells.mean():.0%} of the counts where they had "
+                f"{in_training:.0%} in training"
+            )
+    if not genes.lacks_rest:
+        return matched
+    stand_in = "counts as zero" if annotator.background is None else "takes its mean over the training cells"
+    text = f"The data have {few}: the sum of these, an input of the model, is not known and {stand_in}."
+    return replace(matched, genes=genes, warnings=(*matched.warnings, text))

@@ -21,7 +21,7 @@ from ginseng.data.annotation import (
 )
 from ginseng.data.preflight import HeldGenes, checked_reference
 from ginseng.data.readers import opened_counts
-from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes, match_genes
+from ginseng.utils.genes import LEFT_OUT, OTHER, OTHER_GENES, GeneMap, least_genes, match_genes, plain_names
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
@@ -165,13 +165,27 @@ class Sources:
         self._gene_maps = [GeneMap(match_genes(counts.var.index, kept), len(kept)) for counts in self._counts]
 
     def add_others(self) -> None:
-        """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any."""
-        if all((gene_map.positions >= 0).all() for gene_map in self._gene_maps):
+        """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any.
+
+        Of several inputs it is that of the genes that all of them have: sums of different genes cannot be compared.
+        """
+        names = [plain_names(counts.var.index) for counts in self._counts]
+        is_common = [np.logical_and.reduce([of_input.isin(others) for others in names]) for of_input in names]
+        positions = [
+            np.where((gene_map.positions < 0) & ~common, LEFT_OUT, gene_map.positions)
+            for gene_map, common in zip(self._gene_maps, is_common, strict=True)
+        ]
+        if n_left_out := max(int((of_input == LEFT_OUT).sum()) for of_input in positions):
+            warn(
+                f"The sum of the other genes is that of genes that all {len(names)} inputs have; up to {n_left_out:,} "
+                "of one are left out."
+            )
+        if all((of_input != OTHER).all() for of_input in positions):
             return
         if OTHER_GENES not in self.gene_names:
             self.gene_names = [*self.gene_names, OTHER_GENES]
         rest = self.gene_names.index(OTHER_GENES)
-        self._gene_maps = [GeneMap(gene_map.positions, len(self.gene_names), rest) for gene_map in self._gene_maps]
+        self._gene_maps = [GeneMap(of_input, len(self.gene_names), rest) for of_input in positions]
         for counts in self._counts:
             counts.nonnegative = True  # negative ones would be hidden in the sum
 

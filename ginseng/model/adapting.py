@@ -158,7 +158,7 @@ def moved(
     )
     before = state.module
     if state.background is not None and found.is_lacking.any():
-        before = lacking(before, state.background, found.is_lacking)
+        before = lacking(before, state.background, found.is_lacking, _is_rest(state))
     aligned = found.of(sparse.csr_matrix(move.sample)).toarray()
     answers = [_answers(*pair) for pair in ((before, aligned), (after.module, move.sample))]
     n_kept = int((move.source >= 0).sum())
@@ -184,7 +184,7 @@ def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " 
     """
     if state.background is None:
         raise ValueError("The model does not know the means of its genes.")
-    networks = members_of(lacking(state.module, state.background, is_lacking))
+    networks = members_of(lacking(state.module, state.background, is_lacking, _is_rest(state)))
     second_names = None if state.second_names is None else np.where(is_lacking, "", state.second_names)
     names = [f"{name}{_NOT_HERE}" if lacks else name for name, lacks in zip(state.genes, is_lacking, strict=True)]
     background = state.background.without(is_lacking)
@@ -229,6 +229,10 @@ def without_means_of(
     ]
     of_before = {"genes": before.genes, "second_names": before.second_names, "background": before.background}
     return sealed(_with_networks(tuned, networks, calibration=tuned.calibration, **of_before))
+
+
+def _is_rest(state: GinsengClassifierState) -> np.ndarray:
+    return np.asarray(state.genes).astype(str) == OTHER_GENES
 
 
 def _with_networks(

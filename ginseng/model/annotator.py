@@ -24,6 +24,7 @@ from ginseng.utils.bounds import read_json
 from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import local_path, naming, replacing
+from ginseng.utils.genes import OTHER_GENES
 from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
 from ginseng.utils.values import require_flags
@@ -142,7 +143,8 @@ class Annotator:
         """The same for data that lack some genes, of which it knows the means over training cells."""
         if self.background is None or not is_lacking.any():
             return self
-        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking))
+        is_rest = np.array(self.genes) == OTHER_GENES
+        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking, is_rest))
 
 
 def save_annotator(annotator: Annotator, path: str | Path) -> None:

@@ -226,11 +226,11 @@ def classify(
     ignore_case : bool
         Match what is not found as it is written without regard to case, where the model has one such gene.
     fix : bool
-        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts where the
-        one that was asked for does not; else undo logarithms and square roots (of which the network's own normalisation
-        makes the same input as of the counts); match genes by another column, without regard to case, without what is
-        written around their names (``CD3D_ENSG00000167286``), or by `gene_map` with its columns swapped, where that
-        finds clearly more. By default such data are refused.
+        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts, or clearly
+        more of the model's genes, where the one that was asked for does not; undo logarithms and square roots (of which
+        the network's own normalisation makes the same input as of the counts); match genes by another column, without
+        regard to case, without what is written around their names (``CD3D_ENSG00000167286``), or by `gene_map` with its
+        columns swapped, where that finds clearly more. By default such data are refused, or the better matrix is named.
     only, exclude : str or sequence of str, optional
         Cell types (or types above them in `hierarchy`) that can, or cannot, be in the data: probabilities are
         renormalised over those that can.

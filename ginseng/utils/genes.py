@@ -20,6 +20,7 @@ _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few nam
 # but these are 6 % of it and more, or 2 to 4 % if its genes are random. Whole data find 10 % of the model's and more.
 _FEW, _FEW_OF_DATA = 0.05, 0.02
 OTHER_GENES = "(other genes)"  # input of a model that is the sum of the counts of all genes which are no input
+OTHER, LEFT_OUT = -1, -2  # in place of a position: a gene that is no input, and one that is not in that sum, either
 
 _VERSIONED_ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*\d{11})(?:\.\d+)?(?:_PAR_Y)?$")
 _GENOME = re.compile(  # as the assemblies are called by those who make them, and by UCSC
@@ -204,11 +205,13 @@ class GeneMap:
     Attributes
     ----------
     positions : numpy.ndarray
-        For each gene of the data set its position among the inputs, or -1.
+        For each gene of the data set its position among the inputs, or `OTHER`, or `LEFT_OUT`.
     n_inputs : int
         Genes of the model.
     rest : int, optional
         The input, if there is one, that is the sum of all genes which are no input: see `OTHER_GENES`.
+    lacks_rest : bool
+        Whether that sum is not known, and then 0: the data set has no other genes, or too few of them.
 
     Examples
     --------
@@ -220,6 +223,7 @@ class GeneMap:
     positions: np.ndarray
     n_inputs: int
     rest: int | None = None
+    lacks_rest: bool = False
 
     @classmethod
     def matching(cls, names: np.ndarray | pd.Index, model_genes: np.ndarray) -> "GeneMap":
@@ -230,7 +234,8 @@ class GeneMap:
     def to(cls, positions: np.ndarray, model_genes: np.ndarray) -> "GeneMap":
         """Which of the genes of a model are at `positions`."""
         others = np.flatnonzero(np.asarray(model_genes) == OTHER_GENES)
-        return cls(positions, len(model_genes), int(others[0]) if len(others) else None)
+        rest = int(others[0]) if len(others) else None
+        return cls(positions, len(model_genes), rest, rest is not None and not np.isin(positions, [OTHER, rest]).any())
 
     @cached_property
     def _times_found(self) -> np.ndarray:
@@ -251,6 +256,11 @@ class GeneMap:
     @cached_property
     def _rises(self) -> bool:
         return bool((np.diff(self.positions[self.positions >= 0]) > 0).all())
+
+    @property
+    def n_genes(self) -> int:
+        """Inputs that are genes."""
+        return self.n_inputs - (self.rest is not None)
 
     @property
     def n_found(self) -> int:
@@ -293,13 +303,13 @@ class GeneMap:
         """Which inputs the data set lacks."""
         lacks = self._times_found == 0
         if self.rest is not None:
-            lacks[self.rest] = False
+            lacks[self.rest] = self.lacks_rest
         return lacks
 
     def warn_of_differences(self, stand_in: str = "count as zero") -> None:
         """Warn of inputs that the data set lacks, and what these do, and of those that it has more than once."""
-        if n_missing := int(self.is_lacking.sum()):
-            warn(f"{n_missing:,} of the {self.n_inputs:,} genes of the model are not in the data and {stand_in}.")
+        if n_missing := int(self.is_lacking.sum()) - self.lacks_rest:
+            warn(f"{n_missing:,} of the {self.n_genes:,} genes of the model are not in the data and {stand_in}.")
         if n_repeated := int((self._times_found > 1).sum()):
             warn(told_repeated(n_repeated))
 
@@ -320,7 +330,7 @@ class GeneMap:
         else:
             chosen = sparse.csr_matrix(chosen.tocsc())  # sorts in linear time: half that of `sort_indices`
             chosen.sum_duplicates()
-        return chosen if self.rest is None else chosen + self._rest_of(counts)
+        return chosen if self.rest is None or self.lacks_rest else chosen + self._rest_of(counts)
 
     def has_counts(self, aligned: sparse.csr_matrix) -> np.ndarray:
         """Which cells have a count of any input but the sum of the genes that are none."""
@@ -331,6 +341,6 @@ class GeneMap:
         return n_before[1:] > n_before[:-1]
 
     def _rest_of(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        sums = counts @ (self.positions < 0).astype(np.float64)
+        sums = counts @ (self.positions == OTHER).astype(np.float64)
         n_cells = len(sums)
         return sparse.csr_matrix((sums, np.full(n_cells, self.rest), np.arange(n_cells + 1)), (n_cells, self.n_inputs))

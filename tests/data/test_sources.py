@@ -194,6 +194,20 @@ class TestANumberOfGenes:
         np.testing.assert_array_equal(streamed(dataset).sum(axis=1), adata.X.sum(axis=1).A1)
 
 
+def test_the_sum_of_the_others_is_of_genes_that_all_inputs_have(tmp_path):
+    whole, cut = simulate(40, seed=1), simulate(30, seed=2)[:, :20].copy()
+    names = [f"GENE{i}" for i in range(6)]
+    how = {"genes": names, "other_genes": True, "overwrite": True, "silent": True}
+    with pytest.warns(UserWarning, match="that of genes that all 2 inputs have; up to 10 of one are left out"):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", [whole, cut], "cell_type", **how)
+    assert dataset.gene_names == [*names, OTHER_GENES]
+    expected = np.concatenate([adata[:, [f"GENE{i}" for i in range(6, 20)]].X.sum(axis=1).A1 for adata in (whole, cut)])
+    np.testing.assert_array_equal(streamed(dataset)[:, -1], expected)
+    with pytest.warns(UserWarning, match="that all 2 inputs have; up to 24 of one are left out"):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", [whole, cut[:, :6].copy()], "cell_type", **how)
+    assert dataset.gene_names == names
+
+
 def test_a_gene_called_like_the_sum_of_the_others_is_part_of_it(adata, tmp_path):
     first = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=6, other_genes=True, silent=True)
     again = GinsengDataset.create(
@@ -217,6 +231,7 @@ def test_a_split_after_the_markers_were_chosen_draws_a_warning(adata, tmp_path):
     others = [{"genes": 6, "select": "variance"}, {"genes": None}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*have no count of the genes that are kept")
         for options in others:
             GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", silent=True, **options).make_split(0.3)
         dataset.make_split(0.0)

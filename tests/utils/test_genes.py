@@ -30,7 +30,9 @@ def test_genes_that_are_no_input_may_be_summed(names, n_known, seed):
     np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
     np.testing.assert_array_equal(gene_map.has_counts(aligned), np.any(expected[:-1], axis=0))
     assert gene_map.n_found == len(set(names) & set(model))
-    assert gene_map.is_lacking.sum() == n_known - gene_map.n_found
+    has_others = bool(set(names) - set(model))
+    assert gene_map.is_lacking.sum() == n_known - gene_map.n_found + (not has_others)
+    assert gene_map.is_lacking[-1] == gene_map.lacks_rest == (not has_others)
 
 
 def test_versions_of_identifiers_are_ignored_but_suffixes_of_symbols_are_not():
