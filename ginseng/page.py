@@ -92,7 +92,7 @@ def facts(values: Mapping[str, Any]) -> Element:
         if isinstance(value, Mapping):
             inner = facts(value)
         else:
-            is_many = isinstance(value, np.ndarray | list | tuple)
+            is_many = isinstance(value, np.ndarray | list | tuple) and getattr(value, "ndim", 1) > 0
             inner = ", ".join(map(str, value)) if is_many else str(value)
         found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner or "none")]
     return tag("dl", *found, class_="facts")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ginseng.metrics import NO_TYPE
 from ginseng.utils.messages import UnknownName, require_one, shorten, unknown_name, warn
-from ginseng.utils.values import is_integer
+from ginseng.utils.values import is_integer, texts
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
@@ -56,7 +56,7 @@ def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
             raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
         columns = np.flatnonzero(genes)
     else:
-        names = pd.Index(np.asarray(genes).astype(str))
+        names = pd.Index(texts(genes, "gene"))
         if not names.is_unique:
             raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
         lacking = names.difference(var.index, sort=False)
@@ -126,7 +126,7 @@ def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) ->
         raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
     if n_missing:
         warn(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.")
-    labels = _sorted_categorical(obs[key], labelled)
+    labels = _sorted_categorical(obs[key], labelled, "label")
     if len(labels) == 0:
         raise ValueError(f"No cell has a label in adata.obs['{key}'].")
     if mapping is not None:
@@ -216,7 +216,7 @@ def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     n_missing = int((~_is_named(obs[key])[labelled]).sum())
     if n_missing:
         raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")
-    return _sorted_categorical(obs[key], labelled)
+    return _sorted_categorical(obs[key], labelled, "group")
 
 
 def require_list(further: Sequence[str]) -> None:
@@ -243,8 +243,10 @@ def _is_named(column: Any) -> np.ndarray:
     return column.notna().to_numpy() & (column.astype(str) != "").to_numpy(dtype=bool)
 
 
-def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
-    return pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))
+def _sorted_categorical(column: Any, cells: np.ndarray, kind: str) -> pd.Categorical:
+    found = pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))
+    texts(found.categories, kind)
+    return found
 
 
 def given_types(obs: Any, key: str = "ginseng") -> pd.Series:

@@ -28,6 +28,7 @@ from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
 from ginseng.utils.names import agreed_names, second_names
+from ginseng.utils.values import texts
 
 Source = str | Path | AnnData
 WAYS_TO_CHOOSE = ("markers", "variance")
@@ -181,7 +182,7 @@ class Sources:
                 kept[gene_map.positions[is_kept]] = names[is_kept]
                 if gene_map.rest is not None:
                     kept[gene_map.rest] = ""
-                of_inputs.append(kept.astype(str))
+                of_inputs.append(kept)
         agreed = agreed_names(of_inputs) if of_inputs else None
         return None if agreed is None else agreed.tolist()
 
@@ -261,7 +262,7 @@ def _common(names: list[pd.Index]) -> list[str]:
             f"{len(common):,} genes are common to all {len(names)} inputs, which have {fewest:,} to {most:,}; the "
             "others are left out."
         )
-    return [str(name) for name in common]
+    return texts(common, "gene").tolist()
 
 
 def _gene_map(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> GeneMap:

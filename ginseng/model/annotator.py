@@ -24,6 +24,7 @@ from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing
 from ginseng.utils.names import require_second_names
+from ginseng.utils.values import texts
 
 _FORMAT = "ginseng annotator 1"
 
@@ -74,7 +75,7 @@ class Annotator:
 
     def __post_init__(self):
         for name in ("genes", "labels"):
-            names = [str(entry) for entry in getattr(self, name)]
+            names = texts(getattr(self, name), name.removesuffix("s")).tolist()
             if len(set(names)) != len(names):
                 raise ValueError(f"`{name}` must not name anything twice.")
             object.__setattr__(self, name, names)
@@ -105,7 +106,7 @@ class Annotator:
     def id(self) -> str:
         """Short name of its weights and names, the same wherever it is loaded."""
         arrays = jax.tree.leaves(eqx.filter(self.module, eqx.is_array))
-        return digest(*arrays, np.array([*self.genes, *self.labels]))
+        return digest(*arrays, [*self.genes, *self.labels])
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.

@@ -13,6 +13,7 @@ from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
 from ginseng.utils.names import require_second_names
+from ginseng.utils.values import texts
 
 
 @dataclass
@@ -75,8 +76,8 @@ class GinsengClassifierState:
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        self.genes = np.asarray(self.genes, dtype=object).astype(str)
-        self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
+        self.genes = texts(self.genes, "gene")
+        self.label_keys = texts(self.label_keys, "label")
         self.label_values = np.asarray(self.label_values)
         model = eqx.filter_eval_shape(self._module_of, self.params)  # shapes are enough: the weights are not copied
         for member in self.members:
@@ -101,7 +102,7 @@ class GinsengClassifierState:
         ):
             if n_named != n_expected:
                 raise ValueError(f"`{name}` has {n_named} names, but the model has {n_expected}.")
-            if len(np.unique(getattr(self, name))) != n_named:
+            if len(set(getattr(self, name))) != n_named:
                 raise ValueError(f"`{name}` must not name anything twice.")
         if not np.array_equal(np.sort(self.label_values), np.arange(self.n_classes)):
             raise ValueError(
@@ -197,8 +198,8 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
     model = trainer.classifier
     return GinsengClassifierState(
         params=model.params,
-        genes=np.asarray(trainer.genes),
-        label_keys=np.asarray(trainer.label_names),
+        genes=trainer.genes,
+        label_keys=trainer.label_names,
         label_values=np.arange(len(trainer.label_names)),
         n_genes=model.n_genes,
         n_classes=model.n_classes,

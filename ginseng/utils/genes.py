@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from ginseng.utils.messages import shorten, warn
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_number, texts
 
 _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
 OTHER_GENES = "(other genes)"  # input of a model that is the sum of the counts of all genes which are no input
@@ -81,10 +81,10 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     >>> match_genes(np.array(["Cd3d", "Xist"]), np.array(["XIST", "CD3D"]), ignore_case=True)
     array([1, 0])
     """
-    genes = pd.Index(np.asarray(model_genes).astype(str))
+    genes = pd.Index(texts(model_genes, "gene"))
     if not genes.is_unique:
         raise ValueError(f"Genes of a model must be unique; repeated: {list(genes[genes.duplicated()].unique()[:5])}.")
-    names = pd.Index(np.asarray(names).astype(str))
+    names = pd.Index(texts(names, "gene"))
     without_versions = unversioned(genes)
     if without_versions.is_unique:
         genes, names = without_versions, unversioned(names)
@@ -143,7 +143,7 @@ class GeneMap:
     @classmethod
     def to(cls, positions: np.ndarray, model_genes: np.ndarray) -> "GeneMap":
         """Which of the genes of a model are at `positions`."""
-        others = np.flatnonzero(np.asarray(model_genes) == OTHER_GENES)
+        others = np.flatnonzero(np.asarray(model_genes, object) == OTHER_GENES)
         return cls(positions, len(model_genes), int(others[0]) if len(others) else None)
 
     @cached_property

@@ -11,6 +11,7 @@ import pandas as pd
 from ginseng.utils.genes import GeneMap, match_genes, unversioned
 from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.pairs import Pairs, read_pairs
+from ginseng.utils.values import texts
 
 _IDENTIFIER = re.compile(
     r"(ENS[A-Z]*G\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
@@ -78,10 +79,10 @@ def second_names(var: pd.DataFrame) -> np.ndarray | None:
     --------
     >>> var = pd.DataFrame({"gene_ids": ["ENSG00000167286", "ENSG00000010610", np.nan]}, ["CD3D", "CD4", "CD8"])
     >>> second_names(var)
-    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype='<U15')
+    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype=object)
     """
     column = second_column(var)
-    return None if column is None else _told_apart(_texts(column))
+    return None if column is None else _told_apart(texts(_texts(column), "gene"))
 
 
 def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, np.ndarray]:
@@ -99,8 +100,8 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     """
     if gene_key is not None:
         require_one("gene column", gene_key, "adata.var", var.columns)
-        return {f"adata.var['{gene_key}']": var[gene_key].to_numpy().astype(str)}
-    found = {"adata.var_names": var.index.to_numpy().astype(str)}
+        return {f"adata.var['{gene_key}']": texts(var[gene_key], "gene")}
+    found = {"adata.var_names": texts(var.index, "gene")}
     column, second = second_column(var), second_names(var)
     return found if column is None or second is None else {**found, f"adata.var['{column.name}']": second}
 
@@ -111,9 +112,9 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     Examples
     --------
     >>> agreed_names([np.array(["a", "b", "", "d"]), np.array(["a", "x", "c", ""])])
-    array(['a', '', 'c', 'd'], dtype='<U1')
+    array(['a', '', 'c', 'd'], dtype=object)
     """
-    agreed = np.asarray(of_inputs[0])
+    agreed = np.asarray(of_inputs[0], object)
     is_contradicted = np.zeros(len(agreed), bool)
     for names in of_inputs[1:]:
         is_contradicted |= (agreed != "") & (names != "") & (unversioned(agreed) != unversioned(names))
@@ -121,25 +122,25 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     return _told_apart(np.where(is_contradicted, "", agreed))
 
 
-def require_second_names(names: Iterable[str], n_genes: int) -> np.ndarray:
+def require_second_names(names: Iterable[Any], n_genes: int) -> np.ndarray:
     """Second names as an array, or a ValueError if there is not one for each gene, or two genes share one.
 
     Examples
     --------
     >>> require_second_names(["ENSG00000167286", ""], 2)
-    array(['ENSG00000167286', ''], dtype='<U15')
+    array(['ENSG00000167286', ''], dtype=object)
     """
-    found = np.asarray(list(names), dtype=object).astype(str)
+    found = texts(names, "gene")
     if len(found) != n_genes:
         raise ValueError(f"`second_names` has {len(found):,} names, for {n_genes:,} genes.")
     known = found[found != ""]
-    if len(np.unique(known)) != len(known):
+    if len(set(known)) != len(known):
         raise ValueError('`second_names` must not name two genes the same; "" stands for a name that is not known.')
     return found
 
 
 def _texts(column: pd.Series) -> np.ndarray:
-    return column.astype(object).where(column.notna().to_numpy(), "").to_numpy().astype(str)
+    return np.array([str(name) for name in column.astype(object).where(column.notna().to_numpy(), "")], dtype=object)
 
 
 def _told_apart(names: np.ndarray) -> np.ndarray | None:
@@ -224,7 +225,7 @@ class GeneNames:
         best, found = self.best(data)
         plain = next(iter(data)), "names"
         if best != plain:
-            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first)).n_found
+            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first, object)).n_found
             warn(
                 f"Genes are matched by {best[0]} with the {best[1]} of the model, which finds {found.n_found:,} of "
                 f"{len(self.first):,}; {plain[0]} with its names finds {n_plain:,}."
@@ -239,14 +240,14 @@ class GeneNames:
         for place, names in data.items():
             for kind, genes in own.items():
                 positions = np.where(by_table == _NOT_IN_TABLE, self._positions(names, genes), by_table)
-                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first))
+                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first, object))
         plain, best = next(iter(maps)), max(maps, key=lambda side: maps[side].n_found)  # the first of equals
         is_clear = maps[best].n_found > _CLEARLY * maps[plain].n_found
         return (best, maps[best]) if is_clear else (plain, maps[plain])
 
     def _positions(self, names: np.ndarray, genes: Any) -> np.ndarray:
         """Match names to those of the model, of which "" stands for one that is not known."""
-        genes = np.asarray(genes)
+        genes = np.asarray(genes, object)
         known = np.flatnonzero(genes != "")
         return np.append(known, -1)[match_genes(names, genes[known], ignore_case=self.ignore_case)]
 
