@@ -1,27 +1,30 @@
 """The one place that writes annotated data: tables, and AnnData beside matrices that are copied as they are stored."""
 
 import importlib.util
+import io
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
 
-from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
+from ginseng.data.elements import names_in
+from ginseng.data.readers import is_encoded_anndata, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import shorten, warn
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
@@ -94,18 +97,51 @@ def write_annotated(
     with how, naming(path, "cannot be written"):
         if annotated.isbacked:
             annotated = annotated.to_memory()
-        if source is not None and path.suffix == ".h5ad" and is_encoded_h5ad(source):
-            _write_beside_copy(annotated, path, source)
-        elif source is not None and path.suffix == ".zarr" and is_zarr(source):
-            _write_into_copied_store(annotated, path, source)
-        elif path.suffix == ".h5ad":
-            write_adata(annotated, path, mark)
-        else:
-            with replacing(path) as fresh, _quiet_about_consolidation():
-                root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
-                ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
-                _set_mark(root, mark)
-                zarr.consolidate_metadata(fresh)
+        try:
+            _write_anndata(annotated, path, source, mark)
+        except Exception as error:
+            if isinstance(error, OSError) or not (left_out := _leave_out_unwritable(annotated, path.suffix)):
+                raise
+            warn(f"{path}: left out what anndata reads and does not write: {shorten(left_out)}.")
+            _write_anndata(annotated, path, source, mark)
+
+
+def _write_anndata(annotated: AnnData, path: Path, source: str | Path | None, mark: dict[str, Any] | None) -> None:
+    is_alike = source is not None and (is_zarr(source) if path.suffix == ".zarr" else Path(source).is_file())
+    if source is not None and is_alike and is_encoded_anndata(source):
+        write = _write_into_copied_store if path.suffix == ".zarr" else _write_beside_copy
+        write(annotated, path, source)
+    elif path.suffix == ".h5ad":
+        write_adata(annotated, path, mark)
+    else:
+        with replacing(path) as fresh, _quiet_about_consolidation():
+            root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
+            ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
+            _set_mark(root, mark)
+            zarr.consolidate_metadata(fresh)
+
+
+def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
+    """Take out of ``uns`` what cannot be written in a format; gives its names."""
+    left_out: list[str] = []
+
+    def writable(values: Mapping[str, Any], place: str, scratch: Any) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            try:
+                ad.io.write_elem(scratch, "x", value)
+                kept[name] = value
+            except Exception:
+                if isinstance(value, Mapping):
+                    kept[name] = writable(value, f"{place}/{name}", scratch)
+                else:
+                    left_out.append(f"{place}/{name}")
+        return kept
+
+    with h5py.File(io.BytesIO(), "w") as file, _quiet_about_consolidation():
+        root = zarr.open_group({}, mode="w", zarr_format=ad.settings.zarr_write_format) if suffix == ".zarr" else file
+        adata.uns = writable(adata.uns, "uns", root)
+    return left_out
 
 
 def write_adata(adata: AnnData, path: str | Path, mark: dict[str, Any] | None = None) -> None:
@@ -165,8 +201,6 @@ def _write_beside_copy(adata: AnnData, path: Path, source: str | Path) -> None:
     with replacing(path) as fresh:
         shutil.copyfile(source, fresh)
         with changed_hdf5(fresh) as file:
-            for name in _ANNOTATION:
-                file.pop(name, None)
             _write_annotation(file, adata)
 
 
@@ -190,9 +224,17 @@ def _raised(error: OSError) -> None:
 
 
 def _write_annotation(root: Any, adata: AnnData) -> None:
+    """Write what annotating changes, and take away what could not be read."""
     for name in _ANNOTATION:
         annotation: Any = getattr(adata, name)
         ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
+    if set(root["var"].attrs.get("column-order", ())) != set(adata.var.columns):
+        ad.io.write_elem(root, "var", adata.var)
+    if adata.raw is None and "raw" in root:
+        del root["raw"]
+    for name in ("layers", "varm", "obsp", "varp"):
+        for key in set(names_in(root[name]) if name in root else ()) - set(getattr(adata, name)):
+            del root[name][key]
 
 
 @contextmanager
