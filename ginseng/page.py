@@ -112,7 +112,7 @@ def facts(values: Mapping[str, Any]) -> Element:
         elif isinstance(value, Mapping):
             inner = facts(value)
         else:
-            is_many = isinstance(value, np.ndarray | list | tuple)
+            is_many = isinstance(value, np.ndarray | list | tuple) and getattr(value, "ndim", 1) > 0
             inner = ", ".join(map(str, value)) if is_many else str(value)
         inner = "none" if isinstance(inner, str) and not inner else inner
         found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner)]

@@ -1,6 +1,6 @@
 """What an annotation says, as one page to be read in a browser (needs the `plot` extra)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from ginseng.model.state import GinsengClassifierState, of_its_weights
 from ginseng.page import bar, facts, histogram, page, picture, require_page, section, table, tag, tiles
 from ginseng.utils.files import replacing
 from ginseng.utils.labels import beside
-from ginseng.utils.messages import printable, require_one
+from ginseng.utils.messages import in_short, printable, require_one, warn
 
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
@@ -79,8 +79,8 @@ def report(
         _types(told),
         _certainty(told),
         _embedding(told),
-        _contributions(told),
-        _markers(told),
+        _of_uns(told, f"{key}_contributions", _contributions),
+        _of_uns(told, "rank_genes_groups", _markers),
         _consensus(told),
         _agreement(told),
         _origin(told, state),
@@ -227,10 +227,18 @@ def _embedding(told: _Told) -> Element | None:
     return section("UMAP", *drawn)
 
 
-def _contributions(told: _Told) -> Element | None:
-    found = told.uns.get(f"{told.key}_contributions")
-    if found is None:
+def _of_uns(told: _Told, name: str, section_of: Callable[[Any], Element]) -> Element | None:
+    """The section of what ``uns`` may hold, left out with a warning where that is of another kind than is written."""
+    if (found := told.uns.get(name)) is None:
         return None
+    try:
+        return section_of(found)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        warn(f"adata.uns['{name}'] is of another kind than is written there, and is left out: {in_short(error)}.")
+        return None
+
+
+def _contributions(found: Any) -> Element:
     first = found.groupby("group", sort=False).head(_N_MARKERS)
     rows = [
         [group, tag("span", ", ".join(of_group["gene"].astype(str)))]
@@ -240,10 +248,7 @@ def _contributions(told: _Told) -> Element | None:
     return section("Why", picture(plot.contributions(found), text), _words(["cells", "first genes"], rows))
 
 
-def _markers(told: _Told) -> Element | None:
-    found = told.uns.get("rank_genes_groups")
-    if found is None:
-        return None
+def _markers(found: Any) -> Element:
     names = pd.DataFrame.from_records(found["names"]).head(_N_MARKERS)
     rows = [[str(group), tag("span", ", ".join(names[group].astype(str)))] for group in names]
     grouped = found.get("params", {}).get("groupby", "group")
@@ -305,8 +310,8 @@ def _origin(told: _Told, state: GinsengClassifierState | None) -> Element | None
     parts: list[Element] = []
     if state is not None:
         parts += [tag("h3", "Model"), facts(_by_name(describe_model(state)))]
-    kept = told.uns.get(told.key)
-    kept = dict(kept) if isinstance(kept, Mapping) else {}
+    kept = told.uns.get(told.key, {})
+    kept = dict(kept) if isinstance(kept, Mapping) else {told.key: kept}  # of another kind than is written there
     if preflight := kept.pop("preflight", None):
         parts += [tag("h3", "Preflight"), facts(preflight if isinstance(preflight, Mapping) else {"": preflight})]
     if isinstance(clusters := kept.get("clusters"), pd.DataFrame):

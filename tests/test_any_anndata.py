@@ -526,8 +526,6 @@ def test_groups_that_cannot_be_told_apart_are_refused(state):
 
 
 FOREIGN = {
-    "an object": lambda a: a.uns.update(mine={"deep": object()}),
-    "a function": lambda a: a.uns.update(mine=len),
     "lists": lambda a: a.obs.insert(0, "mine", pd.Series([["a"]] * N_CELLS, a.obs_names)),
     "an index": lambda a: a.obs.index.set_names("donor", inplace=True),
     "two of a name": lambda a: doubled(a, "donor"),
@@ -546,6 +544,16 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stays(state, tmp_path,
     with pytest.raises(ValueError, match=r"annotated\.h5ad cannot be written: .* key '(deep|mine|obs)'"):
         write_annotated(annotated, path)
     assert path.read_bytes() == content and [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_what_is_read_and_not_written_of_uns_is_left_out(tmp_path, suffix):
+    """anndata writes a complex scalar of NumPy, reads it as one of Python, and does not write that."""
+    adata, path = cells(), tmp_path / f"annotated{suffix}"
+    adata.uns.update(mine={"deep": 1j, "kept": 3}, other=object())
+    with pytest.warns(UserWarning, match="left out what anndata reads and does not write: uns/mine/deep, uns/other"):
+        write_annotated(adata, path)
+    assert ginseng.read_adata(path, backed=False).uns == {"mine": {"kept": 3}}
 
 
 # All of it

@@ -1,5 +1,6 @@
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -254,3 +255,16 @@ def test_no_name_of_a_card_takes_the_room_of_its_text(tmp_path):
     assert long.strip() in page.text
     assert EVIL in page.text
     assert "fit-content(14rem) minmax(0, 1fr)" in page.source
+
+
+@pytest.mark.parametrize("value", [3, "text", [1, 2], {"a": 1}, np.array(2.5), np.arange(3)])
+@pytest.mark.parametrize("name", ["ginseng", "ginseng_contributions", "rank_genes_groups"])
+def test_uns_of_another_kind_is_no_end_of_a_page(tmp_path, name, value):
+    adata = with_everything()
+    adata.uns[name] = value
+    with warnings.catch_warnings(record=True) as drawn:
+        warnings.simplefilter("always", UserWarning)
+        ginseng.report(adata, tmp_path / "r.html")
+    assert "Cell types" in Page(tmp_path / "r.html").text
+    told = [str(warning.message) for warning in drawn]
+    assert (name == "ginseng") != any(f"adata.uns['{name}'] is of another kind" in text for text in told)

@@ -19,7 +19,7 @@ from ginseng.utils.labels import (
     without_none,
 )
 from ginseng.utils.messages import UnknownName, require_one, shorten, unknown_name, warn
-from ginseng.utils.values import is_integer
+from ginseng.utils.values import is_integer, texts
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
@@ -86,7 +86,7 @@ def chosen_names(var: pd.DataFrame, genes: Genes) -> list[str]:
             raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
         chosen = names[np.asarray(genes)]
     else:
-        wanted = pd.Index(np.asarray(genes).astype(str))
+        wanted = pd.Index(texts(genes, "gene"))
         if not wanted.is_unique:
             raise ValueError(f"`genes` must be unique; repeated: {shorten(wanted[wanted.duplicated()].unique(), 5)}.")
         is_there = np.isin(np.arange(len(wanted)), match_genes(names, wanted.to_numpy()))

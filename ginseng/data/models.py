@@ -72,7 +72,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
         raise IsADirectoryError(f"{path} is a folder; name a file for the model.")
     with new_hdf5(path) as file:
         for name in ("genes", "label_keys"):
-            file.create_dataset(name, data=np.char.encode(getattr(state, name), "utf-8"), compression="gzip")
+            file.create_dataset(name, data=_as_bytes(getattr(state, name)), compression="gzip")
         file.create_dataset("label_values", data=np.asarray(state.label_values, np.int64), compression="gzip")
         for name in _ATTRIBUTES:
             file.attrs[name] = getattr(state, name)
@@ -85,7 +85,7 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             _save_pytree(file.create_group(_CALIBRATION), as_tree(state.calibration))
             file[_CALIBRATION].attrs["digest"] = contents_digest(file, [_CALIBRATION])  # of its own: others skip it
         if state.second_names is not None:
-            file.create_dataset(_SECOND, data=np.char.encode(state.second_names, "utf-8"), compression="gzip")
+            file.create_dataset(_SECOND, data=_as_bytes(state.second_names), compression="gzip")
         metadata = file.create_group("metadata")
         metadata.attrs["format"] = MODEL_FORMAT
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -95,6 +95,11 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
                 metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
         metadata.attrs["digest"] = _digest_of(file)
         metadata.attrs[_OF_METADATA] = contents_digest(file, ["metadata"])
+
+
+def _as_bytes(names: Any) -> np.ndarray:
+    """Names of fixed width, as the layout has them."""
+    return np.array([name.encode() for name in names], dtype=bytes)
 
 
 def _as_json(value: Any) -> Any:
@@ -151,8 +156,6 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         calibration = from_tree(_load_pytree(file[_CALIBRATION])) if _CALIBRATION in file else None
         metadata = _load_metadata(file) if "metadata" in file else {}
         arrays |= {"second_names": file[_SECOND][()]} if _SECOND in file else {}
-        for name in {"genes", "label_keys", "second_names"} & set(arrays):
-            arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
         state = GinsengClassifierState(
             params=params,
             **arrays,
@@ -249,8 +252,13 @@ def _load_metadata(file: Any) -> dict[str, Any]:
     group = file["metadata"]
     try:
         require_digest(group.attrs.get(_OF_METADATA), contents_digest(file, ["metadata"]), "they")
-        loaded = {name: read_json(dataset.asstr()[()]) for name, dataset in group.items()}
     except (ValueError, AttributeError, TypeError) as error:
         warn(f"The metadata of the model cannot be read and are left out: {in_short(error)}.")
         return {}
+    loaded = {}
+    for name, dataset in group.items():
+        try:
+            loaded[name] = read_json(dataset.asstr()[()])
+        except (ValueError, AttributeError, TypeError) as error:
+            warn(f"The metadata of the model cannot be read as to '{name}', which is left out: {in_short(error)}.")
     return {**loaded, "created": group.attrs.get("created")}

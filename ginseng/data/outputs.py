@@ -20,15 +20,16 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 
+from ginseng.data.elements import names_in
 from ginseng.data.inputs import Identity, require_as_opened
-from ginseng.data.readers import is_anndata_zarr, is_encoded_h5ad, is_zarr, read_adata, read_annotation
+from ginseng.data.readers import is_encoded_anndata, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
 from ginseng.utils.counts import layer_names
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
 from ginseng.utils.labels import beside
-from ginseng.utils.messages import in_short, shorten
+from ginseng.utils.messages import in_short, shorten, warn
 from ginseng.utils.tables import write_table
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -107,22 +108,58 @@ def write_annotated(
     with how, naming(path, "cannot be written"):
         if annotated.isbacked:
             annotated = annotated.to_memory()
-        if source is not None and _is_copied(source, path):
-            copy = _write_beside_copy if path.suffix == ".h5ad" else _write_into_copied_store
-            copy(annotated, path, source, identity)
-        elif path.suffix == ".h5ad":
-            write_adata(annotated, path, mark)
-        else:
-            with replacing(path) as fresh, _writing_zarr():
-                root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
-                ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
-                _set_mark(root, mark)
-                zarr.consolidate_metadata(fresh)
+        try:
+            _write_anndata(annotated, path, source, mark, identity)
+        except Exception as error:
+            if isinstance(error, OSError) or not (left_out := _leave_out_unwritable(annotated, path.suffix)):
+                raise
+            warn(f"{path}: left out what anndata reads and does not write: {shorten(left_out)}.")
+            _write_anndata(annotated, path, source, mark, identity)
+
+
+def _write_anndata(
+    annotated: AnnData, path: Path, source: str | Path | None, mark: dict[str, Any] | None, identity: Identity | None
+) -> None:
+    if source is not None and _is_copied(source, path):
+        copy = _write_beside_copy if path.suffix == ".h5ad" else _write_into_copied_store
+        copy(annotated, path, source, identity)
+    elif path.suffix == ".h5ad":
+        write_adata(annotated, path, mark)
+    else:
+        with replacing(path) as fresh, _writing_zarr():
+            root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
+            ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
+            _set_mark(root, mark)
+            zarr.consolidate_metadata(fresh)
+
+
+def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
+    """Take out of ``uns`` what cannot be written in a format; gives its names."""
+    left_out: list[str] = []
+
+    def writable(values: Mapping[str, Any], place: str, scratch: Any) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            try:
+                ad.io.write_elem(scratch, "x", value)
+                kept[name] = value
+            except Exception:
+                if isinstance(value, Mapping):
+                    kept[name] = writable(value, f"{place}/{name}", scratch)
+                else:
+                    left_out.append(f"{place}/{name}")
+        return kept
+
+    with h5py.File(io.BytesIO(), "w") as file, _writing_zarr():
+        root = zarr.open_group({}, mode="w", zarr_format=ad.settings.zarr_write_format) if suffix == ".zarr" else file
+        adata.uns = writable(adata.uns, "uns", root)
+    return left_out
 
 
 def _is_copied(source: str | Path, path: Path) -> bool:
     """Whether an output begins as a copy of its source, being of the same kind."""
-    return is_encoded_h5ad(source) if path.suffix == ".h5ad" else is_anndata_zarr(source)
+    is_alike = is_zarr(source) if path.suffix == ".zarr" else Path(source).is_file()
+    return is_alike and is_encoded_anndata(source)
 
 
 def require_keys(adata: AnnData, path: Path, source: str | Path | None = None) -> None:
@@ -256,8 +293,6 @@ def _write_beside_copy(adata: AnnData, path: Path, source: str | Path, identity:
         shutil.copyfile(source, fresh)
         _require_as_opened(source, identity, path)
         with changed_hdf5(fresh) as file:
-            for name in _ANNOTATION:
-                file.pop(name, None)
             _write_annotation(file, adata)
 
 
@@ -287,9 +322,17 @@ def _raised(error: OSError) -> None:
 
 
 def _write_annotation(root: Any, adata: AnnData) -> None:
+    """Write what annotating changes, and take away what could not be read."""
     for name in _ANNOTATION:
         annotation: Any = getattr(adata, name)
         ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
+    if set(root["var"].attrs.get("column-order", ())) != set(adata.var.columns):
+        ad.io.write_elem(root, "var", adata.var)
+    if adata.raw is None and "raw" in root:
+        del root["raw"]
+    for name in ("layers", "varm", "obsp", "varp"):
+        for key in set(names_in(root[name]) if name in root else ()) - set(getattr(adata, name)):
+            del root[name][key]
 
 
 @contextmanager

@@ -11,17 +11,19 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.downloads import downloaded
+from ginseng.data.elements import EVERYTHING, assembled
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
-from ginseng.data.typed import folder_of, require_bounded
+from ginseng.data.typed import folder_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
-from ginseng.utils.hdf5 import naming_filters, opened_hdf5
+from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, warn
-from ginseng.utils.soundness import require_sound, require_sound_where_stored
+from ginseng.utils.soundness import require_sound
 from ginseng.utils.values import require_flags
 
+_COUNTS = ("X", "var", "raw", "layers")
 _ALIGNED = ("obsm", "varm", "obsp", "varp")
 _GENE_EXPRESSION = ("rna", "gex", "gene expression")  # what MuData calls it
 
@@ -63,15 +65,14 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
     with naming(path):
         if path.is_dir():
-            return _sound(ad.read_zarr(_open_zarr(path))) if is_zarr(path) else read_10x_mtx(path)
+            return assembled(_open_zarr(path), path, in_memory=True) if is_zarr(path) else read_10x_mtx(path)
         with opened_hdf5(path) as file:
             kind = kind_of(file)
             found = shorten(file)
             if kind == "MuData":
-                return _sound(ad.io.read_elem(_anndata_in(path, file)))  # pyright: ignore[reportArgumentType]
-        if kind == "AnnData":
-            with naming_filters(path):
-                return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+                return assembled(_anndata_in(path, file), path, in_memory=True)
+            if kind == "AnnData":
+                return _whole_h5ad(path, file, backed)
         if kind == "10x":
             return read_10x_h5(path)
     if kind == "loom":
@@ -102,14 +103,20 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
-    path = path if is_url(path) else local_path(path)
+    path, parts = path if is_url(path) else local_path(path), EVERYTHING if annotation else _COUNTS
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
-        yield _left_on_disk(path, _open_zarr(path), annotation)
+        root = _open_zarr(path)
+        with naming(path):
+            adata = assembled(root, path, parts, in_memory=not _is_encoded(root))
+        yield adata
         return
     if _is_hdf5(path):
         with opened_hdf5(path) as file:
-            if _is_encoded(path, file):
-                yield _left_on_disk(path, _anndata_in(path, file), annotation)
+            with naming(path):
+                is_encoded = kind_of(file) in ("AnnData", "MuData") and _is_encoded(file)
+                adata = assembled(_anndata_in(path, file), path, parts, in_memory=False) if is_encoded else None
+            if adata is not None:
+                yield adata
                 return
     adata = read_adata(path)
     try:
@@ -138,51 +145,37 @@ def read_annotation(path: str | Path) -> AnnData:
         raise FileNotFoundError(f"There is no {path}.")
     with naming(path):
         if path.is_dir():
-            return _annotation_in(_open_zarr(path))
+            return assembled(_open_zarr(path), path, ("obsm", "uns"), in_memory=True)
         with opened_hdf5(path) as file:
             if kind_of(file) != "AnnData":
                 raise ValueError("it holds no annotated cells")
-            return _annotation_in(file)
+            return assembled(file, path, ("obsm", "uns"), in_memory=True)
 
 
-def _annotation_in(root: Any) -> AnnData:
-    _require_sound_annotation(root)
-    parts: dict[str, Any] = {name: ad.io.read_elem(root[name]) for name in ("obs", "obsm", "uns") if name in root}
-    return AnnData(**parts)
-
-
-def is_encoded_h5ad(path: str | Path) -> bool:
-    """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not.
+def is_encoded_anndata(path: str | Path) -> bool:
+    """Whether it is an .h5ad file or a .zarr store that tells the encodings of its members, as older ones do not.
 
     Examples
     --------
-    >>> is_encoded_h5ad("no such file")
+    >>> is_encoded_anndata("no such file")
     False
     """
+    if is_zarr(path):
+        root = zarr.open_group(local_path(path), mode="r", use_consolidated=False)
+        return not _is_mudata(root) and _is_encoded(root)
     if not _is_hdf5(path):
         return False
     with opened_hdf5(path) as file:
-        return _is_encoded(path, file) and kind_of(file) == "AnnData"
-
-
-def is_anndata_zarr(path: str | Path) -> bool:
-    """Whether a folder is a zarr store of which the root is an AnnData.
-
-    Examples
-    --------
-    >>> is_anndata_zarr("no such folder")
-    False
-    """
-    return is_zarr(path) and not _is_mudata(zarr.open_group(local_path(path), mode="r"))
+        return kind_of(file) == "AnnData" and _is_encoded(file)
 
 
 def _is_hdf5(path: str | Path) -> bool:
     return local_path(path).is_file() and h5py.is_hdf5(local_path(path))
 
 
-def _is_encoded(path: str | Path, file: h5py.File) -> bool:
-    with naming(path):
-        return kind_of(file) in ("AnnData", "MuData") and "encoding-type" in file.attrs
+def _is_encoded(root: Any) -> bool:
+    """Whether AnnData tells the encodings of its members; some stores tell all but that of their root."""
+    return "encoding-type" in (root if isinstance(root, h5py.File) else root["obs"]).attrs
 
 
 def kind_of(file: h5py.File) -> str | None:
@@ -221,8 +214,7 @@ def _open_zarr(path: str | Path) -> zarr.Group:
     with naming(path):
         if not is_url(path):
             require_own_files(path)
-        root = zarr.open_group(path, mode="r")
-        require_bounded(root, path)
+        root = zarr.open_group(path, mode="r", use_consolidated=None if is_url(path) else False)  # as it is on disk
         root = _anndata_in(path, root)
         if "obs" not in root or "var" not in root:
             raise ValueError(_of_another_kind(path, root))
@@ -276,6 +268,14 @@ def _holds_genes(modality: Any) -> bool:
     return set(kinds) == {"Gene Expression"}
 
 
+def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
+    """As anndata reads it, unless something in it cannot be read, or is unsound."""
+    try:
+        return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+    except Exception:
+        return assembled(file, path, in_memory=True, file=h5py.File(path) if backed else None)
+
+
 def _sound(adata: AnnData) -> AnnData:
     """The same, unless a sparse matrix contradicts itself, by which slicing would end the interpreter."""
     raw: Any = adata.raw
@@ -284,41 +284,3 @@ def _sound(adata: AnnData) -> AnnData:
     for matrix in (*(adata.layers[name] for name in layer_names(adata)), *raws, *further, x_of(adata)):
         require_sound(matrix)
     return adata
-
-
-def _require_sound_annotation(root: Any) -> None:
-    for aligned in (root[name] for name in _ALIGNED if name in root):
-        for name in aligned:
-            require_sound_where_stored(aligned[name])
-
-
-def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
-    """AnnData over what is stored: its annotation read, its matrices left where they are."""
-    with naming(path):
-        layers, raw = root.get("layers", {}), root.get("raw")
-        further = {}
-        if annotation:
-            _require_sound_annotation(root)
-            further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
-            pairs = [name for name in ("obsp", "varp") if name in root]
-            further |= {name: {key: _on_disk(root[name][key]) for key in root[name]} for name in pairs}
-        return AnnData(
-            _on_disk(root.get("X")),
-            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
-            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
-            layers={name: _on_disk(layers[name]) for name in layers},
-            raw=_raw_on_disk(raw, annotation) if hasattr(raw, "keys") else None,
-            **further,
-        )
-
-
-def _raw_on_disk(raw: Any, annotation: bool) -> dict[str, Any]:
-    read = ["var", "varm"] if annotation and "varm" in raw else ["var"]
-    return {"X": _on_disk(raw["X"]), **{name: ad.io.read_elem(raw[name]) for name in read}}
-
-
-def _on_disk(matrix: Any) -> Any:
-    """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
-    if hasattr(matrix, "keys"):
-        return ad.io.sparse_dataset(matrix)
-    return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix

@@ -26,6 +26,7 @@ from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
 from ginseng.utils.names import agreed_names, called_by, second_names
+from ginseng.utils.values import texts
 
 Source = str | Path | AnnData
 WAYS_TO_CHOOSE = ("markers", "variance")
@@ -201,7 +202,7 @@ class Sources:
                 kept[of_kept[kept[of_kept] != names]] = ""  # genes of one name that are summed have several
                 if gene_map.rest is not None:
                     kept[gene_map.rest] = ""
-                of_inputs.append(kept.astype(str))
+                of_inputs.append(kept)
         agreed = agreed_names(of_inputs) if of_inputs else None
         return None if agreed is None else agreed.tolist()
 
@@ -293,7 +294,7 @@ def _common(names: list[list[str]]) -> list[str]:
             f"{len(common):,} genes are common to all {len(names)} inputs, which have {fewest:,} to {most:,}; the "
             "others are left out."
         )
-    return [str(name) for name in common]
+    return texts(common, "gene").tolist()
 
 
 def _unique(names: list[pd.Index]) -> pd.Index:

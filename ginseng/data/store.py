@@ -28,13 +28,14 @@ from scipy import sparse
 from zarr.errors import ZarrUserWarning
 
 from ginseng.data.shards import GrowingArray
-from ginseng.data.typed import array_of, folder_of, n_missing_chunks, require_bounded, values_of
+from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import is_url, local_path, naming
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.names import kind_of_names, require_second_names
 from ginseng.utils.soundness import require_ends
+from ginseng.utils.values import texts
 from ginseng.utils.workspace import moved_away
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
@@ -210,6 +211,7 @@ def _names(attributes: dict[str, Any], key: str) -> list[str]:
     names = attributes[key]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`{key}` is no list of names")
+    texts(names, key.partition("_")[0])
     if key != "gene_names" and len(set(names)) != len(names):
         raise ValueError(f"`{key}` names something twice")
     return names
@@ -242,6 +244,8 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
         raise ValueError("X holds float16, of which SciPy has no sparse matrices")
     if values.ndim != 1 or values.shape != indices.shape or indices.dtype.kind not in "iu":
         raise ValueError(f"X has values of shape {values.shape}, but {indices.dtype} indices of {indices.shape}")
+    if (n_ends := array_of(x, "indptr").shape) != (shape[0] + 1,):
+        raise ValueError(f"X has {n_ends} row ends, for {shape[0]:,} cells")
     indptr = values_of(x, "indptr")
     require_ends(indptr, shape[0], values.shape[0])
     return (values, indices), indptr.astype(np.int64)
@@ -301,8 +305,6 @@ def open_store(path: str | Path) -> zarr.Group:
         raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
     if root is None or not all(name in root.attrs for name in _ATTRIBUTES):
         raise ValueError(f"{path} is not a ginseng dataset; GinsengDataset.create makes one from counts.")
-    with naming(path, "is a damaged dataset"):
-        require_bounded(root, path)
     return root
 
 

@@ -18,6 +18,7 @@ from ginseng.model.modules import logits_of
 from ginseng.model.state import GinsengClassifierState, sealed, with_params
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.names import GeneNames
+from ginseng.utils.values import texts
 
 _RIDGE = 1e-2  # of the mean variance of units, on what they tell of those without a place
 _LAYERS = ("features1", "features2", "attn1", "attn2", "head")
@@ -129,10 +130,11 @@ def moved(
     >>> report.n_kept, report.n_new, report.agreement
     (3, 1, 1.0)
     """
-    first = np.asarray(genes.first).astype(str)
+    first = texts(genes.first, "gene")
     if np.ndim(sample) != 2 or np.shape(sample)[1] != len(first) or not len(sample):
         raise ValueError(f"`sample` must have cells with the {len(first):,} new genes, but has shape {sample.shape}.")
-    names = {"genes.first": first} | ({} if genes.second is None else {"genes.second": np.asarray(genes.second)})
+    second = None if genes.second is None else np.asarray(genes.second, object)
+    names = {"genes.first": first} | ({} if second is None else {"genes.second": second})
     found = GeneNames(state.genes, state.second_names).match(names)
     found.require(least_genes(min(len(first), state.n_genes)), first, state.genes, lambda: "are they of one species?")
     move = _Move.of(state, found, first, np.asarray(sample, np.float32))
@@ -151,7 +153,7 @@ def moved(
         params,
         members,
         genes=first,
-        second_names=None if genes.second is None else np.asarray(genes.second),
+        second_names=second,
         n_genes=len(first),
         target_sum=move.target_sum,
         background=background,

@@ -27,7 +27,7 @@ from ginseng.utils.files import local_path, naming, replacing
 from ginseng.utils.genes import OTHER_GENES
 from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
-from ginseng.utils.values import require_flags
+from ginseng.utils.values import require_flags, texts
 
 _FORMAT = "ginseng annotator 1"
 
@@ -79,7 +79,7 @@ class Annotator:
     def __post_init__(self):
         require_not_forked()
         for name in ("genes", "labels"):
-            names = [str(entry) for entry in getattr(self, name)]
+            names = texts(getattr(self, name), name.removesuffix("s")).tolist()
             if len(set(names)) != len(names):
                 raise ValueError(f"`{name}` must not name anything twice.")
             object.__setattr__(self, name, names)
@@ -111,7 +111,7 @@ class Annotator:
     def id(self) -> str:
         """Short name of its weights and names, the same wherever it is loaded."""
         arrays = jax.tree.leaves(eqx.filter(self.module, eqx.is_array))
-        return digest(*arrays, np.array([*self.genes, *self.labels]))
+        return digest(*arrays, [*self.genes, *self.labels])
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.

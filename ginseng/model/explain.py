@@ -123,7 +123,7 @@ def explain(
         cells = _Cells(counts, genes, among, batch_size, silent)
         means = cells.explain(of_data, annotator, groups.codes, targets)
 
-    table = _table(means, groups.categories, np.asarray(annotator.labels)[targets], annotator.genes, n_genes)
+    table = _table(means, groups.categories, np.asarray(annotator.labels, object)[targets], annotator.genes, n_genes)
     if isinstance(adata, AnnData):
         with whole_changes(adata):
             adata.uns[f"{key_added}_contributions"] = table

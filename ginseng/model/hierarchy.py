@@ -49,7 +49,7 @@ class Hierarchy:
             downwards = list(TopologicalSorter(dict.fromkeys(labels, ()) | parents).static_order())
         except CycleError as error:
             raise ValueError(f"`hierarchy` has a type above itself: {' -> '.join(error.args[1][::-1])}.") from error
-        below = {node: np.asarray(labels) == node for node in downwards}
+        below = {node: np.asarray(labels, object) == node for node in downwards}
         for node in reversed(downwards):
             for parent in parents.get(node, ()):
                 below[parent] |= below[node]

@@ -174,7 +174,7 @@ class Judgement:
     def _named(self, fits: np.ndarray, is_ambiguous: np.ndarray) -> np.ndarray:
         """Names of the types that ambiguous cells may be; "" for others."""
         sets, of_cells = np.unique(fits[is_ambiguous], axis=0, return_inverse=True)
-        names = np.array([SEPARATOR.join(np.asarray(self.labels)[which]) for which in sets], dtype=object)
+        names = np.array([SEPARATOR.join(np.asarray(self.labels, object)[which]) for which in sets], dtype=object)
         found = np.full(len(fits), "", dtype=object)
         if len(names):
             found[is_ambiguous] = names[of_cells.ravel()]

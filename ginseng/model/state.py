@@ -15,7 +15,7 @@ from ginseng.model.instance import GinsengClassifier
 from ginseng.utils.digest import digest
 from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
-from ginseng.utils.values import require_flags
+from ginseng.utils.values import require_flags, texts
 
 WEIGHTS = "weights"  # in the metadata: the digest of those that they are of, which no file needs
 
@@ -81,8 +81,8 @@ class GinsengClassifierState:
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        self.genes = np.asarray(self.genes, dtype=object).astype(str)
-        self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
+        self.genes = texts(self.genes, "gene")
+        self.label_keys = texts(self.label_keys, "label")
         self.label_values = np.asarray(self.label_values)
         require_flags(training=self.training)
         model = eqx.filter_eval_shape(self._module_of, self.params)  # shapes are enough: the weights are not copied
@@ -108,7 +108,7 @@ class GinsengClassifierState:
         ):
             if n_named != n_expected:
                 raise ValueError(f"`{name}` has {n_named} names, but the model has {n_expected}.")
-            if len(np.unique(getattr(self, name))) != n_named:
+            if len(set(getattr(self, name))) != n_named:
                 raise ValueError(f"`{name}` must not name anything twice.")
         if not np.array_equal(np.sort(self.label_values), np.arange(self.n_classes)):
             raise ValueError(
@@ -249,8 +249,8 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
     model = trainer.classifier
     state = GinsengClassifierState(
         params=model.params,
-        genes=np.asarray(trainer.genes),
-        label_keys=np.asarray(trainer.label_names),
+        genes=trainer.genes,
+        label_keys=trainer.label_names,
         label_values=np.arange(len(trainer.label_names)),
         n_genes=model.n_genes,
         n_classes=model.n_classes,

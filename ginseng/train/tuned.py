@@ -81,7 +81,7 @@ def changes(
     before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray], names: list[str], n_new: int
 ) -> pd.DataFrame:
     """F1 of each type of the new data, and of the old, before and after."""
-    tables, types = {}, np.asarray(names)
+    tables, types = {}, np.asarray(names, object)
     for part, here in (("new", slice(None, n_new)), ("old", slice(n_new, None))):
         labels = before[1][here]
         if not len(labels):

@@ -72,11 +72,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+class Unreadable(ValueError):
+    """What is sound and is not read: by a rule, or since nothing that is installed knows how."""
+
+
 @contextmanager
 def naming(path: str | Path, fault: str = "is damaged, or of another kind than its name says") -> Iterator[None]:
     """Raise what a damaged or foreign file makes its readers raise as a ValueError that names file and `fault`.
 
-    Errors of the operating system, and those that name the file already, pass.
+    Errors of the operating system, and those that name the file already, pass. Of what is `Unreadable` the file is
+    named, and no fault found with it.
 
     Examples
     --------
@@ -94,10 +99,12 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
         is_told = isinstance(error, ValueError | OSError) and str(path) in str(error)
         if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        is_sound = isinstance(error, Unreadable)
+        kind = "" if type(error) is ValueError or is_sound else f"{type(error).__name__}: "
         notes = getattr(error, "__notes__", [])  # where, of anndata
         told = ". ".join([f"{kind}{in_short(error)}".rstrip("."), *notes])
-        raise ValueError(f"{path} {fault}: {in_short(told, 800)}".rstrip(".") + ".") from error
+        told = f"{path} {'cannot be read' if is_sound else fault}: {in_short(told, 800)}".rstrip(".") + "."
+        raise (Unreadable if is_sound else ValueError)(told) from error
 
 
 def require_writable_path(path: str | Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from ginseng.utils.messages import shorten, warn
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_number, texts
 
 _LEAST_SHARE, _LEAST_GENES = 0.01, 5  # by chance, or between species, a few names are always equal
 # Mouse symbols find up to 1.2 % of a human model's genes, which are up to 1.2 % of the mouse's. A panel finds as few,
@@ -133,10 +133,10 @@ def match_genes(names: np.ndarray | pd.Index, model_genes: np.ndarray, *, ignore
     >>> match_genes(np.array(["Cd3d", "Xist"]), np.array(["XIST", "CD3D"]), ignore_case=True)
     array([1, 0])
     """
-    genes = pd.Index(np.asarray(model_genes).astype(str))
+    genes = pd.Index(texts(model_genes, "gene"))
     if not genes.is_unique:
         raise ValueError(f"Genes of a model must be unique; repeated: {list(genes[genes.duplicated()].unique()[:5])}.")
-    names = pd.Index(np.asarray(names).astype(str))
+    names = pd.Index(texts(names, "gene"))
     is_of_several = len(genomes_of(genes)) > 1  # genomes, by which it tells genes apart
     if not (plain := plain_names(genes, "" if is_of_several else None)).is_unique:
         return _positions(names, genes, ignore_case)
@@ -233,7 +233,7 @@ class GeneMap:
     @classmethod
     def to(cls, positions: np.ndarray, model_genes: np.ndarray) -> "GeneMap":
         """Which of the genes of a model are at `positions`."""
-        others = np.flatnonzero(np.asarray(model_genes) == OTHER_GENES)
+        others = np.flatnonzero(np.asarray(model_genes, object) == OTHER_GENES)
         rest = int(others[0]) if len(others) else None
         return cls(positions, len(model_genes), rest, rest is not None and not np.isin(positions, [OTHER, rest]).any())
 

@@ -11,6 +11,7 @@ import pandas as pd
 from ginseng.utils.genes import GeneMap, match_genes, plain_names
 from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.pairs import Pairs, read_pairs
+from ginseng.utils.values import texts
 
 _IDENTIFIER = re.compile(
     r"(ENS[A-Z]*G\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
@@ -84,10 +85,10 @@ def second_names(var: pd.DataFrame) -> np.ndarray | None:
     --------
     >>> var = pd.DataFrame({"gene_ids": ["ENSG00000167286", "ENSG00000010610", np.nan]}, ["CD3D", "CD4", "CD8"])
     >>> second_names(var)
-    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype='<U15')
+    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype=object)
     """
     column = second_column(var)
-    return None if column is None else _told_apart(_texts(column))
+    return None if column is None else _told_apart(texts(_texts(column), "gene"))
 
 
 def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, np.ndarray]:
@@ -105,8 +106,8 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     """
     if gene_key is not None:
         require_one("gene column", gene_key, "adata.var", var.columns)
-        return {f"adata.var['{gene_key}']": _texts(var[gene_key])}
-    found = {"adata.var_names": var.index.to_numpy().astype(str)}
+        return {f"adata.var['{gene_key}']": texts(_texts(var[gene_key]), "gene")}
+    found = {"adata.var_names": texts(var.index, "gene")}
     column, second = second_column(var), second_names(var)
     return found if column is None or second is None else {**found, f"adata.var['{column.name}']": second}
 
@@ -159,9 +160,9 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     Examples
     --------
     >>> agreed_names([np.array(["a", "b", "", "d"]), np.array(["a", "x", "c", ""])])
-    array(['a', '', 'c', 'd'], dtype='<U1')
+    array(['a', '', 'c', 'd'], dtype=object)
     """
-    agreed = np.asarray(of_inputs[0])
+    agreed = np.asarray(of_inputs[0], object)
     is_contradicted = np.zeros(len(agreed), bool)
     for names in of_inputs[1:]:
         is_contradicted |= (agreed != "") & (names != "") & (plain_names(agreed) != plain_names(names))
@@ -169,25 +170,25 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     return _told_apart(np.where(is_contradicted, "", agreed))
 
 
-def require_second_names(names: Iterable[str], n_genes: int) -> np.ndarray:
+def require_second_names(names: Iterable[Any], n_genes: int) -> np.ndarray:
     """Second names as an array, or a ValueError if there is not one for each gene, or two genes share one.
 
     Examples
     --------
     >>> require_second_names(["ENSG00000167286", ""], 2)
-    array(['ENSG00000167286', ''], dtype='<U15')
+    array(['ENSG00000167286', ''], dtype=object)
     """
-    found = np.asarray(list(names), dtype=object).astype(str)
+    found = texts(names, "gene")
     if len(found) != n_genes:
         raise ValueError(f"`second_names` has {len(found):,} names, for {n_genes:,} genes.")
     known = found[found != ""]
-    if len(np.unique(known)) != len(known):
+    if len(set(known)) != len(known):
         raise ValueError('`second_names` must not name two genes the same; "" stands for a name that is not known.')
     return found
 
 
 def _texts(column: Any) -> np.ndarray:
-    return column.astype(object).where(column.notna().to_numpy(), "").to_numpy().astype(str)
+    return np.array([str(name) for name in column.astype(object).where(column.notna().to_numpy(), "")], dtype=object)
 
 
 def _once(names: np.ndarray) -> np.ndarray:
@@ -323,7 +324,7 @@ class GeneNames:
         best, found = self.best(data)
         plain = next(iter(data)), "names"
         if best != plain:
-            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first)).n_found
+            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first, object)).n_found
             warn(
                 f"Genes are matched by {best[0]} with the {best[1]} of the model, which finds {found.n_found:,} of "
                 f"{len(self.first):,}; {plain[0]} with its names finds {n_plain:,}."
@@ -338,7 +339,7 @@ class GeneNames:
         for place, names in data.items():
             for kind, genes in own.items():
                 positions = np.where(by_table == _NOT_IN_TABLE, self._positions(names, genes), by_table)
-                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first))
+                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first, object))
         plain, best = next(iter(maps)), max(maps, key=lambda side: maps[side].n_found)  # the first of equals
         is_clear = maps[best].n_found > _CLEARLY * maps[plain].n_found
         return (best, maps[best]) if is_clear else (plain, maps[plain])
@@ -349,12 +350,12 @@ class GeneNames:
 
     def _positions(self, names: np.ndarray, genes: Any) -> np.ndarray:
         """Match names to those of the model, of which "" stands for one that is not known."""
-        genes = np.asarray(genes)
+        genes = np.asarray(genes, object)
         positions = self._known(names, genes)
         if self.spelling is None:
             return positions
         names = np.where(positions < 0, _each(self.spelling.undo, names), "")
-        genes = _once(_each(self.spelling.undo, genes)) if self.spelling.of_both else genes.astype(object)
+        genes = _once(_each(self.spelling.undo, genes)) if self.spelling.of_both else genes.copy()
         genes[positions[positions >= 0]] = ""  # is found as it is written
         return np.where(positions < 0, self._known(names, genes), positions)
 

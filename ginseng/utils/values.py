@@ -1,8 +1,12 @@
-"""Numbers that a caller gave, each kind held to one rule."""
+"""Numbers and names that a caller or a file gave, each kind held to one rule."""
 
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import numpy as np
+
+_LONGEST = 1000  # characters of a name
+_SHOWN = 40
 
 
 class WrongValue(ValueError):
@@ -97,3 +101,26 @@ def require_kind(name: str, value: Any, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise WrongValue(f"`{name}` must be a {kind.__name__}, but got {value!r}.")
+
+
+def texts(names: Iterable[Any], kind: str) -> np.ndarray:
+    """Names as an array of Python's texts: of an array of fixed width each takes as much memory as the longest.
+
+    Raises
+    ------
+    ValueError
+        If one has more than 1,000 characters.
+
+    Examples
+    --------
+    >>> texts(["CD3D", b"CD4"], "gene")
+    array(['CD3D', 'CD4'], dtype=object)
+    """
+    found = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    longest = max(found, key=len, default="")
+    if len(longest) > _LONGEST:
+        raise ValueError(
+            f"{kind} '{longest[:_SHOWN]}...' has {len(longest):,} characters, where a name has {_LONGEST:,} at most: "
+            "rename it, or leave it out."
+        )
+    return np.array(found, dtype=object)

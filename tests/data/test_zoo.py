@@ -33,4 +33,3 @@ def test_what_others_write_is_read_trained_on_and_annotated(name, truth, tmp_pat
     for check, what in reading.checks(path, OPTIONS[name], truth, tmp_path):
         if name in EVERY_CHECK or not ("zarr" in check or "report" in check):
             what()  # raises, with the reason
-
