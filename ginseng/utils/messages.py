@@ -113,7 +113,7 @@ def require_one(kind: str, name: str, place: str, options: Iterable[str]) -> Non
         raise ValueError(f"{kind} '{name}' is in {place} {n_found} times: rename or drop the others.")
 
 
-def shorten(names: Iterable[str], n_shown: int = 12) -> str:
+def shorten(names: Iterable[object], n_shown: int = 12) -> str:
     """Join names for a message, leaving the tail of a long list out.
 
     Examples
