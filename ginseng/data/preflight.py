@@ -420,14 +420,14 @@ def require_counts(sample: np.ndarray, name: str) -> None:
     --------
     >>> require_counts(np.eye(3), "cells.zarr")
     """
-    sample = sparse.csr_matrix(sample)
-    for form, _ in forms_by_cell(sample):
+    values = sparse.csr_matrix(sample)
+    for form, _ in forms_by_cell(values):
         if form.kind in (forms.LOGARITHMS, forms.ROOTS):
             raise ValueError(
                 f"{name} holds {form.name}, such as {form.example:.4g}, where raw counts are expected: create it anew "
                 "with fix=True (--fix) or the layer of raw counts, or train with normalize=False."
             )
-    if (form := form_of(sample)).kind in _TO_BE_WARNED_OF:
+    if (form := form_of(values)).kind in _TO_BE_WARNED_OF:
         warn(_warning(name, form))
 
 

@@ -130,7 +130,7 @@ class Judgement:
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
         best = logits.argmax(axis=1)
-        has_mean = np.isfinite(np.asarray(calibration.geometry.means)).all(axis=1)  # a type with training cells
+        has_mean: Any = np.isfinite(np.asarray(calibration.geometry.means)).all(axis=1)  # a type with training cells
         novelty = np.where(answer.is_empty | ~has_mean[best], np.nan, calibration.novelty(answer.distances))
         fits = self._fitting(calibration, logits, probabilities)
         fits[np.arange(len(fits)), best] = True

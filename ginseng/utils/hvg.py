@@ -24,7 +24,7 @@ def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_mat
     >>> log_normalize(sparse.csr_matrix([[1.0, 3.0]]), 4.0).toarray().round(3)
     array([[0.693, 1.386]])
     """
-    totals = np.maximum(block @ np.ones(block.shape[1]), 1e-8)
+    totals = np.maximum(block @ np.ones(block.get_shape()[1]), 1e-8)
     scaled = block.data * np.repeat(target_sum / totals, np.diff(block.indptr))
     return sparse.csr_matrix((np.log1p(scaled), block.indices, block.indptr), shape=block.shape)
 

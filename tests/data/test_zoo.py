@@ -1,4 +1,4 @@
-"""Sound files by other writers and versions, as `python -m benchmarks.zoo write` makes them: every command takes them."""
+"""Every command takes the sound files of other writers and versions that `python -m benchmarks.zoo write` makes."""
 
 import json
 import shutil

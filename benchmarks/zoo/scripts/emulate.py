@@ -229,7 +229,11 @@ def nulls(file):
     whole(file)
     encoded(file["uns"].create_dataset("none", data=h5py.Empty("f4")), "null", "0.1.0")
     encoded(file["uns"].create_dataset("text", data=h5py.Empty(UTF8)), "null", "0.1.0")
-    encoded(encoded(file["uns"].create_group("log1p"), "dict", "0.1.0").create_dataset("base", data=h5py.Empty("f4")), "null", "0.1.0")  # noqa: E501
+    encoded(
+        encoded(file["uns"].create_group("log1p"), "dict", "0.1.0").create_dataset("base", data=h5py.Empty("f4")),
+        "null",
+        "0.1.0",
+    )  # noqa: E501
     file["obs"].attrs["note"] = h5py.Empty("S10")
     file.attrs["note"] = h5py.Empty("f4")
 
@@ -295,7 +299,15 @@ def big_chunks(file):
     """Chunks larger than the data, extensible, filtered by shuffle, gzip and fletcher32."""
     whole(file)
     del file["X"]
-    x = file.create_dataset("X", data=COUNTS.astype("f4"), chunks=(512, 1024), maxshape=(None, None), compression=9, shuffle=True, fletcher32=True)  # noqa: E501
+    x = file.create_dataset(
+        "X",
+        data=COUNTS.astype("f4"),
+        chunks=(512, 1024),
+        maxshape=(None, None),
+        compression=9,
+        shuffle=True,
+        fletcher32=True,
+    )  # noqa: E501
     encoded(x, "array")
 
 

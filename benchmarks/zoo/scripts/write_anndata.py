@@ -480,7 +480,9 @@ def muon():
     try:
         import mudata
 
-        antibodies = ad.AnnData(COUNTS[:, :10].astype("f4"), obs=obs(), var=pd.DataFrame(index=["AB%d" % i for i in range(10)]))  # noqa: E501, UP031
+        antibodies = ad.AnnData(
+            COUNTS[:, :10].astype("f4"), obs=obs(), var=pd.DataFrame(index=["AB%d" % i for i in range(10)])
+        )  # noqa: E501, UP031
         whole = mudata.MuData({"rna": plain(), "prot": antibodies})
         whole.write(path)
     except Exception as error:
@@ -528,7 +530,9 @@ def main():
     keep("scanpy_log1p", lambda: after_scanpy(*steps), "X log1p, counts in a layer", LAYER)
     keep("scanpy_log1p_only", lambda: after_scanpy(*steps, "without"), "X log1p, no counts", ["--fix"])
     more = ("hvg", "raw", "scale", "pca", "neighbors", "dendrogram", "rank", "ttest", "score")
-    keep("scanpy", lambda: after_scanpy(*steps, *more), "the usual steps, X scaled, raw log1p, counts in a layer", LAYER)
+    keep(
+        "scanpy", lambda: after_scanpy(*steps, *more), "the usual steps, X scaled, raw log1p, counts in a layer", LAYER
+    )
     keep("concat", concatenated, "two concatenated")
     keep("view", lambda: plain()[10:40, :30], "a view, written")
     options = ["--layer", "raw", "--gene-key", "feature_name"]
@@ -544,7 +548,13 @@ def main():
     keep("missing_labels", missing_labels, "a fifth of the labels missing")
     keep("gzip", plain, "compressed by gzip", forms=["h5ad"], compression="gzip")
     keep("lzf", plain, "compressed by lzf", forms=["h5ad"], compression="lzf")
-    keep("chunked", lambda: plain(COUNTS.astype("f4")), "in chunks", forms=[f for f in FORMS if f != "h5ad"], chunks=(7, 40))  # noqa: E501
+    keep(
+        "chunked",
+        lambda: plain(COUNTS.astype("f4")),
+        "in chunks",
+        forms=[f for f in FORMS if f != "h5ad"],
+        chunks=(7, 40),
+    )  # noqa: E501
     nullable_strings("nullable_strings")
     backed("backed")
     muon()
