@@ -41,10 +41,12 @@ def main() -> None:
         for kind in arguments.kinds:
             for source in data:
                 for side in sides:
-                    found = side.ask(COMMAND, "annotate", model, source, "-q", "-o", folder / f"whole.{kind}")
+                    found = side.ask(
+                        COMMAND, "annotate", model, source, "-q", "--overwrite", "-o", folder / f"whole.{kind}"
+                    )
                     tell(f"annotate {source.name} into .{kind}", side.name, **found)
             if arguments.shards:
-                part = ["annotate", model, data[0], "-q", "-o"]
+                part = ["annotate", model, data[0], "-q", "--overwrite", "-o"]
                 sides[0].ask(COMMAND, *part, folder / f"whole.{kind}")
                 shards = [folder / f"{number}.{kind}" for number in range(1, arguments.shards + 1)]
                 for number, shard in enumerate(shards, start=1):

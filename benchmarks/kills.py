@@ -75,17 +75,29 @@ def save(folder: Path, seed: int) -> None:
 
 def fit(folder: Path, seed: int) -> None:
     ginseng.train.checkpoint._SECONDS_BETWEEN = 0  # saved after each call of the compiled steps
-    kept = ("--checkpoint", folder / f"run{seed}", "--log", folder / f"log{seed}.csv")
-    command("fit", folder / f"{seed}.h5ad", "--label", "type", "-o", folder / "model.h5", "--seed", seed, *kept, *TINY)
+    kept = ("--overwrite", "--checkpoint", folder / f"run{seed}", "--log", folder / f"log{seed}.csv")
+    command(
+        "fit",
+        folder / f"{seed}.h5ad",
+        "--label",
+        "type",
+        "-o",
+        folder / "model.h5",
+        "--seed",
+        seed,
+        "--overwrite",
+        *kept,
+        *TINY,
+    )
 
 
 def finetune(folder: Path, seed: int) -> None:
-    how = ("--label", "type", "-o", folder / "model.h5", "--seed", seed, "--epochs", 2, "--quiet")
+    how = ("--label", "type", "-o", folder / "model.h5", "--seed", seed, "--epochs", 2, "--quiet", "--overwrite")
     command("finetune", folder / "model1.h5", folder / f"{seed}.h5ad", *how)
 
 
 def annotate(output: str, folder: Path, seed: int) -> None:
-    command("annotate", folder / f"model{seed}.h5", folder / "1.h5ad", "-o", folder / output, "--quiet")
+    command("annotate", folder / f"model{seed}.h5", folder / "1.h5ad", "-o", folder / output, "--quiet", "--overwrite")
 
 
 def annotate_all(folder: Path, seed: int) -> None:
@@ -95,7 +107,7 @@ def annotate_all(folder: Path, seed: int) -> None:
 
 def merge(suffix: str, folder: Path, seed: int) -> None:
     shards = [folder / f"shard{seed}{number}{suffix}" for number in (1, 2)]
-    command("merge", *shards, "-o", folder / f"merged{suffix}", "--quiet")
+    command("merge", *shards, "-o", folder / f"merged{suffix}", "--quiet", "--overwrite")
 
 
 CASES = {

@@ -76,7 +76,7 @@ def measure(side: Contestant, dataset: Path, folder: Path, n_nth: int) -> dict[t
     for question, n_cells in (("first step", 128), ("epoch", 0)):
         for cache, variables in (("off", private), ("warm", warm)):
             found[question, cache] = side.ask(TRAINER, dataset, time.time(), n_cells, **variables)
-    fit = "-m", "ginseng", "fit", dataset, "-o", folder / "model.h5", "--epochs", "1", "--quiet"
+    fit = "-m", "ginseng", "fit", dataset, "-o", folder / "model.h5", "--epochs", "1", "--quiet", "--overwrite"
     for cache in ("empty", "left by the process before"):
         found["ginseng fit --epochs 1", cache] = seconds(side, *fit, XDG_CACHE_HOME=fresh)
     return found

@@ -10,10 +10,26 @@ from anndata import AnnData
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.sampling import is_split_of, mixes_groups
 from ginseng.utils.counts import copy_of
+from ginseng.utils.labels import names_in
 from ginseng.utils.messages import require_one, shorten
 from ginseng.utils.pairs import read_mapping
+from ginseng.utils.values import WrongValue
 
 N_GENES, SELECT = 1000, "markers"
+
+
+class Called:
+    """Beside an option: what Python calls the argument that it stands for, where it has another name there.
+
+    Parameters
+    ----------
+    names : str
+        As they stand in messages.
+    """
+
+    def __init__(self, *names: str):
+        self.names = names
+
 
 Data = Annotated[
     str, typer.Argument(help="Raw counts: .h5ad, 10x .h5, 10x folder, .zarr, or an http(s) URL.", show_default=False)
@@ -23,10 +39,15 @@ Cells = Annotated[
     typer.Option(help="Use only cells for which this holds, e.g. \"donor != 'd4'\" (a pandas query on obs)."),
 ]
 Label = Annotated[
-    str | None, typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False)
+    str | None,
+    typer.Option(help="Column of obs with the cell types; a dataset knows its own.", show_default=False),
+    Called("label_key"),
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer with the raw counts ('raw' for adata.raw); default X.")]
-Group = Annotated[str | None, typer.Option(help="Column of obs with the donor or batch of each cell.")]
+GeneKey = Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")]
+Group = Annotated[
+    str | None, typer.Option(help="Column of obs with the donor or batch of each cell."), Called("group_key")
+]
 Genes = Annotated[
     int | None,
     typer.Option(help=f"How many genes to train on, chosen by --select; 0 for all; default {N_GENES}.", min=0),
@@ -42,7 +63,9 @@ OtherGenes = Annotated[
         help="Add the sum of the counts of all other genes as one more input; default where --genes chooses some.",
     ),
 ]
-HoldOutGroups = Annotated[bool, typer.Option("--hold-out-groups", help="Hold out whole groups.")]
+HoldOutGroups = Annotated[
+    bool, typer.Option("--hold-out-groups", help="Hold out whole groups."), Called("group_level", "stratify_group")
+]
 GeneColumn = Annotated[str | None, typer.Option(help="Boolean column of var to choose genes by instead.")]
 RequireLabels = Annotated[
     bool, typer.Option("--require-labels", help="Refuse cells without a label instead of leaving them out.")
@@ -53,6 +76,10 @@ Mapping = Annotated[
         help="Table (.csv, .tsv; no header) of two columns: a label of the data, and the name to take for it; empty to "
         "leave its cells out. Labels that it does not name stay."
     ),
+]
+Unlabeled = Annotated[
+    list[str] | None,
+    typer.Option(help="A label that says that there is none, such as Unknown, beside nan, NA, None; repeat for more."),
 ]
 Fix = Annotated[
     bool,
@@ -72,24 +99,28 @@ Card = Annotated[
 ]
 Memory = Annotated[str | None, typer.Option(help="What counts may take, such as 2GB; default half of what is free.")]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Save the run in this folder as it goes on; repeat the call after a kill.")
+    Path | None,
+    typer.Option(
+        help="Save the run in this folder as it goes on; after a kill repeat the call, which may replace what it began."
+    ),
 ]
 Log = Annotated[Path | None, typer.Option(help="Append the metrics of each epoch to this .csv or .jsonl file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 
 
 def refuse(options: dict[str, Any], where: str) -> None:
-    """Raise a ValueError that names the options that are given where they have no effect.
+    """Raise an error that names the options that are given where they have no effect.
 
     Examples
     --------
     >>> refuse({"--label": None, "--layer": "counts"}, "for a dataset")
     Traceback (most recent call last):
         ...
-    ValueError: --layer cannot be chosen for a dataset.
+    ginseng.utils.values.WrongValue: --layer cannot be chosen for a dataset.
     """
     if given := [name for name, value in options.items() if value is not None]:
-        raise ValueError(f"{' and '.join(given)} cannot be chosen {where}.")
+        raise WrongValue(f"{' and '.join(given)} cannot be chosen {where}.")
 
 
 def card_texts(entries: list[str] | None) -> dict[str, str]:
@@ -103,14 +134,14 @@ def card_texts(entries: list[str] | None) -> dict[str, str]:
     parts = [entry.partition("=") for entry in entries or []]
     for name, separator, _ in parts:
         if not (name and separator):
-            raise ValueError(f"--card takes name=text, such as licence=MIT, but got {name!r}.")
+            raise WrongValue(f"--card takes name=text, such as licence=MIT, but got {name!r}.")
     return {name: text for name, _, text in parts}
 
 
 def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     """How the options of `create` and `fit` choose genes; None for all."""
     if number is not None and column is not None:
-        raise ValueError("Genes are chosen by --genes or by --gene-column, not by both.")
+        raise WrongValue("Genes are chosen by --genes or by --gene-column, not by both.")
     return column or (N_GENES if number is None else number) or None
 
 
@@ -129,7 +160,7 @@ def how_to_create(
 ) -> dict[str, Any]:
     """What `GinsengDataset.create` takes, of the options that `create` and `fit` share."""
     if select is not None and not isinstance(genes, int):
-        raise ValueError("--select is how --genes are chosen; leave it out where no number of genes is asked for.")
+        raise WrongValue("--select is how --genes are chosen; leave it out where no number of genes is asked for.")
     return {
         "genes": genes,
         "missing_labels": "error" if require_labels else "drop",
@@ -143,7 +174,7 @@ def how_to_create(
 def require_group(hold_out_groups: bool, group: str | None) -> None:
     """Refuse to hold out groups of which the column is not given."""
     if hold_out_groups and group is None:
-        raise ValueError("--hold-out-groups needs --group, the column of obs with the donor or batch.")
+        raise WrongValue("--hold-out-groups needs --group, the column of obs with the donor or batch.")
 
 
 def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: bool) -> None:
@@ -155,15 +186,15 @@ def require_split(dataset: GinsengDataset, holdout: float | None, whole_groups: 
     )
     way_out = f"make the dataset anew, or in Python call GinsengDataset('{dataset.path}').make_split"
     if holdout is not None and not is_split_of(holdout, dataset.test_idx, dataset.labels, dataset.groups):
-        raise ValueError(f"{found}, which --holdout {holdout:g} does not change: leave it out, {way_out}({holdout:g}).")
+        raise WrongValue(f"{found}, which --holdout {holdout:g} does not change: leave it out, {way_out}({holdout:g}).")
     if whole_groups and mixes_groups(dataset.groups, dataset.train_idx, dataset.test_idx):
-        raise ValueError(f"{found}, and no whole groups: {way_out}(0.1, stratify_group=True).")
+        raise WrongValue(f"{found}, and no whole groups: {way_out}(0.1, stratify_group=True).")
 
 
 def truth_column(adata: AnnData, column: str) -> Any:
-    """The column of ``obs`` with the true types."""
+    """What the column of ``obs`` with the true types names."""
     require_one("column of true cell types", column, "adata.obs", adata.obs.columns)
-    return adata.obs[column]
+    return names_in(adata.obs[column], f"adata.obs['{column}']")
 
 
 def cells_of(adata: AnnData, query: str | None) -> AnnData:

@@ -5,7 +5,7 @@ so that ``ginseng --help`` answers at once.
 """
 
 import importlib
-import signal
+import os
 import sys
 import warnings
 from importlib.metadata import version
@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from ginseng.interruption import leaving_when_asked
 
 _COMMANDS = {
     "create": "Make a dataset of labelled counts, to train on again and again.",
@@ -68,8 +70,25 @@ for _name, _summary in _COMMANDS.items():
 
 def main() -> None:
     """Run the command line."""
+    _open_what_is_closed()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave as after an error, so that nothing is left behind
-    app()
+    warnings.showwarning = _show_warning
+    with leaving_when_asked():
+        app()
+
+
+def _open_what_is_closed() -> None:
+    """Open standard streams that the caller has closed (``2>&-``): the next file would else get the messages."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    registry: Any = importlib.import_module("ginseng.commands.registry")
+    typer.echo(f"warning: {registry.as_typed(str(message))}", err=True)

@@ -23,8 +23,10 @@ from ginseng.model.predict import classify
 from ginseng.model.state import state_from_classifier_trainer
 from ginseng.train.trainer import GinsengClassifierTrainer, GinsengClassifierTrainerSettings
 from ginseng.utils.files import replacing, require_writable_path
+from ginseng.utils.values import require_flags
 from ginseng.utils.workspace import temporary_folder
 
+RESULTS = ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")
 _HELD_OUT = 1 / 3
 _FEWEST_HELD_OUT = 20
 
@@ -75,6 +77,7 @@ def run(
     Scores
         On the held-out cells.
     """
+    require_flags(silent=silent)
     labelled, labels = labels_of(adata.obs, label_key)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     adata = adata[labelled]
@@ -85,7 +88,7 @@ def run(
             f"{_FEWEST_HELD_OUT} held-out cells."
         )
     training, held_out = adata[train_cells].copy(), adata[test_cells].copy()
-    outputs = [out / name for name in ("model.h5", "annotated.h5ad", "confusion.png", "umap.png")]
+    outputs = [out / name for name in RESULTS]
     for output in outputs:
         require_writable_path(output)
     model, annotated, confusion, umap = outputs

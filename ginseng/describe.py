@@ -1,5 +1,7 @@
 """What is in a model, a dataset or a file of counts, in words."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,7 +12,7 @@ from ginseng.data.preflight import forms_of, name_of
 from ginseng.model.calibration import SOURCES
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import layer_names
-from ginseng.utils.messages import shorten
+from ginseng.utils.messages import in_short, shorten
 
 
 def describe_model(state: GinsengClassifierState) -> str:
@@ -27,41 +29,69 @@ def describe_model(state: GinsengClassifierState) -> str:
         lines.append(f"networks: {1 + len(state.members)}, whose probabilities are averaged")
     if state.second_names is not None:
         lines.insert(3, f"also named: {shorten([name for name in state.second_names if name], 8)}")
-    history = state.metadata.get("history")
-    if history and history["epoch"]:
-        lines.append(
-            f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
-            f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}".replace(", holdout accuracy nan", "")
-        )
-    lines += _card(state.metadata.get("card") or {})
-    if settings := state.metadata.get("settings"):
-        lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
-    if versions := state.metadata.get("versions"):
-        lines.append(f"saved: {state.metadata['created']} by {', '.join(f'{n} {v}' for n, v in versions.items())}")
+    saved = partial(_saved, state.metadata.get("created"))
+    shown = {"history": _history, "card": _card, "settings": _settings, "versions": saved}
+    for part, lines_of in shown.items():
+        if value := state.metadata.get(part):
+            lines += _as_far_as_read(part, value, lines_of)
     return "\n".join(lines)
 
 
-def _card(card: dict[str, Any]) -> list[str]:
+def _as_far_as_read(part: str, value: Any, lines_of: Callable[[Any], list[str]]) -> list[str]:
+    """Lines of a part of what a model tells of itself; as it stands, where it is of another kind than is written."""
+    try:
+        return lines_of(value)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return [f"{part}: {in_short(value)}"]
+
+
+def _history(history: Any) -> list[str]:
+    if not history["epoch"]:
+        return []
+    line = (
+        f"training: {len(history['epoch'])} epochs, train loss {history['train_loss'][-1]:.4f}, "
+        f"holdout accuracy {history['holdout_accuracy'][-1]:.3f}"
+    )
+    return [line.replace(", holdout accuracy nan", "")]
+
+
+def _settings(settings: Any) -> list[str]:
+    return ["settings: " + ", ".join(f"{name}={value}" for name, value in settings.items())]
+
+
+def _saved(created: Any, versions: Any) -> list[str]:
+    return [f"saved: {created} by {', '.join(f'{name} {version}' for name, version in versions.items())}"]
+
+
+def _card(card: Any) -> list[str]:
     """Lines of a model card: each type, how answers are calibrated, and what its maker tells."""
-    card = dict(card)
-    lines, types, calibration = [], card.pop("types", {}), card.pop("calibration", None)
+    told = dict(card.items())
+    lines, types, calibration = [], told.pop("types", {}), told.pop("calibration", None)
     if types:
-        table = pd.DataFrame.from_dict(types, orient="index").rename(
-            columns={"holdout_f1": "held-out F1", "judged_by": "judged by"}
-        )
-        shown = table.to_string(na_rep="-", formatters={"held-out F1": "{:.3f}".format}).splitlines()
-        lines += ["trained on:", *(f"  {line}" for line in shown)]
+        lines += _as_far_as_read("trained on", types, _types)
     if calibration:
-        before, after = calibration["before"], calibration["after"]
-        lines += [
-            f"calibration: temperature {calibration['temperature']:.2f}, by {calibration['cells']:,} cells of "
-            f"{SOURCES[calibration['source']]}",
-            f"  expected calibration error {before['ece']:.3f} before, {after['ece']:.3f} after; log loss "
-            f"{before['nll']:.3f} before, {after['nll']:.3f} after (on these cells)",
-        ]
+        lines += _as_far_as_read("calibration", calibration, _calibration)
     elif types:
         lines.append("calibration: none, so that new cells get no status and no novelty")
-    return lines + [f"{name}: {text}" for name, text in card.items()]
+    return lines + [f"{name}: {text}" for name, text in told.items()]
+
+
+def _types(types: Any) -> list[str]:
+    table = pd.DataFrame.from_dict(types, orient="index").rename(
+        columns={"holdout_f1": "held-out F1", "judged_by": "judged by"}
+    )
+    shown = table.to_string(na_rep="-", formatters={"held-out F1": "{:.3f}".format}).splitlines()
+    return ["trained on:", *(f"  {line}" for line in shown)]
+
+
+def _calibration(calibration: Any) -> list[str]:
+    before, after = calibration["before"], calibration["after"]
+    return [
+        f"calibration: temperature {calibration['temperature']:.2f}, by {calibration['cells']:,} cells of "
+        f"{SOURCES[calibration['source']]}",
+        f"  expected calibration error {before['ece']:.3f} before, {after['ece']:.3f} after; log loss "
+        f"{before['nll']:.3f} before, {after['nll']:.3f} after (on these cells)",
+    ]
 
 
 def describe_dataset(dataset: GinsengDataset) -> str:

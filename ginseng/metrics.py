@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ginseng.utils.labels import beside, in_terms_of, names_alike, names_in, says_unknown, without_none
+from ginseng.utils.messages import shorten, warn
 from ginseng.utils.values import require_integer
 
 NO_TYPE = "no type"  # of cells that get none
@@ -54,8 +56,9 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     Parameters
     ----------
     truth, predicted : sequence of str
-        The types of the same cells, in the same order. Cells without a true type are left out, those without a
-        predicted one have "no type".
+        The types of the same cells, in the same order. Cells without a true type are left out, and so are those whose
+        true type says that there is none ("nan", "NA", "None", blanks), unless it is one that is predicted. Those
+        without a predicted one have "no type". Floats are the integers that they were.
 
     Returns
     -------
@@ -73,15 +76,35 @@ def score(truth: Sequence[str] | Any, predicted: Sequence[str] | Any) -> Scores:
     >>> scores.accuracy, round(scores.macro_f1, 3)
     (0.75, 0.733)
     """
-    truth, predicted = pd.Series(np.asarray(truth, dtype=object)), pd.Series(np.asarray(predicted, dtype=object))
+    true, called = in_the_same_terms(truth, predicted)
+    known = true.notna()
+    true, called = true[known], called[known]
+    if len(true) == 0:
+        raise ValueError("No cell has a true type to compare with.")
+    types = sorted(set(true) | set(called))
+    if alike := names_alike(types):
+        warn(f"Types that differ by blanks or case alone count as different: {shorten(map(str, alike), 3)}.")
+    return scores_of(pd.crosstab(true, called).reindex(index=types, columns=types, fill_value=0))
+
+
+def in_the_same_terms(truth: Any, predicted: Any) -> tuple[Any, Any]:
+    """True and predicted types as text: missing where there is no true type, "no type" where none is predicted.
+
+    Examples
+    --------
+    >>> [list(types) for types in in_the_same_terms([1.0, None, 2.0], ["1", "2", None])]
+    [['1', nan, '2'], ['1', '2', 'no type']]
+    """
     if len(truth) != len(predicted):
         raise ValueError(f"`truth` has {len(truth)} cells, but `predicted` has {len(predicted)}.")
-    known = truth.notna()
-    truth, predicted = truth[known].astype(str), predicted[known].fillna(NO_TYPE).astype(str)
-    if len(truth) == 0:
-        raise ValueError("No cell has a true type to compare with.")
-    types = sorted(set(truth) | set(predicted))
-    return scores_of(pd.crosstab(truth, predicted).reindex(index=types, columns=types, fill_value=0))
+    given = names_in(predicted, "`predicted`")
+    true, _ = without_none(names_in(truth, "`truth`"), given.categories)
+    for name in set(filter(says_unknown, true.categories)) - set(given.categories):
+        warn(f"Cells of the true type {name!r} count as wrong; leave them out to compare the others alone.")
+    as_given = in_terms_of(true.categories, given.categories)
+    no_type = beside(NO_TYPE, {*true.categories, *given.categories})
+    true_types = pd.Series(true, dtype=object).map(lambda name: as_given.get(name, name), na_action="ignore")
+    return true_types, pd.Series(given, dtype=object).fillna(no_type)
 
 
 def scores_of(confusion: pd.DataFrame) -> Scores:

@@ -4,15 +4,33 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ginseng.utils.files import require_writable_path
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser then fetches nothing
 _N_BINS, _WIDTH, _HEIGHT = 20, 360, 130
 _DPI, _PIXELS_PER_INCH = 150, 90  # of pictures as they are kept, and shown
+
+
+def require_page(path: str | Path) -> None:
+    """Raise a ValueError unless a path is one at which a page can be written, and names one.
+
+    Examples
+    --------
+    >>> require_page("report.pdf")
+    Traceback (most recent call last):
+        ...
+    ValueError: report.pdf must end in .html: the page is written for a browser, which can print it as PDF.
+    """
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{path} must end in .html: the page is written for a browser, which can print it as PDF.")
+    require_writable_path(path)
 
 
 def tag(name: str, *children: Element | str | None, **attributes: str) -> Element:
@@ -86,15 +104,18 @@ def bar(parts: Mapping[str, float]) -> Element:
 
 
 def facts(values: Mapping[str, Any]) -> Element:
-    """Names and values, which may be mappings or sequences of values themselves."""
+    """Names and values, which may be mappings or sequences of values themselves, or elements."""
     found = []
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Element):
+            inner = value
+        elif isinstance(value, Mapping):
             inner = facts(value)
         else:
-            is_many = isinstance(value, np.ndarray | list | tuple)
+            is_many = isinstance(value, np.ndarray | list | tuple) and getattr(value, "ndim", 1) > 0
             inner = ", ".join(map(str, value)) if is_many else str(value)
-        found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner or "none")]
+        inner = "none" if isinstance(inner, str) and not inner else inner
+        found += [tag("dt", str(name).replace("_", " ")), tag("dd", inner)]
     return tag("dl", *found, class_="facts")
 
 

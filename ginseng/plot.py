@@ -23,6 +23,7 @@ from ginseng.metrics import reliability as reliability_of
 from ginseng.model.calibration import Calibration
 from ginseng.model.harmony import SIGNS, Harmony
 from ginseng.train.logger import GinsengLogger
+from ginseng.utils.labels import text_of
 from ginseng.utils.messages import require_one, unknown_name
 
 _MOST_ROWS = 32  # of a legend
@@ -311,7 +312,8 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
         require_one("column", column, "adata.obs", adata.obs.columns)
     points = np.asarray(adata.obsm[basis])[:, :2]
     is_number = {column: pd.api.types.is_numeric_dtype(adata.obs[column]) for column in columns}
-    names = sorted({str(name) for column in columns if not is_number[column] for name in adata.obs[column].dropna()})
+    of_cells = {column: _names_of(adata.obs[column]) for column in columns if not is_number[column]}
+    names = sorted({name for of_column in of_cells.values() for name in of_column.dropna()})
     colours = dict(zip(names, _palette(len(names)), strict=True))
     width, height = 4.4 * len(columns), 4.0
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -322,7 +324,7 @@ def embedding(adata: AnnData, columns: Sequence[str], basis: str = "X_umap") -> 
             drawn = axes.scatter(*points.T, c=adata.obs[column], s=size, cmap="viridis", linewidths=0)
             figure.colorbar(drawn, ax=axes, shrink=0.7)
         else:
-            _scatter_by_name(axes, points, adata.obs[column].astype(str).to_numpy(), colours, size)
+            _scatter_by_name(axes, points, of_cells[column].to_numpy(), colours, size)
         axes.set_title(column.replace("_", " "))
         axes.set(xticks=[], yticks=[], xlabel=f"{basis.removeprefix('X_')} 1", ylabel=f"{basis.removeprefix('X_')} 2")
     if colours:
@@ -357,6 +359,10 @@ def _palette(n: int) -> np.ndarray:
     saturation, value = np.array([[1.0, 0.55], [0.75, 0.95], [0.4, 0.8]])[place % 3].T
     hue = place / (n + 2)  # the first and the last, which may be equally light, are no nearer than others that are
     return hsv_to_rgb(np.stack([hue, saturation, value], axis=1))
+
+
+def _names_of(column: Any) -> pd.Series:
+    return column.astype(object).map(text_of, na_action="ignore")
 
 
 def _scatter_by_name(axes: Axes, points: np.ndarray, names: np.ndarray, colours: dict, size: float) -> None:

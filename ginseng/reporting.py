@@ -1,6 +1,6 @@
 """What an annotation says, as one page to be read in a browser (needs the `plot` extra)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,14 @@ from ginseng import plot
 from ginseng.data.annotation import given_types
 from ginseng.data.models import load_model
 from ginseng.describe import describe_model
-from ginseng.metrics import NO_TYPE, score
+from ginseng.metrics import NO_TYPE, in_the_same_terms, score
 from ginseng.model.judgement import STATUSES
 from ginseng.model.results import MOST_NOVEL
-from ginseng.model.state import GinsengClassifierState
-from ginseng.page import bar, facts, histogram, page, picture, section, table, tag, tiles
-from ginseng.utils.files import replacing, require_writable_path
-from ginseng.utils.messages import require_one
+from ginseng.model.state import GinsengClassifierState, of_its_weights
+from ginseng.page import bar, facts, histogram, page, picture, require_page, section, table, tag, tiles
+from ginseng.utils.files import replacing
+from ginseng.utils.labels import beside
+from ginseng.utils.messages import in_short, printable, require_one, warn
 
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
@@ -61,7 +62,7 @@ def report(
     Raises
     ------
     ValueError
-        If there is no annotation of that key, or no column of that name.
+        If there is no annotation of that key, no column of that name, or the file is no .html.
 
     Examples
     --------
@@ -69,16 +70,17 @@ def report(
     >>> cells = pd.DataFrame({"ginseng_cell_type": ["B", "T"], "ginseng_confidence": [0.9, 0.8]}, index=["c1", "c2"])
     >>> report(cells, Path(tempfile.mkdtemp()) / "report.html")
     """
-    require_writable_path(path)
-    state = load_model(model) if isinstance(model, str | Path) else model
+    require_page(path)
+    title = printable(title)  # the name of a file, which need not be UTF-8
+    state = load_model(model) if isinstance(model, str | Path) else model and of_its_weights(model)
     told = _Told(adata, key, truth)
     parts = [
         tag("header", tag("h1", title), tag("p", _subtitle(told)), tiles(_first_numbers(told))),
         _types(told),
         _certainty(told),
         _embedding(told),
-        _contributions(told),
-        _markers(told),
+        _of_uns(told, f"{key}_contributions", _contributions),
+        _of_uns(told, "rank_genes_groups", _markers),
         _consensus(told),
         _agreement(told),
         _origin(told, state),
@@ -96,8 +98,15 @@ class _Told:
         self.types: Any = given_types(self._obs, key)
         if truth is not None:
             require_one("column of true cell types", truth, "the annotated cells", self._obs.columns)
+        given = self._obs[f"{key}_cell_type"]
+        self.has_type = given.notna()
+        self.no_type = beside(NO_TYPE, self.types[self.has_type])
         self.truth_name = truth
-        self.truth: Any = None if truth is None else self._obs[truth]
+        self.truth: Any = None
+        if truth is not None:
+            true, predicted = in_the_same_terms(self._obs[truth], given)
+            self.truth, self.is_right = true.set_axis(self._obs.index), (true == predicted).to_numpy()
+            self.scores = score(self._obs[truth], given)
 
     @property
     def uns(self) -> Mapping[str, Any]:
@@ -122,7 +131,7 @@ def _subtitle(told: _Told) -> str:
 
 
 def _first_numbers(told: _Told) -> dict[str, str]:
-    has_type = told.types != NO_TYPE
+    has_type = told.has_type
     numbers = {"cells": f"{len(told.types):,}", "cell types found": f"{told.types[has_type].nunique():,}"}
     if not has_type.all():
         numbers["cells without counts"] = f"{(~has_type).sum():,}"
@@ -131,7 +140,7 @@ def _first_numbers(told: _Told) -> dict[str, str]:
     if (statuses := told.by_status()) is not None:
         numbers |= {name: f"{is_of.mean():.1%}" for name, is_of in statuses.items()}
     if told.truth is not None:
-        numbers["agree with truth"] = f"{score(told.truth, told.types).accuracy:.1%}"
+        numbers["agree with truth"] = f"{told.scores.accuracy:.1%}"
     return numbers
 
 
@@ -161,7 +170,7 @@ def _types(told: _Told) -> Element:
 
 def _certainty(told: _Told) -> Element | None:
     confidence, novelty, statuses = told.column("confidence"), told.column("novelty"), told.by_status()
-    has_type = (told.types != NO_TYPE).to_numpy()
+    has_type = told.has_type.to_numpy()
     drawn = [
         histogram(values[has_type].dropna().to_numpy(np.float64), name)
         for name, values in (("Confidence", confidence), ("Novelty", novelty))
@@ -218,10 +227,18 @@ def _embedding(told: _Told) -> Element | None:
     return section("UMAP", *drawn)
 
 
-def _contributions(told: _Told) -> Element | None:
-    found = told.uns.get(f"{told.key}_contributions")
-    if found is None:
+def _of_uns(told: _Told, name: str, section_of: Callable[[Any], Element]) -> Element | None:
+    """The section of what ``uns`` may hold, left out with a warning where that is of another kind than is written."""
+    if (found := told.uns.get(name)) is None:
         return None
+    try:
+        return section_of(found)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        warn(f"adata.uns['{name}'] is of another kind than is written there, and is left out: {in_short(error)}.")
+        return None
+
+
+def _contributions(found: Any) -> Element:
     first = found.groupby("group", sort=False).head(_N_MARKERS)
     rows = [
         [group, tag("span", ", ".join(of_group["gene"].astype(str)))]
@@ -231,10 +248,7 @@ def _contributions(told: _Told) -> Element | None:
     return section("Why", picture(plot.contributions(found), text), _words(["cells", "first genes"], rows))
 
 
-def _markers(told: _Told) -> Element | None:
-    found = told.uns.get("rank_genes_groups")
-    if found is None:
-        return None
+def _markers(found: Any) -> Element:
     names = pd.DataFrame.from_records(found["names"]).head(_N_MARKERS)
     rows = [[str(group), tag("span", ", ".join(names[group].astype(str)))] for group in names]
     grouped = found.get("params", {}).get("groupby", "group")
@@ -253,7 +267,7 @@ def _consensus(told: _Told) -> Element | None:
     consensus, share = told.column("consensus"), told.column("consensus_share")
     if consensus is None:
         return None
-    consensus = consensus.astype(object).where(consensus.notna(), NO_TYPE).astype(str)
+    consensus = consensus.astype(object).where(consensus.notna(), told.no_type).astype(str)
     is_same = consensus.to_numpy() == told.types.to_numpy()
     counts = pd.DataFrame({"cell": told.types.value_counts(), "consensus": consensus.value_counts()}).fillna(0)
     shares = None if share is None else share.groupby(consensus.to_numpy()).mean()
@@ -274,7 +288,7 @@ def _consensus(told: _Told) -> Element | None:
 def _agreement(told: _Told) -> Element | None:
     if told.truth is None:
         return None
-    scores = score(told.truth, told.types)
+    scores = told.scores
     rows = [
         [str(name), f"{row['cells']:,.0f}", *(_number(row[part]) for part in ("precision", "recall", "f1"))]
         for name, row in scores.table.iterrows()
@@ -285,8 +299,7 @@ def _agreement(told: _Told) -> Element | None:
     confidence = told.column("confidence")
     if confidence is not None:
         known = told.truth.notna().to_numpy()
-        is_right = told.truth.astype(str).to_numpy() == told.types.to_numpy()
-        figure = plot.reliability(confidence.to_numpy()[known], is_right[known])
+        figure = plot.reliability(confidence.to_numpy()[known], told.is_right[known])
         drawn.append(picture(figure, "Accuracy by confidence, in bins of equally many cells."))
     note = f"Accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f}, on {scores.table['cells'].sum():,} cells."
     of_types = table(["cell type", "cells", "precision", "recall", "F1"], rows)
@@ -296,15 +309,29 @@ def _agreement(told: _Told) -> Element | None:
 def _origin(told: _Told, state: GinsengClassifierState | None) -> Element | None:
     parts: list[Element] = []
     if state is not None:
-        lines = (line.partition(": ") for line in describe_model(state).splitlines())
-        parts += [tag("h3", "Model"), facts({name: value for name, _, value in lines})]
-    kept = told.uns.get(told.key)
-    kept = dict(kept) if isinstance(kept, Mapping) else {}
+        parts += [tag("h3", "Model"), facts(_by_name(describe_model(state)))]
+    kept = told.uns.get(told.key, {})
+    kept = dict(kept) if isinstance(kept, Mapping) else {told.key: kept}  # of another kind than is written there
     if preflight := kept.pop("preflight", None):
         parts += [tag("h3", "Preflight"), facts(preflight if isinstance(preflight, Mapping) else {"": preflight})]
+    if isinstance(clusters := kept.get("clusters"), pd.DataFrame):
+        kept["clusters"] = tag("pre", clusters.to_string(float_format="{:.3f}".format))
     if kept:
         parts += [tag("h3", "Annotation"), facts(kept)]
     return section("How it was made", *parts) if parts else None
+
+
+def _by_name(told: str) -> dict[str, Element | str]:
+    """What lines of "name: value" tell; lines that are indented go on with the one before, or are its table."""
+    found: dict[str, list[str]] = {}
+    for line in told.splitlines():
+        if line.startswith("  ") and found:
+            found[next(reversed(found))].append(line[2:])
+        else:
+            name, _, value = line.removesuffix(":").partition(": ")
+            found[name] = [value] if value else []
+    is_table = {name: len(lines) > 1 and lines[0].startswith(" ") for name, lines in found.items()}
+    return {name: tag("pre", "\n".join(lines)) if is_table[name] else "; ".join(lines) for name, lines in found.items()}
 
 
 def _number(value: Any) -> str:

@@ -1,16 +1,26 @@
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy import sparse
 
-from ginseng import classify
+from ginseng import GinsengDataset, classify, read_adata
+from ginseng.commands import annotating
 from ginseng.commands.runs import Record
+from ginseng.data import outputs
+from ginseng.data.inputs import InputChanged, identity_of
+from ginseng.data.outputs import read_mark, write_annotated
+from ginseng.data.parts import merge_shards
 from tests.conftest import SUBPROCESS_ENVIRONMENT, ginseng, simulate
 
 
@@ -39,10 +49,10 @@ class TestAnnotate:
         ("output", "args", "message"),
         [
             ("a.txt", [], r"error: .*must end in .h5ad, .zarr, .csv, .tsv, .parquet"),
-            ("cells.h5ad", [], "is the file of counts itself; name another"),
+            ("cells.h5ad", [], "is DATA .*cells.h5ad itself; name another"),
             ("a.csv", ["--truth", "type"], "column of true cell types 'type' is not in adata.obs"),
             ("a.csv", ["--gene-key", "name"], "gene column 'name' is not in adata.var"),
-            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*gene_key=None would match 30"),
+            ("a.csv", ["--gene-key", "symbol"], "No gene in common.*no --gene-key would match 30"),
             ("a.csv", ["--layer", "raw"], "layer 'raw' is not in adata.layers"),
         ],
     )
@@ -64,6 +74,7 @@ def test_names_of_another_species(model, adata, tmp_path):
     table = tmp_path / "orthologs.csv"
     table.write_text("".join(f"m{i},GENE{i}\n" for i in range(9)))
     annotate = ["annotate", model, tmp_path / "mouse.h5ad", "-o", tmp_path / "a.csv", "--truth", "cell_type"]
+    annotate.append("--overwrite")
     assert "No gene in common" in " ".join(ginseng(*annotate, fails=True).split())
     whole = ginseng("annotate", model, tmp_path / "cells.h5ad", *annotate[3:], "-q")
     assert ginseng(*annotate, "--gene-map", table, "--ignore-case", "-q") == whole
@@ -131,8 +142,8 @@ class TestFiles:
         adata.X = storage(adata.X.toarray())
         adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))
         adata.write_h5ad(source) if source.suffix == ".h5ad" else adata.write_zarr(source)
-        for _ in range(2):  # over an output that is there
-            ginseng("annotate", model, source, "-o", target, "-q", "--probabilities")
+        for options in ([], ["--overwrite"]):  # over an output that is there
+            ginseng("annotate", model, source, "-o", target, "-q", "--probabilities", *options)
         classify(str(model), adata, store_probs=True, silent=True)
         adata.write_h5ad(tmp_path / "expected.h5ad")
         expected, found = (annotated_as(path) for path in (tmp_path / "expected.h5ad", target))
@@ -153,6 +164,23 @@ class TestFiles:
         assert "is a folder, but no zarr store" in refused
         assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
 
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+    def test_names_with_control_characters_read_back(self, model, adata, tmp_path, suffix):
+        odd = ["AAAC-1\r", "a\nb", "a\tb", "\x1b[31mred", 'a"b', "a,b", "\r\n"]
+        names = [*odd, *adata.obs_names[len(odd) :]]
+        adata.obs_names = names
+        adata.write_h5ad(tmp_path / "odd.h5ad")
+        how = {"sep": {".csv": ",", ".tsv": "\t"}[suffix], "index_col": "cell"}
+        ginseng("annotate", model, tmp_path / "odd.h5ad", "-o", tmp_path / f"a{suffix}", "-q", "--batch-size", BATCH)
+        assert pd.read_csv(tmp_path / f"a{suffix}", **how).index.tolist() == names
+        shards = TestShards.sharded(model, [tmp_path / "odd.h5ad"], 3, tmp_path, suffix)
+        ginseng("merge", *shards, "-o", tmp_path / f"b{suffix}", "--strict", "unassigned=1")
+        assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
+
+    def test_a_name_that_ends_a_text_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"hold no NUL character, as in a\\x00b"):
+            write_annotated(pd.DataFrame({"type": ["B"]}, index=["a\0b"]), tmp_path / "a.csv")
+
     @pytest.mark.parametrize("suffix", [".h5ad", ".csv"])
     def test_a_report(self, model, rich, tmp_path, suffix):
         page, output = tmp_path / "page.html", tmp_path / f"a{suffix}"
@@ -160,6 +188,83 @@ class TestFiles:
         assert "NK cell" in page.read_text()
         refused = ginseng("annotate", model, rich, "-o", output, "--report", page, "--shard", "1/2", fails=2)
         assert "--report is of all cells of one input" in refused
+
+
+class TestChangedInputs:
+    @pytest.mark.parametrize(("kind", "suffix"), [("h5ad", ".h5ad"), ("h5ad", ".csv"), ("zarr", ".zarr")])
+    def test_an_input_that_is_replaced_meanwhile_is_refused(self, model, adata, tmp_path, monkeypatch, kind, suffix):
+        source, target = tmp_path / f"cells.{kind}", tmp_path / f"out{suffix}"
+        getattr(adata, f"write_{kind}")(source)
+        getattr(simulate(seed=1), f"write_{kind}")(tmp_path / f"new.{kind}")
+        ginseng("annotate", model, source, "-o", target, "-q")
+        before = annotated_as(target)
+
+        def classify_and_replace(*args, **kwargs):
+            answer = classify(*args, **kwargs)
+            source.rename(tmp_path / f"old.{kind}")
+            (tmp_path / f"new.{kind}").rename(source)
+            return answer
+
+        monkeypatch.setattr(annotating, "classify", classify_and_replace)
+        refused = ginseng("annotate", model, source, "-o", target, "-q", fails=3)
+        assert f"{source} has been replaced or changed since it was opened: {target} is not written" in refused
+        assert str(annotated_as(target)) == str(before)
+
+    def test_one_that_is_replaced_while_it_is_copied_is_not_written(self, adata, tmp_path, monkeypatch):
+        source, target = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
+        adata.write_h5ad(source)
+        identity, copy = identity_of(source), shutil.copyfile
+
+        def copy_of_another(given, fresh):
+            simulate(seed=1).write_h5ad(given)
+            return copy(given, fresh)
+
+        monkeypatch.setattr(shutil, "copyfile", copy_of_another)
+        with pytest.raises(InputChanged, match=r"cells.h5ad has been replaced .*out.h5ad is not written"):
+            write_annotated(adata, target, source, identity=identity)
+        assert not target.exists()
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("put", "part"),
+        [
+            (lambda a: a.obs.insert(0, "G1/S", 0), "obs"),
+            (lambda a: a.var.insert(0, "G1/S", 0), "var"),
+        ],
+    )
+    def test_those_that_an_output_cannot_have_are_refused_before_the_work(self, model, adata, tmp_path, put, part):
+        put(adata)
+        with warnings.catch_warnings(action="ignore"):  # of anndata, which is to stop writing them
+            adata.write_h5ad(tmp_path / "x.h5ad")
+        refused = ginseng("annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "o.zarr", fails=3)
+        assert f"o.zarr cannot hold 'G1/S' of {part}: anndata writes no such name to .zarr. Rename it" in refused
+        assert "Annotating" not in refused
+        ginseng("annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "o.csv", "-q")
+
+    @pytest.mark.parametrize("part", ["obsm", "varm", "layers", "uns"])
+    def test_in_every_part(self, adata, tmp_path, part):
+        given = {"uns": {"phases": {"G1/S": 1}}, "layers": {"G1/S": adata.X}, "varm": {"G1/S": np.ones((30, 2))}}
+        getattr(adata, part).update(given.get(part, {"G1/S": np.ones((N_CELLS, 2))}))
+        with pytest.raises(ValueError, match=f"o.zarr cannot hold 'G1/S' of {part}"):
+            outputs.require_keys(adata, tmp_path / "o.zarr")
+
+    def test_of_an_h5ad_they_are_what_anndata_writes(self, adata, tmp_path):
+        adata.obs["G1/S"] = 0
+        outputs._is_written.cache_clear()
+        outputs.require_keys(adata, tmp_path / "o.h5ad")
+        outputs._is_written.cache_clear()
+        with (
+            ad.settings.override(disallow_forward_slash_in_h5ad=True),
+            pytest.raises(ValueError, match=r"o.h5ad cannot hold 'G1/S' of obs"),
+        ):
+            outputs.require_keys(adata, tmp_path / "o.h5ad")
+        outputs._is_written.cache_clear()
+
+    def test_a_dataset_cannot_have_them_either(self, adata, tmp_path):
+        adata.obs["G1/S"] = adata.obs["cell_type"]
+        with pytest.raises(ValueError, match=r"cannot hold 'G1/S' of obs"):
+            GinsengDataset.create(tmp_path / "cells", adata, "G1/S", silent=True)
 
 
 class TestSeveral:
@@ -185,7 +290,7 @@ class TestSeveral:
             (["in/x*.h5ad"], "out", [], "Nothing matches '.*x"),
             (["in/a.h5ad", "in/b.h5ad"], "out.csv", [], "names one file for 2 inputs; name a folder"),
             (["in/a.h5ad", "in/a.h5ad"], "out", [], "would both become .*a.h5ad; annotate them apart"),
-            (["in/*.h5ad"], "in", [], "a.h5ad is the file of counts itself"),
+            (["in/*.h5ad"], "in", [], "a.h5ad is DATA .*a.h5ad itself"),
             (["in/*.h5ad"], "out", ["--format", "xlsx"], "--format must be one of h5ad"),
             (["in/a.h5ad"], "out.csv", ["--format", "csv"], "--format is of several outputs"),
             (["in/a.h5ad"], "out.csv", ["--shard", "0/3"], "given as 1/10"),
@@ -226,6 +331,39 @@ class TestSeveral:
         (out / "c.h5ad").write_text("not what was written")
         assert made("--batch-size", 16) == 1
         assert ad.read_h5ad(out / "c.h5ad").n_obs == 60
+
+    def test_an_input_of_equal_size_and_time_is_another_and_a_copy_is_not(self, model, inputs, tmp_path):
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
+        ginseng(*annotate, "-q")
+        changed, before = inputs / "b.h5ad", (inputs / "b.h5ad").stat()
+        with h5py.File(changed, "r+") as file:
+            file["X/data"][:20] = file["X/data"][:20] + 1
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert changed.stat().st_size == before.st_size
+        (inputs / "c.h5ad").touch()
+        printed = ginseng(*annotate)
+        assert printed.count("is finished already") == 2
+        assert f"cells annotated: saved {tmp_path / 'out' / 'b.h5ad'}" in printed
+
+    def test_an_output_of_another_is_replaced_on_request_only(self, model, inputs, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "b.h5ad").write_text("mine")
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out", "-q"]
+        assert "b.h5ad exists; --overwrite replaces it" in ginseng(*annotate, fails=2)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.h5ad"]
+        ginseng(*annotate, "--overwrite")
+        assert ad.read_h5ad(tmp_path / "out" / "b.h5ad").n_obs == 60
+
+    def test_what_was_begun_before_a_kill_is_made_again(self, model, inputs, tmp_path, monkeypatch):
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out", "-q"]
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(Record, "keep", killed)
+            ginseng(*annotate)
+        assert (tmp_path / "out" / "a.h5ad").exists()
+        ginseng(*annotate)
 
     def test_what_a_damaged_record_is_of_is_made_again(self, model, inputs, tmp_path):
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
@@ -328,13 +466,60 @@ class TestShards:
             *merge, first, second, other, fails=3
         )
         simulate(50, seed=4).write_h5ad(tmp_path / "more.h5ad")
-        ginseng("annotate", model, tmp_path / "more.h5ad", *part, "--batch-size", BATCH)
+        ginseng("annotate", model, tmp_path / "more.h5ad", *part, "--batch-size", BATCH, "--overwrite")
         assert f"{other} does not belong to {first}: its input is another" in ginseng(
             *merge, first, second, other, fails=3
         )
         assert not (tmp_path / "merged.csv").exists()
-        refused = ginseng("merge", "-o", first, first, second, third, fails=3)
-        assert "is one of the shards itself" in refused
+        refused = ginseng("merge", "-o", first, first, second, third, "--overwrite", fails=2)
+        assert f"--output {first} is SHARDS {first} itself" in refused
+
+    def test_counts_that_have_changed_are_another_input_and_a_copy_is_the_same(self, model, rich, tmp_path):
+        first, second = self.sharded(model, [rich], 2, tmp_path, ".csv")
+        copied = shutil.copy(rich, tmp_path / "copied.h5ad")
+        part = ["--shard", "2/2", "--batch-size", BATCH, "-q"]
+        ginseng("annotate", model, copied, "-o", second, *part)
+        ginseng("merge", first, second, "-o", tmp_path / "merged.csv")
+        before = rich.stat()
+        with h5py.File(rich, "r+") as file:
+            file["X/data"][:20] = file["X/data"][:20] + 1
+        os.utime(rich, ns=(before.st_atime_ns, before.st_mtime_ns))
+        ginseng("annotate", model, rich, "-o", second, *part)
+        refused = ginseng("merge", first, second, "-o", tmp_path / "other.csv", fails=3)
+        assert f"{second} does not belong to {first}: its input is another" in refused
+
+    @pytest.mark.parametrize("suffix", [".csv", ".h5ad"])
+    def test_the_form_of_the_counts_is_told_once_of_all_cells(self, model, adata, tmp_path, suffix):
+        counts = adata.X.toarray()
+        adata.layers["counts"], adata.X = counts, np.log1p(counts)
+        adata.X[: N_CELLS * 3 // 5] = np.roll(counts[: N_CELLS * 3 // 5], 1, axis=1)  # whole, as raw counts are
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        whole, merged = tmp_path / f"whole{suffix}", tmp_path / f"merged{suffix}"
+        ginseng("annotate", model, tmp_path / "x.h5ad", "-o", whole, "--batch-size", BATCH, "--fix", "-q")
+        shards = self.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, suffix, "--fix")
+        assert read_mark(shards[0])["form"][0] == "layer counts"
+        ginseng("merge", *shards, "-o", merged)
+        assert_same(whole, merged)
+
+    def test_shards_of_another_form_are_not_merged(self, tmp_path):
+        for number, used in enumerate(("X", "layer counts"), start=1):
+            mark = {"number": number, "of": 2, "model": "m", "options": {"key_added": "ginseng"}, "input": "i"}
+            cells = pd.DataFrame({"type": ["B"]}, index=[f"cell{number}"])
+            write_annotated(cells, tmp_path / f"{number}.csv", mark={**mark, "form": [used, {}]})
+        with pytest.raises(ValueError, match=r"2.csv does not belong to .*1.csv: its form is another"):
+            merge_shards([tmp_path / "1.csv", tmp_path / "2.csv"], tmp_path / "merged.csv")
+
+    def test_chunks_of_zeros_of_our_own_stores_are_there(self, model, adata, tmp_path, recwarn):
+        adata.X = adata.X.toarray()
+        adata.X[:] = np.where(np.arange(adata.n_vars) < 5, 3, 0)
+        adata.obs["flag"] = False
+        adata.obs["type"] = pd.Categorical(["a"] * (N_CELLS - 1) + ["b"])
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        with zarr.config.set({"array.write_empty_chunks": False}):
+            shards = self.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, ".zarr")
+            ginseng("merge", *shards, "-o", tmp_path / "merged.zarr")
+        assert (read_adata(tmp_path / "merged.zarr").obs["flag"] == False).all()  # noqa: E712
+        assert not [found for found in recwarn if "have no file" in str(found.message)]
 
     def test_pairs_of_cells_are_not_parted(self, model, adata, tmp_path):
         adata.obsp["near"] = sparse.csr_matrix(np.eye(N_CELLS))
@@ -346,23 +531,23 @@ class TestShards:
 
 class TestExitCodes:
     def test_of_each_kind(self, model, counts, tmp_path):
-        annotate = ["annotate", model, counts, "-o", tmp_path / "a.csv", "-q"]
+        annotate = ["annotate", model, counts, "-o", tmp_path / "a.csv", "-q", "--overwrite"]
         ginseng(*annotate)
-        ginseng("annotate", tmp_path / "no.h5", counts, "-o", tmp_path / "a.csv", fails=1)
+        ginseng("annotate", tmp_path / "no.h5", counts, "-o", tmp_path / "b.csv", fails=1)
         ginseng("annotate", model, counts, fails=2)
         ginseng(*annotate, "--layer", "no", fails=3)
 
     def test_limits(self, model, adata, tmp_path):
         adata.X[:30] = 0
         adata.write_h5ad(tmp_path / "x.h5ad")
-        annotate = ["annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "a.csv", "-q", "--strict"]
+        annotate = ["annotate", model, tmp_path / "x.h5ad", "-o", tmp_path / "a.csv", "-q", "--overwrite", "--strict"]
         ginseng(*annotate, "unassigned=0.25")
         exceeded = ginseng(*annotate, "unassigned=0.2", fails=4)
         assert "25.0% of the cells of" in exceeded
         assert len(pd.read_csv(tmp_path / "a.csv")) == N_CELLS
         shards = TestShards.sharded(model, [tmp_path / "x.h5ad"], 2, tmp_path, ".csv")
         ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.25")
-        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--strict", "unassigned=0.2", fails=4)
+        ginseng("merge", *shards, "-o", tmp_path / "b.csv", "--overwrite", "--strict", "unassigned=0.2", fails=4)
         several = ["annotate", model, tmp_path / "x.h5*", "-o", tmp_path / "out", "--strict", "unassigned=0.2"]
         for _ in range(2):  # the second time of what the first has finished
             ginseng(*several, fails=4)

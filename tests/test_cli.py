@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -7,10 +10,45 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from scipy.io import mmwrite
 
-from ginseng import GinsengClassifierTrainerSettings, GinsengDataset, commands, load_model, select_hvgs, select_markers
+from ginseng import (
+    GinsengClassifierTrainerSettings,
+    GinsengDataset,
+    commands,
+    load_model,
+    save_model,
+    select_hvgs,
+    select_markers,
+)
+from ginseng.commands import registry
 from ginseng.utils.genes import OTHER_GENES
-from tests.conftest import NEW_OR_TUNED, QUICK, ginseng, simulate
+from tests.conftest import (
+    NEW_OR_TUNED,
+    QUICK,
+    REPOSITORY,
+    SUBPROCESS_ENVIRONMENT,
+    contents,
+    ginseng,
+    simulate,
+    untrained,
+)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_a_device_is_one_line(platform, counts, tmp_path):
+    save_model(untrained(), tmp_path / "m.h5")
+    environment = {**SUBPROCESS_ENVIRONMENT, "JAX_PLATFORMS": platform}
+    arguments = ["annotate", tmp_path / "m.h5", counts, "-o", tmp_path / "o.csv", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ginseng", *arguments], capture_output=True, text=True, env=environment, cwd=REPOSITORY
+    )
+    if platform == "cuda" and not done.returncode:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "JAX_PLATFORMS" in line]
+    assert line.startswith(f"error: JAX_PLATFORMS is '{platform}'") and "unset it" in line
+    assert "Traceback" not in done.stderr
 
 
 class TestCreate:
@@ -83,43 +121,59 @@ class TestCreate:
         tune = ["finetune", model, tmp_path / "t.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--epochs", 1]
         assert "3 cell types" in ginseng(*tune)
 
+    def test_cells_are_chosen_by_a_query(self, counts, tmp_path):
+        create = ["create", counts, counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--genes", 0]
+        ginseng(*create, "--cells", "donor == 'd1'", "--group", "donor")
+        assert GinsengDataset(tmp_path / "cells.zarr").group_names == ["d1"]
+        assert len(GinsengDataset(tmp_path / "cells.zarr").labels) == 2 * (simulate().obs["donor"] == "d1").sum()
+        assert "holds for none" in ginseng(*create, "--overwrite", "--cells", "donor == 'x'", fails=3)
+
     def test_whole_groups_may_be_held_out_and_others_summed(self, counts, tmp_path):
         create = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--overwrite"]
         ginseng(*create, "--group", "donor", "--genes", 9, "--holdout", 0.3, "--hold-out-groups")
         dataset = GinsengDataset(tmp_path / "cells.zarr")
         assert dataset.gene_names[-1] == OTHER_GENES
         assert not set(dataset.groups[dataset.train_idx]) & set(dataset.groups[dataset.test_idx])
-        fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5", "-q", "--hold-out-groups", *QUICK]
+        fit = [
+            "fit",
+            tmp_path / "cells.zarr",
+            "-o",
+            tmp_path / "m.h5",
+            "-q",
+            "--hold-out-groups",
+            "--overwrite",
+            *QUICK,
+        ]
         ginseng(*fit)
         ginseng("annotate", tmp_path / "m.h5", counts, "-o", tmp_path / "t.csv", "-q")
         ginseng(*create, "--group", "donor", "--genes", 9)
         assert "and no whole groups: make the dataset anew" in ginseng(*fit, fails=True)
-        assert "`select` must be one of markers, variance" in ginseng(*create, "--select", "best", fails=True)
+        assert "--select must be one of markers, variance" in ginseng(*create, "--select", "best", fails=2)
 
     def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
         command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
         assert ginseng(*command) == ""
-        assert "cells.zarr exists; --overwrite replaces it" in ginseng(*command, fails=True)
+        assert "cells.zarr exists; --overwrite replaces it" in ginseng(*command, fails=2)
         ginseng(*command, "--overwrite")
 
     def test_what_a_dataset_does_not_take(self, counts, tmp_path):
         ginseng("create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q", "--genes", 0)
-        fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5"]
-        output = ginseng(*fit, "--label", "cell_type", "--genes", 10, fails=True)
+        fit = ["fit", tmp_path / "cells.zarr", "-o", tmp_path / "m.h5", "--overwrite"]
+        output = ginseng(*fit, "--label", "cell_type", "--genes", 10, fails=2)
         assert "--label and --genes cannot be chosen for a dataset" in output
         GinsengDataset(tmp_path / "cells.zarr").make_split(0.25)
         assert "has been split before: 30 cells are held out" in ginseng(*fit, *QUICK)
-        assert "like 256_000_000, '256 MB'" in ginseng(*fit, "--memory", "much", fails=True)
-        assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "m.h5", fails=True)
-        assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=True)
+        assert "like 256_000_000, '256 MB'" in ginseng(*fit, "--memory", "much", fails=2)
+        assert "--label is needed" in ginseng("fit", counts, "-o", tmp_path / "n.h5", fails=2)
+        assert "balanced by one of none" in ginseng(*fit, "--balance", "up", fails=2)
 
     def test_a_share_to_hold_out_that_would_be_ignored_is_refused(self, counts, tmp_path):
         store = tmp_path / "cells.zarr"
         ginseng("create", counts, "--label", "cell_type", "--group", "donor", "-o", store, "-q", "--genes", 0)
-        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
+        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q", "--overwrite"]
         for _ in range(2):  # as after a kill, when the same call comes again
             ginseng(*fit, "--holdout", 0.25)
-        refused = ginseng(*fit, "--holdout", 0.5, fails=True)
+        refused = ginseng(*fit, "--holdout", 0.5, fails=2)
         n_held_out = len(GinsengDataset(store).test_idx)
         assert f"with {n_held_out} of 120 cells held out, which --holdout 0.5 does not change: leave it out" in refused
         assert f"GinsengDataset('{store}').make_split(0.5)" in refused
@@ -133,7 +187,7 @@ class TestCreate:
     def test_each_share_that_another_split_was_made_with_is_refused(self, counts, tmp_path, options):
         store = tmp_path / "cells.zarr"
         ginseng("create", counts, "--label", "cell_type", "-o", store, "-q", "--genes", 0)
-        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q"]
+        fit = ["fit", store, "-o", tmp_path / "m.h5", "--epochs", 0, "-q", "--overwrite"]
         GinsengDataset(store).make_split(0.1, **options)
         ginseng(*fit, "--holdout", 0.1)
         for other in (0, 0.05, 0.2):
@@ -147,6 +201,29 @@ class TestFit:
         assert "epoch 6: train loss" in output
         assert load_model(tmp_path / "m.h5").metadata["settings"]["hidden_dim"] == 8
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "m.h5"]
+
+    def test_labels_are_read_by_one_rule(self, adata, tmp_path):
+        names = np.array(["0", "1", "NA", "Unknown"])
+        adata.obs["type"] = names[np.arange(120) % 4]
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        (tmp_path / "names.csv").write_text("NA,natural\n")
+        options = ["--label", "type", "--mapping", tmp_path / "names.csv", "--unlabeled", "unknown", "-q"]
+        ginseng("fit", tmp_path / "x.h5ad", "-o", tmp_path / "m.h5", "--epochs", 1, *options)
+        assert list(load_model(tmp_path / "m.h5").output_labels) == ["0", "1", "natural"]
+        ginseng("finetune", tmp_path / "m.h5", tmp_path / "x.h5ad", "-o", tmp_path / "t.h5", "--epochs", 1, *options)
+        assert list(load_model(tmp_path / "t.h5").output_labels) == ["0", "1", "natural"]
+        ginseng("create", tmp_path / "x.h5ad", "-o", tmp_path / "x.zarr", "--genes", 0, "--label", "type", "-q")
+        ginseng("fit", tmp_path / "x.zarr", "-o", tmp_path / "d.h5", "--epochs", 1, "--unlabeled", "unknown", "-q")
+        assert list(load_model(tmp_path / "d.h5").output_labels) == ["0", "1"]
+        adata.obs["truth"] = np.where(np.arange(120) % 4 < 2, np.arange(120) % 4, np.nan)
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        printed = ginseng(
+            "annotate", tmp_path / "m.h5", tmp_path / "x.h5ad", "-o", tmp_path / "x.csv", "--truth", "truth"
+        )
+        assert "on 60 cells" in printed
+        named = {line.split(maxsplit=1)[0] for line in printed.splitlines() if line.strip()}
+        assert {"0", "1"} <= named
+        assert not {"0.0", "1.0"} & named
 
     def test_quiet(self, counts, tmp_path):
         assert ginseng("fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", *QUICK, "-q") == ""
@@ -186,13 +263,31 @@ class TestFit:
         losses = state.metadata["history"]["train_loss"]
         assert losses[-1] < 0.5 * losses[0]
 
+    def test_a_column_of_gene_names(self, adata, model, tmp_path):
+        symbols = list(adata.var["symbol"])
+        adata.var_names = [str(i) for i in range(30)]
+        adata.write_h5ad(tmp_path / "n.h5ad")
+        named = [tmp_path / "n.h5ad", "--label", "cell_type", "--gene-key", "symbol", "-o"]
+        ginseng("create", *named, tmp_path / "n.zarr", "-q")
+        assert GinsengDataset(tmp_path / "n.zarr").gene_names == symbols
+        ginseng("fit", *named, tmp_path / "n.h5", *QUICK)
+        assert load_model(tmp_path / "n.h5").genes.tolist() == symbols
+        refused = ginseng("fit", tmp_path / "n.zarr", "--gene-key", "symbol", "-o", tmp_path / "o.h5", fails=True)
+        assert "--gene-key cannot be chosen for a dataset" in refused
+        adata.var["name"] = [f"GENE{i}" for i in range(30)]
+        adata.write_h5ad(tmp_path / "n.h5ad")
+        tuned = ["finetune", model, tmp_path / "n.h5ad", "--label", "cell_type", "-o", tmp_path / "t.h5", "--epochs", 1]
+        ginseng(*tuned, "--gene-key", "name")
+        assert load_model(tmp_path / "t.h5").genes.tolist() == list(adata.var["name"])
+        assert "the model knows GENE0" in ginseng(*tuned, "--gene-key", "symbol", fails=True)
+
     def test_cells_without_a_label(self, adata, tmp_path):
         adata.obs.loc["cell7", "cell_type"] = np.nan
         adata.write_h5ad(tmp_path / "x.h5ad")
-        fit = ["fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", *QUICK]
+        fit = ["fit", tmp_path / "x.h5ad", "--label", "cell_type", "-o", tmp_path / "m.h5", "--overwrite", *QUICK]
         with pytest.warns(UserWarning, match="1 of 120 cells have no label"):
             ginseng(*fit)
-        assert "error: 1 of 120 cells have no label" in ginseng(*fit, "--require-labels", fails=True)
+        assert "error: 1 of 120 cells have no label" in ginseng(*fit, "--require-labels", fails=3)
 
     def test_raw_counts(self, adata, tmp_path):
         adata.raw = adata.copy()
@@ -221,7 +316,7 @@ class TestFit:
             (["--label", "cell_type", "--hold-out-groups"], "error: --hold-out-groups needs --group"),
             (["--label", "cell_type", "--cells", "doner == 'd1'"], "--cells.*doner.*Columns of obs: cell_type, donor"),
             (["--label", "cell_type", "--cells", "donor == 'x'"], "holds for none of the 120 cells"),
-            (["--label", "cell_type", "--holdout", "1"], r"`holdout_fraction` must lie in \[0, 1\), but got 1.0"),
+            (["--label", "cell_type", "--holdout", "1"], r"--holdout must lie in \[0, 1\), but got 1.0"),
             (["--label", "cell_type", "--group", "batch"], "group column 'batch' is not in adata.obs"),
             (["--label", "cell_type", "--cells", "cell_type"], "not true or false for each cell; to compare, write"),
             (["--label", "cell_type", "--cells", "donor = 'd1'"], "not true or false|cannot be evaluated"),
@@ -230,10 +325,236 @@ class TestFit:
     def test_errors_are_one_line_and_nothing_is_lost(self, counts, model, tmp_path, args, message):
         old = model.read_bytes()
         (tmp_path / "m.h5").write_bytes(old)
-        output = ginseng("fit", counts, "-o", tmp_path / "m.h5", *args, *QUICK, fails=True)
+        output = ginseng("fit", counts, "-o", tmp_path / "m.h5", "--overwrite", *args, *QUICK, fails=True)
         assert pd.Series([output.replace("\n", " ")]).str.contains(message)[0], output
         assert "Traceback" not in output
         assert (tmp_path / "m.h5").read_bytes() == old
+
+
+class TestOutputs:
+    """No output replaces an input or another output, or what is there without --overwrite."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, model, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("outputs")
+        simulate().write_h5ad(folder / "cells.h5ad")
+        shutil.copy(model, folder / "m.h5")
+        ginseng("annotate", model, folder / "cells.h5ad", "-o", folder / "a.h5ad", "-q")
+        ginseng("create", folder / "cells.h5ad", "--label", "cell_type", "-o", folder / "d.zarr", "-q", "--genes", 0)
+        (folder / "names.csv").write_text("GENE1,GENE1\n")
+        (folder / "link.h5").symlink_to("m.h5")
+        (folder / "hard.csv").hardlink_to(folder / "names.csv")
+        (folder / "sub").mkdir()
+        return folder
+
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ("annotate m.h5 cells.h5ad -o cells.h5ad", "--output cells.h5ad is DATA cells.h5ad itself"),
+            ("annotate m.h5 cells.h5ad -o sub/../cells.h5ad", "--output sub/../cells.h5ad is DATA cells.h5ad itself"),
+            ("annotate m.h5 cells.h5ad -o o.csv --report o.csv", "o.csv must end in .html"),
+            ("annotate m.h5 cells.h5ad -o names.csv --gene-map names.csv", "is --gene-map names.csv itself"),
+            ("annotate m.h5 cells.h5ad -o hard.csv --gene-map names.csv", "hard.csv is --gene-map names.csv itself"),
+            ("annotate m.h5 cells.h5ad -o names.csv --hierarchy names.csv", "is --hierarchy names.csv itself"),
+            ("annotate m.h5 d.zarr -o d.zarr/a.zarr", "--output d.zarr/a.zarr lies within DATA d.zarr"),
+            ("explain m.h5 cells.h5ad -o m.h5", "--output must be a .csv or .tsv file, but got m.h5"),
+            (
+                "harmonize m.h5 cells.h5ad m.h5 cells.h5ad --label-a x -o o.csv --mapping o.csv",
+                "is --output o.csv itself",
+            ),
+            ("report a.h5ad -o m.h5 --model m.h5", "m.h5 must end in .html"),
+            ("fit m.h5 -o m.h5 --label x", "--output m.h5 is DATA m.h5 itself"),
+            ("fit m.h5 -o link.h5 --label x", "--output link.h5 is DATA m.h5 itself"),
+            ("fit m.h5 -o m --label x", "--output m.h5 is DATA m.h5 itself"),
+            ("fit d.zarr -o d.zarr/m.h5", "--output d.zarr/m.h5 lies within DATA d.zarr; name another output"),
+            ("fit cells.h5ad --label x -o e.zarr/m.h5 --dataset e.zarr", "e.zarr holds --output e.zarr/m.h5"),
+            ("fit d.zarr -o run/checkpoint.h5 --checkpoint run", "--checkpoint run/checkpoint.h5 is --output"),
+            ("finetune m.h5 d.zarr -o t.h5 --log names.csv", "names.csv is no log of a training run"),
+            ("finetune m.h5 d.zarr -o m.h5", "--output m.h5 is MODEL m.h5 itself"),
+            ("create cells.h5ad --label cell_type -o d.zarr --mapping d.zarr/names.csv", "holds --mapping"),
+            ("merge a.h5ad -o a.h5ad", "--output a.h5ad is SHARDS a.h5ad itself"),
+        ],
+    )
+    def test_an_input_stays_as_it_is(self, folder, monkeypatch, command, message):
+        monkeypatch.chdir(folder)
+        before = contents(folder)
+        assert message in ginseng(*command.split(), "--overwrite", fails=2)
+        assert contents(folder) == before
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "annotate m.h5 cells.h5ad -o a.h5ad",
+            "annotate m.h5 cells.h5ad -o new.csv --report page.html",
+            "annotate m.h5 cells.h5ad -o out --format csv",
+            "explain m.h5 cells.h5ad -o names.csv",
+            "harmonize m.h5 cells.h5ad m.h5 cells.h5ad --label-a cell_type -o names.csv",
+            "report a.h5ad -o page.html",
+            "fit cells.h5ad -o m.h5 --label cell_type",
+            "fit cells.h5ad -o m --label cell_type",
+            "fit cells.h5ad -o new.h5 --label cell_type --dataset d.zarr",
+            "finetune link.h5 cells.h5ad -o other.h5 --label cell_type",
+            "create cells.h5ad --label cell_type -o d.zarr",
+            "demo --data cells.h5ad --label cell_type --out results",
+        ],
+    )
+    def test_what_is_there_is_replaced_on_request_only(self, folder, monkeypatch, command):
+        monkeypatch.chdir(folder)
+        for name in ("page.html", "other.h5"):
+            (folder / name).write_text("mine")
+        for within in ("out", "results"):
+            (folder / within).mkdir(exist_ok=True)
+        (folder / "out" / "cells.csv").write_text("mine")
+        (folder / "results" / "umap.png").write_text("mine")
+        if "-o out" in command:
+            shutil.copy("cells.h5ad", "more.h5ad")
+            command = command.replace("cells.h5ad", "cells.h5ad more.h5ad")
+        before = contents(folder)
+        refused = ginseng(*command.split(), fails=2)
+        assert "exists; --overwrite replaces it." in refused and refused.count("\n") == 1
+        assert contents(folder) == before
+
+    def test_a_folder_of_10x_files_takes_one_more(self, model, adata, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        mmwrite(tmp_path / "matrix.mtx", adata.X.T.astype(int))
+        genes = pd.DataFrame({"id": adata.var_names, "name": adata.var_names})
+        genes.to_csv("genes.tsv", sep="\t", header=False, index=False)
+        pd.Series(adata.obs_names).to_csv("barcodes.tsv", header=False, index=False)
+        for options in ([], ["--overwrite"]):
+            ginseng("annotate", model, ".", "-o", "cells.csv", "-q", *options)
+        assert len(pd.read_csv("cells.csv")) == 120
+        refused = ginseng("explain", model, ".", "-o", "genes.tsv", "--overwrite", fails=2)
+        assert "--output genes.tsv lies within DATA ." in refused
+
+    def test_a_call_may_replace_what_it_began(self, counts, tmp_path):
+        """As after a kill between saving the dataset, or the model, and the end."""
+        fit = ["fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--dataset", tmp_path / "d.zarr", "-q"]
+        fit += ["--calibrate", "none", *QUICK]
+        ginseng(*fit, "--checkpoint", tmp_path / "run")
+        ginseng(*fit, "--checkpoint", tmp_path / "run")
+        assert "m.h5 exists" in ginseng(*fit, "--checkpoint", tmp_path / "another", fails=2)
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("command", "code", "message"),
+        [
+            ("fit cells.h5ad -o n.h5", 2, "--label is needed"),
+            ("fit cells.h5ad --label cell_type -o n.h5 --lr -1", 2, "--lr must lie in"),
+            ("fit cells.h5ad --label cell_type -o n.h5 --dropout 1", 2, "--dropout must lie in [0, 1), but got 1.0"),
+            ("fit cells.h5ad --label cell_type -o n.h5 --balance up", 2, "balanced by one of"),
+            ("fit logs.h5ad --label cell_type -o n.h5", 3, "pass --fix, by which this is undone"),
+            ("fit cells.h5ad --label type -o n.h5", 3, "label column 'type' is not in adata.obs"),
+            ("fit none.h5ad --label type -o n.h5", 1, "There is no"),
+            ("fit m.h5 --label type -o n.h5", 3, "m.h5"),
+            (
+                "create cells.h5ad --label cell_type -o n.zarr --holdout 2",
+                2,
+                "--holdout must lie in [0, 1), but got 2.0",
+            ),
+            ("create cells.h5ad --label cell_type -o n.zarr --select best", 2, "--select must be one of"),
+            ("create logs.h5ad --label cell_type -o n.zarr", 3, "--fix"),
+            ("annotate cells.h5ad m.h5 -o n.csv", 3, "were the two swapped"),
+            ("annotate m.h5 cells.h5ad -o n.csv --min-overlap 2", 2, "--min-overlap must lie in [0, 1], but got 2.0"),
+            ("annotate m.h5 cells.h5ad -o n.csv --novel-error 2", 2, "--novel-error must lie in"),
+            ("annotate m.h5 cells.h5ad -o n.csv --gene-key symbol", 3, "no --gene-key would match 30"),
+            ("annotate m.h5 cells.h5ad -o n.csv --only Neuron", 2, "only|Neuron"),
+            ("annotate m.h5 layers.h5ad -o n.csv", 3, "pass --layer counts, which has raw counts; --fix does so"),
+            ("explain m.h5 cells.h5ad -o n.csv --groupby no", 3, "'no' is not in"),
+            ("explain m.h5 logs.h5ad -o n.csv", 3, "logs.h5ad|log1p"),
+            (
+                "harmonize m.h5 cells.h5ad m.h5 cells.h5ad --label-a cell_type -o n.csv --threshold 2",
+                2,
+                "--threshold must",
+            ),
+            ("inspect broken.h5ad", 3, "broken.h5ad"),
+            ("merge cells.h5ad -o n.h5ad", 3, "is no shard"),
+            ("report cells.h5ad -o n.html", 3, "is not in the annotated cells"),
+            ("doctor m.h5 cells.h5ad --min-overlap 2", 2, "--min-overlap must lie in"),
+            ("doctor broken.h5ad", 3, "broken.h5ad"),
+            ("finetune m.h5 cells.h5ad --label cell_type -o n.h5 --lr -1", 2, "--lr must lie in"),
+            ("finetune m.h5 logs.h5ad --label cell_type -o n.h5", 3, "--fix"),
+        ],
+    )
+    def test_they_tell_wrong_use_from_refused_data(self, model, adata, tmp_path, monkeypatch, command, code, message):
+        monkeypatch.chdir(tmp_path)
+        shutil.copy(model, "m.h5")
+        adata.write_h5ad("cells.h5ad")
+        logs = adata.copy()
+        logs.X = np.log1p(logs.X)
+        logs.write_h5ad("logs.h5ad")
+        logs.layers["counts"] = adata.X
+        logs.write_h5ad("layers.h5ad")
+        (tmp_path / "broken.h5ad").write_bytes((tmp_path / "cells.h5ad").read_bytes()[:3000])
+        before = contents(tmp_path)
+        said = ginseng(*command.split(), fails=code)
+        assert any(part in said for part in message.split("|")), said
+        assert said.startswith("error: ") and said.count("\n") == 1
+        assert "` must" not in said
+        assert contents(tmp_path) == before
+
+    def test_a_file_that_may_not_be_read_is_refused(self, model, counts, tmp_path, monkeypatch):
+        def locked(*_, **__):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", str(counts))
+
+        monkeypatch.setattr("ginseng.commands.annotating.opened_counts", locked)
+        assert str(counts) in ginseng("annotate", model, counts, "-o", tmp_path / "a.csv", fails=3)
+
+    @pytest.mark.parametrize("info", commands.app.registered_commands, ids=lambda info: info.callback.__name__)
+    def test_each_command_documents_them(self, info):
+        told = " ".join(ginseng(info.callback.__name__, "--help").split())
+        assert "Exit codes: 0 done, 1 failed, 2 wrong use, 3 input refused" in told
+        assert ("4 a limit of --strict exceeded" in told) == ("--strict <" in told)
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "typed"),
+    [
+        (commands.annotate, "`min_overlap` must lie in [0, 1]", "--min-overlap must lie in [0, 1]"),
+        (commands.annotate, "pass fix=True (--fix), or", "pass --fix, or"),
+        (commands.annotate, 'layer="counts" (--layer counts) has them', "--layer counts has them"),
+        (commands.annotate, "pass layer='my counts'.", "pass --layer 'my counts'."),
+        (commands.annotate, "gene_key=None would match 3", "no --gene-key would match 3"),
+        (commands.annotate, "pass gene_map=, a table", "pass --gene-map, a table"),
+        (commands.annotate, "pass calibrate=False", "pass --no-calibrate"),
+        (commands.annotate, "`store_probs` and kind='csv'", "--probabilities and --format csv"),
+        (commands.annotate, "create(fix=True) of `rates`, lr=0.1", "create(fix=True) of `rates`, lr=0.1"),
+        (commands.fit, "`label_key`, `holdout_fraction` and `dropout_rate`", "--label, --holdout and --dropout"),
+        (commands.finetune, "mapping={'Ts': 'T'}.", "--mapping with a table that has the line 'Ts,T'."),
+        (commands.demo, "`n_genes`", "--genes"),
+    ],
+)
+def test_messages_name_options(monkeypatch, command, told, typed):
+    monkeypatch.setattr(registry, "_options", dict(registry._options_of(command)))
+    assert registry.as_typed(told) == typed
+
+
+class TestStreams:
+    def run(self, line, **how):
+        line = f"{sys.executable} -m ginseng {line}"
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=SUBPROCESS_ENVIRONMENT, **how)
+
+    def test_closed_ones_are_no_matter(self, model, counts, tmp_path):
+        done = self.run(f"annotate {model} {counts} -o {tmp_path / 'a.csv'} >&- 2>&-")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert len(pd.read_csv(tmp_path / "a.csv")) == 120
+        assert self.run(f"annotate {model} {counts} -o {tmp_path / 'a.csv'} 2>&-").returncode == 2
+
+    def test_a_reader_that_has_gone_ends_a_command_quietly(self, model):
+        done = self.run(f"inspect {model} | true; exit ${{PIPESTATUS[0]}}")
+        assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+    def test_what_does_not_print_is_shown_escaped(self, counts, tmp_path):
+        said = ginseng("fit", counts, "--label", "\x1b[31mred\r", "-o", tmp_path / "m.h5", fails=3)
+        assert r"label column '\x1b[31mred\r' is not in adata.obs" in said and said.isascii()
+
+    def test_names_of_files_need_not_be_utf_8(self, model, adata, tmp_path):
+        cells, annotated = (tmp_path / os.fsdecode(name) for name in (b"a\xff.h5ad", b"b\xff.h5ad"))
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        (tmp_path / "cells.h5ad").rename(cells)
+        assert r"b\udcff.h5ad" in ginseng("annotate", model, cells, "-o", annotated)
+        ginseng("report", annotated, "-o", tmp_path / "r.html", "--mqc", tmp_path / "r_mqc.json")
+        assert r"<h1>b\udcff.h5ad</h1>" in (tmp_path / "r.html").read_text()
 
 
 class TestInspect:
@@ -309,7 +630,7 @@ def test_as_a_program(counts):
     done = subprocess.run(
         [sys.executable, "-m", "ginseng", "fit", counts, "--label", "x", "-o", "m.h5"], capture_output=True, text=True
     )
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.startswith("error: label column 'x' is not in adata.obs")
     assert "Traceback" not in done.stderr
 
@@ -342,11 +663,15 @@ class TestReport:
         assert "3 cell types, hidden dimension 8" in page.read_text()
         assert "<h1>a.h5ad</h1>" in page.read_text()
         assert set(json.loads(content.read_text())["data"]) == {"d1", "d2", "d3", "d4"}
-        assert "--sample is for --mqc" in ginseng(*given, "--sample", "donor", fails=True)
-        assert "is not in the annotated cells" in ginseng("report", counts, "-o", page, fails=True)
-        assert "There is no" in ginseng("report", tmp_path / "none.h5ad", "-o", page, fails=True)
-        assert "holds no annotated cells" in ginseng("report", model, "-o", page, fails=True)
-        assert "is the file of annotated cells itself" in ginseng(*given[:-1], tmp_path / "a.h5ad", fails=True)
+        assert "--sample is for --mqc" in ginseng(*given, "--sample", "donor", fails=2)
+        assert "page.html" not in ginseng(*given, "--overwrite", "-q")
+        page = tmp_path / "other.html"
+        assert "is not in the annotated cells" in ginseng("report", counts, "-o", page, fails=3)
+        assert "There is no" in ginseng("report", tmp_path / "none.h5ad", "-o", page, fails=1)
+        assert "holds no annotated cells" in ginseng("report", model, "-o", page, fails=3)
+        assert "r.pdf must end in .html" in ginseng(*given[:-1], tmp_path / "r.pdf", fails=2)
+        assert "other.csv must end in _mqc.json" in ginseng(*given, "--mqc", tmp_path / "other.csv", fails=2)
+        assert not page.exists()
 
     def test_contributions_of_genes_are_a_table(self, model, counts, tmp_path):
         table = tmp_path / "why.csv"
@@ -407,7 +732,7 @@ class TestFinetune:
             (["--freeze", "trunks"], "did you mean 'trunk'"),
             (["--old", "nowhere.zarr"], "nowhere.zarr"),
             (["--mapping", "nowhere.csv"], "nowhere.csv"),
-            (["--replay", "-1"], "`replay` must lie in"),
+            (["--replay", "-1"], "--replay must lie in"),
         ],
     )
     def test_errors_are_one_line_and_nothing_is_written(self, tune, tmp_path, options, message):

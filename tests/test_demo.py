@@ -48,7 +48,7 @@ def test_too_few_cells_are_refused_before_training(tmp_path):
     simulate(n_cells=30).write_h5ad(tmp_path / "mine.h5ad")
     options = ["--data", str(tmp_path / "mine.h5ad"), "--label", "cell_type", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, ["demo", *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "A third of 30 cells is too few" in result.output
     assert not (tmp_path / "out").exists()
 
@@ -56,7 +56,7 @@ def test_too_few_cells_are_refused_before_training(tmp_path):
 def test_the_label_is_needed_and_named(tmp_path):
     simulate().write_h5ad(tmp_path / "mine.h5ad")
     result = CliRunner().invoke(app, ["demo", "--data", str(tmp_path / "mine.h5ad")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "--data needs --label" in result.output
     result = CliRunner().invoke(app, ["demo", "--data", str(tmp_path / "mine.h5ad"), "--label", "celltype"])
     assert "did you mean 'cell_type'" in result.output

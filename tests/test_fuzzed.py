@@ -1,9 +1,7 @@
 """What the fuzzer (`python -m tests.fuzz`) has found, and a share of its cases."""
 
-import json
 import random
 import shutil
-import struct
 import subprocess
 import sys
 
@@ -18,7 +16,6 @@ from ginseng.data.outputs import write_annotated
 from ginseng.data.parts import merge_shards
 from ginseng.train.logger import LogFile
 from ginseng.utils.files import naming
-from ginseng.utils.hdf5 import opened_hdf5
 from tests.conftest import REPOSITORY, SUBPROCESS_ENVIRONMENT, simulate
 from tests.fuzz import corpus, mutations
 
@@ -121,18 +118,6 @@ def test_counts_that_are_not_finite_are_not_streamed(tmp_path, store, value):
         list(GinsengDataset(path).stream(16, "all"))
 
 
-def test_shards_that_no_memory_holds_are_refused(tmp_path):
-    """The package zarrs ends the interpreter."""
-    adata = simulate()
-    adata.X = adata.X.toarray() + 1
-    path = GinsengDataset.create(tmp_path / "cells.zarr", adata, "cell_type", silent=True).path
-    told = json.loads((path / "X" / "zarr.json").read_text())
-    told["chunk_grid"]["configuration"]["chunk_shape"][0] *= 2**30
-    (path / "X" / "zarr.json").write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=r"cells\.zarr is a damaged dataset: it declares arrays of"):
-        GinsengDataset(path)
-
-
 def test_sparse_counts_of_a_type_that_scipy_does_not_add_up_are_refused(dataset):
     root = zarr.open_group(dataset.path, use_consolidated=False)
     values = root["X/data"][:].astype(np.float16)
@@ -159,69 +144,6 @@ def test_a_type_that_hdf5_does_not_know_is_refused(counts):
     counts.write_bytes(content)
     with pytest.raises(ValueError, match=r"cells\.h5ad .*is of an unknown type"):
         read_adata(counts)
-
-
-def test_texts_of_which_a_block_is_zero_are_refused(counts):
-    """As of a copy that was broken off; HDF5 2.0 goes on for ever as it reads an attribute."""
-    content = bytearray(counts.read_bytes())
-    heap = content.index(b"GCOL")
-    content[heap + 512 : heap + 1024] = bytes(512)
-    counts.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cells\.h5ad .*texts at byte .* have an entry of no size"):
-        read_adata(counts)
-
-
-class TestLengthsOfTexts:
-    """HDF5 takes memory for as many bytes as a reference to a text tells, up to 4 GiB, before it looks the text up."""
-
-    @pytest.fixture
-    def texts(self, tmp_path):
-        path = tmp_path / "texts.h5"
-        with h5py.File(path, "w") as file:
-            file.attrs["one"], file.attrs["two"] = "B cells", ["T cells", "NK cells"]
-            file["whole"] = ["a", "B cells"]
-            file.create_dataset("chunked", data=["b", "T cells"], chunks=(1,), dtype=h5py.string_dtype())
-        return path
-
-    def test_untouched_are_read(self, texts):
-        with opened_hdf5(texts) as file:
-            assert (file.attrs["one"], *file.attrs["two"]) == ("B cells", "T cells", "NK cells")
-            assert [*file["whole"].asstr(), *file["chunked"].asstr()] == ["a", "B cells", "b", "T cells"]
-
-    @pytest.mark.parametrize("text", ["attribute", "in a list", "whole", "chunked"])
-    def test_beyond_the_file_are_refused(self, texts, text):
-        content = bytearray(texts.read_bytes())
-        with h5py.File(texts) as file:
-            places = {
-                "attribute": content.index(struct.pack("<I", len("B cells")), content.index(b"one\0")),
-                "in a list": content.index(struct.pack("<I", len("NK cells")), content.index(b"two\0") + 64),
-                "whole": file["whole"].id.get_offset() + 16,
-                "chunked": file["chunked"].id.get_chunk_info(1).byte_offset,
-            }
-        content[places[text] + 3] = 255  # the highest byte of the length
-        texts.write_bytes(content)
-        with pytest.raises(ValueError, match=r"texts\.h5 .*it declares a text of 4,278,190,08. bytes, where it has"):
-            opened_hdf5(texts).__enter__()
-
-    def test_of_which_more_are_declared_than_any_memory_holds_are_refused(self, texts):
-        content = bytearray(texts.read_bytes())
-        with h5py.File(texts) as file:
-            place = content.index(struct.pack("<QQ", file["whole"].id.get_offset(), 2 * 16)) + 8
-        content[place : place + 8] = struct.pack("<Q", 2**60)
-        texts.write_bytes(content)
-        with pytest.raises(ValueError, match=r"texts\.h5 .*it declares a text of"):
-            opened_hdf5(texts).__enter__()
-
-    def test_that_stand_for_one_another_a_million_times_are_refused(self, texts):
-        with h5py.File(texts, "w") as file:
-            file["large"] = ["x" * 60_000]
-            file["many"] = np.array([""] * 30_000, h5py.string_dtype())
-            (one, many), n_bytes = ((file[name].id.get_offset() for name in ("large", "many")), 16)
-        content = bytearray(texts.read_bytes())
-        content[many : many + 30_000 * n_bytes] = content[one : one + n_bytes] * 30_000
-        texts.write_bytes(content)
-        with pytest.raises(ValueError, match=r"texts\.h5 .*it declares arrays of 1,80.,...,... bytes"):
-            opened_hdf5(texts).__enter__()
 
 
 def test_a_file_that_asks_for_more_memory_than_there_is_is_named():

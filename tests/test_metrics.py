@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,38 @@ def test_cells_without_a_true_type_are_left_out():
     assert score(["A", None, np.nan, "B"], ["A", "A", "B", "A"]).accuracy == 0.5
     with pytest.raises(ValueError, match="No cell has a true type"):
         score([None, np.nan], ["A", "B"])
+
+
+@pytest.mark.parametrize("predicted", [["0", "1", "1"], [0, 1, 1], ["0.0", "1.0", "1.0"]])
+@pytest.mark.parametrize("truth", [[0.0, 1.0, 0.0], np.array([0, 1, 0]), pd.Series([0.0, 1.0, 0.0]).astype("category")])
+def test_whole_floats_are_the_integers_that_they_were(truth, predicted):
+    scores = score(truth, predicted)
+    assert scores.accuracy == pytest.approx(2 / 3)
+    assert scores.table.index.tolist() == list(dict.fromkeys(map(str, predicted)))
+
+
+def test_true_types_that_say_none_are_missing_unless_they_are_types():
+    truth = ["A", "nan", "NA", " ", "B"]
+    assert score(truth, ["A", "A", "A", "A", "A"]).accuracy == 0.5
+    of_a_model = pd.Categorical(["A", "A", "A", "A", "B"], categories=["A", "B", "NA"])
+    scores = score(truth, of_a_model)
+    assert scores.accuracy == pytest.approx(2 / 3)
+    assert scores.table["cells"].to_dict() == {"A": 1, "B": 1, "NA": 1}
+
+
+def test_a_type_called_as_cells_without_one():
+    scores = score(["no type", "A", "A"], pd.Categorical(["no type", None, "A"]))
+    assert scores.confusion.loc["A"].to_dict() == {"(no type)": 1, "A": 1, "no type": 0}
+    assert score(["A", "A"], [None, "A"]).confusion.loc["A"].to_dict() == {"A": 1, "no type": 1}
+
+
+def test_true_types_that_are_called_otherwise_are_told():
+    with pytest.warns(UserWarning, match=r"differ by blanks or case alone count as different: \['T cell', 't cell'\]"):
+        assert score(["t cell", "B"], ["T cell", "B"]).accuracy == 0.5
+    with pytest.warns(UserWarning, match="Cells of the true type 'Unknown' count as wrong; leave them out"):
+        assert score(["Unknown", "B"], ["T cell", "B"]).accuracy == 0.5
+    with pytest.raises(ValueError, match="`truth` holds measurements, such as 0.5"):
+        score([0.5, 1.0], ["A", "B"])
 
 
 def test_lengths_must_agree():

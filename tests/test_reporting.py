@@ -1,5 +1,6 @@
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +11,7 @@ from anndata import AnnData
 import ginseng
 from ginseng.data.io import write_adata
 from ginseng.metrics import score
+from tests.conftest import untrained
 
 EVIL = "<script>alert('x')</script> & \"co\""
 
@@ -126,6 +128,8 @@ def test_what_is_not_there_is_left_out(as_table, tmp_path):
 
 
 def test_types_alone_are_enough(tmp_path):
+    with pytest.raises(ValueError, match=r"r\.pdf must end in \.html"):
+        ginseng.report(annotated().obs, tmp_path / "r.pdf")
     ginseng.report(annotated().obs[["ginseng_cell_type"]], tmp_path / "r.html")
     assert Page(tmp_path / "r.html").headings == ["Cell types"]
 
@@ -138,6 +142,35 @@ def test_cells_without_a_type_are_counted(tmp_path):
     text = re.sub(r"\s+", " ", Page(tmp_path / "r.html").text)
     assert "no type 7 11.7%" in text
     assert "Confidence of 53 cells" in text
+
+
+def test_a_type_called_no_type_is_one_beside_the_cells_without(tmp_path):
+    adata = annotated()
+    types = np.array(["no type"] * 40 + ["NA"] * 13 + [None] * 7, dtype=object)
+    adata.obs["ginseng_cell_type"] = adata.obs["ginseng_consensus"] = pd.Categorical(types)
+    adata.obs["truth"] = np.where(np.arange(60) < 40, "no type", "NA")
+    ginseng.report(adata, tmp_path / "r.html", truth="truth")
+    text = re.sub(r"\s+", " ", Page(tmp_path / "r.html").text)
+    assert "cells without counts" in text
+    for row in ("no type 40 66.7%", "NA 13 21.7%", "(no type) 7 11.7%", "Accuracy 0.883"):
+        assert row in text
+    assert "100.0% of the cells have the same type by the consensus" in text
+    ginseng.mqc(adata, tmp_path / "a_mqc.json")
+    counts = json.loads((tmp_path / "a_mqc.json").read_text())["data"]["a"]
+    assert counts == {"no type": 40, "NA": 13, "(no type)": 7}
+
+
+def test_true_types_are_compared_by_the_rule_of_labels(tmp_path):
+    adata = annotated()
+    adata.obs["ginseng_cell_type"] = pd.Categorical(["0", "1"] * 30)
+    adata.obs["truth"] = [0.0, 1.0] * 29 + [np.nan] * 2
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(60, 2))
+    ginseng.report(adata, tmp_path / "r.html", truth="truth")
+    assert "Accuracy 1.000, macro-F1 1.000, on 58 cells." in Page(tmp_path / "r.html").text
+    adata.obs["truth"] = np.linspace(0, 1, 60)
+    with pytest.raises(ValueError, match="`truth` holds measurements"):
+        ginseng.report(adata, tmp_path / "other.html", truth="truth")
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_data_that_differ_are_not_said_to_be_new_types(tmp_path):
@@ -171,6 +204,19 @@ def test_multiqc_gets_the_cells_of_each_type_by_sample(tmp_path):
     assert json.loads((tmp_path / "run7_mqc.json").read_text())["data"] == {"run7": counts}
 
 
+@pytest.mark.parametrize("none", [np.nan, None, "nan", " "])
+def test_cells_without_a_sample_are_told(none, tmp_path):
+    adata = annotated()
+    adata.obs["sample"] = np.array(["s1"] * 50 + ["no sample"] * 4 + [none] * 6, dtype=object)
+    with pytest.warns(UserWarning, match=r"6 cells have no sample in column 'sample' .* as '\(no sample\)'"):
+        ginseng.mqc(adata, tmp_path / "a_mqc.json", sample="sample")
+    samples = json.loads((tmp_path / "a_mqc.json").read_text())["data"]
+    assert {name: sum(of.values()) for name, of in samples.items()} == {"s1": 50, "no sample": 4, "(no sample)": 6}
+    adata.obs["sample"] = [1.0, 2.0] * 30
+    ginseng.mqc(adata, tmp_path / "a_mqc.json", sample="sample")
+    assert set(json.loads((tmp_path / "a_mqc.json").read_text())["data"]) == {"1", "2"}
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_annotation_is_read_without_counts(suffix, tmp_path):
     adata = with_everything()
@@ -185,3 +231,40 @@ def test_annotation_is_read_without_counts(suffix, tmp_path):
     ginseng.report(found, tmp_path / "again.html", truth="truth")
     ginseng.report(adata, tmp_path / "r.html", truth="truth")
     assert Page(tmp_path / "again.html").text == Page(tmp_path / "r.html").text
+
+
+def test_what_the_card_of_the_model_holds_is_told(model, tmp_path):
+    state = ginseng.load_model(model)
+    ginseng.report(annotated(), tmp_path / "r.html", model=model)
+    page = Page(tmp_path / "r.html")
+    told = re.sub(r"\s+", " ", page.text)
+    for name, known in state.metadata["card"]["types"].items():
+        assert f"{name} {known['cells']} {known['holdout_f1']:.3f}" in told
+    assert "trained on cells held-out F1" in told
+    assert "calibration none, so that new cells" in told
+    assert page.tags.count("pre") == 1
+    assert not re.search(r"<dd>none</dd>", page.source)
+
+
+def test_no_name_of_a_card_takes_the_room_of_its_text(tmp_path):
+    state = untrained()
+    long = "a rather long name " * 5
+    state.metadata["card"] = {"types": {EVIL: {"cells": 3, "groups": 2}}, long: "short"}
+    ginseng.report(annotated(), tmp_path / "r.html", model=state)
+    page = Page(tmp_path / "r.html")
+    assert long.strip() in page.text
+    assert EVIL in page.text
+    assert "fit-content(14rem) minmax(0, 1fr)" in page.source
+
+
+@pytest.mark.parametrize("value", [3, "text", [1, 2], {"a": 1}, np.array(2.5), np.arange(3)])
+@pytest.mark.parametrize("name", ["ginseng", "ginseng_contributions", "rank_genes_groups"])
+def test_uns_of_another_kind_is_no_end_of_a_page(tmp_path, name, value):
+    adata = with_everything()
+    adata.uns[name] = value
+    with warnings.catch_warnings(record=True) as drawn:
+        warnings.simplefilter("always", UserWarning)
+        ginseng.report(adata, tmp_path / "r.html")
+    assert "Cell types" in Page(tmp_path / "r.html").text
+    told = [str(warning.message) for warning in drawn]
+    assert (name == "ginseng") != any(f"adata.uns['{name}'] is of another kind" in text for text in told)

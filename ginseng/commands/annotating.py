@@ -14,12 +14,24 @@ import typer
 from anndata import AnnData
 
 import ginseng
-from ginseng.arguments import Cells, Fix, Layer, Precision, Quiet, cells_of, truth_column
-from ginseng.commands.registry import InputRefused, LimitExceeded, WrongUse, command, refusing, say, warnings_unless
-from ginseng.commands.runs import Record, inputs_of, outputs_of, require_there, stamp
+from ginseng.arguments import Called, Cells, Fix, GeneKey, Layer, Overwrite, Precision, Quiet, cells_of, truth_column
+from ginseng.commands.paths import require_outputs
+from ginseng.commands.registry import (
+    InputRefused,
+    LimitExceeded,
+    WrongUse,
+    command,
+    refusing,
+    say,
+    tell_error,
+    warnings_unless,
+)
+from ginseng.commands.runs import Record, inputs_of, is_begun, outputs_of, require_there, stamp
+from ginseng.data.inputs import InputChanged, identity_of, require_as_opened
 from ginseng.data.models import load_model
-from ginseng.data.outputs import SUFFIXES, TABLES, read_told, write_annotated
-from ginseng.data.parts import Shard, merge_shards
+from ginseng.data.outputs import SUFFIXES, TABLES, read_told, require_keys, write_annotated
+from ginseng.data.parts import Shard, merge_shards, planned_merge
+from ginseng.data.preflight import checked_counts
 from ginseng.data.readers import opened_counts, read_adata
 from ginseng.metrics import score
 from ginseng.model.annotator import Annotator
@@ -27,9 +39,9 @@ from ginseng.model.consensus import require_compat, require_way
 from ginseng.model.judgement import AMBIGUOUS, NOVEL, Judgement, require_key
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
+from ginseng.page import require_page
 from ginseng.train.trainer import GinsengClassifierTrainerSettings
 from ginseng.utils.digest import digest
-from ginseng.utils.files import require_writable_path
 from ginseng.utils.genes import least_genes
 from ginseng.utils.names import read_gene_table
 from ginseng.utils.precision import require_precision
@@ -70,7 +82,10 @@ def annotate(
         str | None, typer.Option("--format", help="Of several outputs: h5ad (default), zarr, csv, tsv or parquet.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Annotate inputs again whose outputs are finished.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace outputs that are there; of several inputs, also those that are finished."
+        ),
     ] = False,
     shard: Annotated[
         str | None,
@@ -81,18 +96,21 @@ def annotate(
     ] = None,
     cells: Cells = None,
     layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    gene_key: GeneKey = None,
     truth: Annotated[
         str | None, typer.Option(help="Column of obs with true cell types, to print how well they agree.")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Store the probability of every type in AnnData, as tables do.")
+        bool,
+        typer.Option("--probabilities", help="Store the probability of every type in AnnData, as tables do."),
+        Called("store_probs"),
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Cells per forward pass.", min=1)] = 256,
     min_overlap: Annotated[
         float | None,
         typer.Option(
-            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes."
+            help="Share of the model's genes that the data must have, in [0, 1]; default 1 %, at least 5 genes, or 5 % "
+            "where these may be found by chance."
         ),
     ] = None,
     gene_map: Annotated[
@@ -131,8 +149,8 @@ def annotate(
 ) -> None:
     """Annotate new counts with a trained classifier.
 
-    Of several inputs, those whose outputs a run before has finished are left as they are.
-    Exit codes: 0 done, 1 failed, 2 wrong use, 3 input refused, 4 a limit of --strict exceeded.
+    Of several inputs, those whose outputs a run before has finished are left as they are; others that such a run has
+    begun are made anew.
 
     Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
     """
@@ -151,16 +169,22 @@ def annotate(
         if report is not None:
             if part or is_folder:
                 raise WrongUse("--report is of all cells of one input: for others, see `ginseng report`.")
-            require_writable_path(report)
+            require_page(report)
+        inputs_read = {"MODEL": model, "DATA": inputs, "--gene-map": gene_map, "--hierarchy": hierarchy}
+        begun = [target for target in outputs if is_begun(target)] if is_folder else []
+        require_outputs({"--output": outputs, "--report": report}, inputs_read, overwrite=overwrite, begun=begun)
     write_page = None if report is None else partial(ginseng.report, path=report)  # before the work: it needs an extra
     if is_folder:
         require_there(inputs)
+    with refusing(InputRefused):
+        state = load_model(model)
+        synonyms = None if gene_map is None else read_gene_table(gene_map)
     how = {
         "gene_key": gene_key,
         "layer": layer,
         "batch_size": batch_size,
         "min_overlap": min_overlap,
-        "gene_map": None if gene_map is None else read_gene_table(gene_map),
+        "gene_map": synonyms,
         "ignore_case": ignore_case,
         "fix": fix,
         "only": only or None,
@@ -177,7 +201,6 @@ def annotate(
         "precision": precision,
         "store_probs": probabilities,
     }
-    state = load_model(model)
     with refusing(WrongUse):
         promises = target_error, class_error, novel_error
         Judgement.of(Annotator.of(state), how["only"], how["exclude"], hierarchy, *promises, calibrate=calibrate)
@@ -195,20 +218,20 @@ def annotate(
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
-            record = Record(target, {**made_with, "input": stamp(source), "shard": part})
-            shares = record.found() if is_folder and not overwrite else None
+            record = Record(target, {**made_with, "input": stamp(source), "shard": part}) if is_folder else None
+            shares = None if record is None or overwrite else record.found()
             if shares is not None:
                 say(quiet, f"{target} is finished already; --overwrite makes it anew")
             else:
                 try:
-                    shares = run.annotate(source, target, rows)
+                    shares = run.annotate(source, target, rows, record if is_folder else None)
                 except InputRefused as error:
                     if not is_folder:
                         raise
-                    typer.echo(f"error: {error}" if source in str(error) else f"error: {source}: {error}", err=True)
+                    tell_error(error if source in str(error) else f"{source}: {error}")
                     n_refused += 1
                     continue
-                if is_folder:
+                if record is not None:
                     record.keep(shares)
             exceeded += _exceeded(limits, shares, target)
     if n_refused:
@@ -228,6 +251,7 @@ def merge(
         ),
     ],
     strict: Strict = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Put the shards of an annotation together, to what one run would have written.
@@ -237,6 +261,9 @@ def merge(
     with refusing(WrongUse):
         limits = _limits(strict)
     with refusing(InputRefused):
+        planned = planned_merge(shards, output)
+        read = [shard for of_output in planned.values() for shard in of_output]
+        require_outputs({"--output": planned}, {"SHARDS": read}, overwrite=overwrite)
         written = merge_shards(shards, output)
     say(quiet, f"{len(shards)} shards merged: saved {output}")
     exceeded = []
@@ -268,30 +295,41 @@ class _Run:
                 sizes.append(adata.n_obs)
         return [*self.part.rows(sizes, self.how["batch_size"])]
 
-    def annotate(self, source: str, target: Path, rows: slice | None) -> dict[str, float]:
+    def annotate(self, source: str, target: Path, rows: slice | None, record: Record | None) -> dict[str, float]:
         """Annotate one input, and give the shares of its cells that may be limited."""
-        is_table, mark = target.suffix in TABLES, None
+        is_table, mark, identity = target.suffix in TABLES, None, identity_of(source)
+        is_whole, whole = self.part is None and self.cells is None, None
         with ExitStack() as files:
             with refusing(InputRefused):
                 adata = files.enter_context(self._opened(source, annotation=not is_table))
+                require_keys(adata, target, source if is_whole else None)
                 if rows is not None and self.part is not None:
-                    names = ["\0".join(axis).encode() for axis in (adata.obs_names, adata.var_names)]
+                    form = checked_counts(adata, self.how["layer"], fix=self.how["fix"])[1].as_dict()
                     mark = {
                         "number": self.part.number,
                         "of": self.part.n_shards,
-                        "input": digest(*(np.frombuffer(name, np.uint8) for name in names)),
+                        "input": stamp(source),
+                        "form": [form["used"], form["forms"]],
                     }
+                    whole = adata
                     # Types and columns of a part without cells are those of any others.
                     adata = _part(adata, rows if rows.stop else slice(0, self.how["batch_size"]), is_table)
                 true_types = None if self.truth is None else truth_column(adata, self.truth)
-                table = classify(self.state, adata, **self.how, return_table=is_table, silent=self.quiet)
+                more: Any = {"return_table": is_table, "silent": self.quiet, "part_of": whole}
+                table = classify(self.state, adata, **self.how, **more)
+                require_as_opened(source, identity, f"{target} is not written")
             if self.write_page is not None and table is None:
                 self._explain(adata)
             annotated: Any = adata if table is None else table
             if rows is not None and not rows.stop:
                 annotated, true_types = annotated[:0], None
-            is_whole = self.part is None and self.cells is None
-            write_annotated(annotated, target, source if is_whole else None, mark and {**mark, **self.made_with})
+            if record is not None:
+                record.begin()
+            try:
+                mark = mark and {**mark, **self.made_with}
+                write_annotated(annotated, target, source if is_whole else None, mark, identity=identity)
+            except InputChanged as error:
+                raise InputRefused(str(error)) from error
             if self.write_page is not None:
                 truth = self.truth if table is None else None
                 self.write_page(
@@ -299,7 +337,7 @@ class _Run:
                 )
             obs = annotated.obs if table is None else annotated
         if true_types is not None:
-            typer.echo(score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
+            say(False, score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
         say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
         return _shares(obs, self.how["key_added"])
 

@@ -6,10 +6,14 @@ from typing import Annotated
 import typer
 
 import ginseng
-from ginseng.arguments import Cells, Data, Layer, Quiet, cells_of
-from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.arguments import Cells, Data, GeneKey, Layer, Overwrite, Quiet, cells_of
+from ginseng.commands.paths import require_outputs
+from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
 from ginseng.data.readers import read_adata, read_annotation
-from ginseng.utils.files import replacing, require_writable_path
+from ginseng.multiqc import require_mqc
+from ginseng.page import require_page
+from ginseng.utils.files import require_writable_path
+from ginseng.utils.tables import require_table_path, save_table
 
 
 @command
@@ -24,6 +28,7 @@ def report(
     sample: Annotated[str | None, typer.Option(help="Column of obs with the sample, for --mqc; default: one.")] = None,
     key: Annotated[str, typer.Option(help="What the names of the columns begin with.")] = "ginseng",
     title: Annotated[str | None, typer.Option(help="Of the page; default: the name of the file.")] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write what an annotation says as one page for the browser, which needs no other file and no network.
@@ -31,12 +36,14 @@ def report(
     Example: ginseng report annotated.h5ad -o report.html --truth cell_type
     """
     write_page = ginseng.report  # first of all, since it needs an extra
-    if sample is not None and mqc is None:
-        raise ValueError("--sample is for --mqc, which is not given.")
-    if data.exists() and output.exists() and output.samefile(data):
-        raise ValueError(f"{output} is the file of annotated cells itself; name another output.")
-    require_writable_path(output)
-    with warnings_unless(quiet):
+    with refusing(WrongUse):
+        if sample is not None and mqc is None:
+            raise WrongUse("--sample is for --mqc, which is not given.")
+        require_page(output)
+        if mqc is not None:
+            require_mqc(mqc)
+        require_outputs({"--output": output, "--mqc": mqc}, {"DATA": data, "--model": model}, overwrite=overwrite)
+    with warnings_unless(quiet), refusing(InputRefused):
         adata = read_annotation(data)
         if mqc is not None:
             ginseng.mqc(adata, mqc, sample=sample, key=key)
@@ -48,24 +55,27 @@ def report(
 def explain(
     model: Annotated[Path, typer.Argument(help="A model saved by `ginseng fit`.", show_default=False)],
     data: Data,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table, .csv.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table, .csv or .tsv.", show_default=False)],
     groupby: Annotated[
         str | None, typer.Option(help="Column of obs; default: the types that the model gives.", show_default=False)
     ] = None,
     n_genes: Annotated[int, typer.Option(help="Genes that are among so many first of any group.", min=1)] = 20,
     cells: Cells = None,
     layer: Layer = None,
-    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene names; default: its index.")] = None,
+    gene_key: GeneKey = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Tell what each gene contributes to the type of cells, on average over groups of them.
 
     Example: ginseng explain model.h5 new.h5ad --groupby leiden -o contributions.csv
     """
-    require_writable_path(output)
-    with warnings_unless(quiet):
+    with refusing(WrongUse):
+        require_table_path(output, "output")
+        require_writable_path(output)
+        require_outputs({"--output": output}, {"MODEL": model, "DATA": data}, overwrite=overwrite)
+    with warnings_unless(quiet), refusing(InputRefused):
         adata = cells_of(read_adata(data, backed=False), cells)
         table = ginseng.explain(model, adata, groupby, layer=layer, gene_key=gene_key, n_genes=n_genes, silent=quiet)
-    with replacing(output) as fresh:
-        table.to_csv(fresh, index=False)
+    save_table(table, output, index=False)
     say(quiet, f"{table['gene'].nunique():,} genes, {table['group'].nunique():,} groups: saved {output}")

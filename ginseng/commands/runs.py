@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ginseng.data.inputs import contents_of
 from ginseng.data.outputs import SUFFIXES, require_output
 from ginseng.utils.bounds import read_json
-from ginseng.utils.files import is_url, replacing
+from ginseng.utils.files import is_url, local_path, replacing
 from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import remove_leftovers
 
@@ -29,7 +30,7 @@ def inputs_of(given: Sequence[str]) -> list[str]:
     ['cells.h5ad', 'https://host/cells.h5ad?raw=1']
     """
     inputs = []
-    for name in given:
+    for name in (name if is_url(name) else str(local_path(name)) for name in given):
         if is_url(name) or not glob.has_magic(name) or Path(name).exists():
             inputs.append(name)
         elif found := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 (pathlib's takes no absolute pattern)
@@ -45,7 +46,7 @@ def outputs_of(inputs: Sequence[str], output: Path, kind: str | None, is_folder:
     Raises
     ------
     ValueError
-        If two inputs would become the same, one would be replaced, or an output cannot be written.
+        If two inputs would become the same, or an output cannot be written.
 
     Examples
     --------
@@ -68,36 +69,36 @@ def outputs_of(inputs: Sequence[str], output: Path, kind: str | None, is_folder:
         if target in first_of:
             raise ValueError(f"{first_of[target]} and {source} would both become {target}; annotate them apart.")
         first_of[target] = source
-        for other in inputs:
-            _require_apart(target, other)
         require_output(target)
     return outputs
 
 
-def _require_apart(target: Path, source: str) -> None:
-    if is_url(source) or not target.exists() or not Path(source).exists():
-        return
-    if target.samefile(source) or Path(source).resolve().is_relative_to(target.resolve()):
-        raise ValueError(f"{target} is the file of counts itself; name another output.")
-
-
-def stamp(path: str | Path) -> dict[str, Any]:
-    """What tells a file or folder from what it was before: its place, size and time.
+def stamp(path: str | Path) -> str:
+    """What tells a file or folder from others: the digest of its contents; of a URL, the URL.
 
     Examples
     --------
     >>> stamp("https://host/cells.h5ad")
-    {'path': 'https://host/cells.h5ad'}
+    'https://host/cells.h5ad'
     """
-    if is_url(path):
-        return {"path": str(path)}
-    path = Path(path).resolve()
-    files = [entry.stat() for entry in ([path] if path.is_file() else path.rglob("*"))]
-    return {
-        "path": str(path),
-        "size": sum(file.st_size for file in files),
-        "modified": max((file.st_mtime_ns for file in files), default=0),
-    }
+    return str(path) if is_url(path) else contents_of(path)
+
+
+def is_begun(output: Path) -> bool:
+    """Whether a run over several inputs has begun an output, see `Record`.
+
+    Examples
+    --------
+    >>> is_begun(Path("cells.csv"))
+    False
+    """
+    return any(path.exists() for path in _records_of(output))
+
+
+def _records_of(output: Path) -> tuple[Path, Path]:
+    """Where is kept that an output is finished, and that it is begun."""
+    kept = output.parent / _RECORDS
+    return kept / f"{output.name}.json", kept / f"{output.name}.begun"
 
 
 class Record:
@@ -122,7 +123,7 @@ class Record:
 
     def __init__(self, output: Path, made_with: dict[str, Any]):
         self._output, self._made_with = output, json.loads(json.dumps(made_with, default=str))
-        self._path = output.parent / _RECORDS / f"{output.name}.json"
+        self._path, self._begun = _records_of(output)
         remove_leftovers(self._path.parent)
 
     def found(self) -> dict[str, float] | None:
@@ -139,11 +140,17 @@ class Record:
         except (ValueError, KeyError, TypeError):
             return None
 
+    def begin(self) -> None:
+        """Keep that the output is begun: a run after a kill may replace it."""
+        self._begun.parent.mkdir(parents=True, exist_ok=True)
+        self._begun.touch()
+
     def keep(self, shares: dict[str, float]) -> None:
         """Keep that the output is finished."""
         kept = {"made_with": self._made_with, "output": stamp(self._output), "shares": shares}
         with replacing(self._path) as fresh:
             fresh.write_text(json.dumps(kept))
+        self._begun.unlink(missing_ok=True)
 
 
 def require_there(inputs: Sequence[str]) -> None:

@@ -8,12 +8,14 @@ import typer
 
 import ginseng
 from ginseng.arguments import (
+    Called,
     Card,
     Cells,
     Checkpoint,
     ChosenBy,
     Fix,
     GeneColumn,
+    GeneKey,
     Genes,
     Group,
     HoldOutGroups,
@@ -23,10 +25,12 @@ from ginseng.arguments import (
     Mapping,
     Memory,
     OtherGenes,
+    Overwrite,
     Patience,
     Precision,
     Quiet,
     RequireLabels,
+    Unlabeled,
     card_texts,
     cells_of,
     chosen_genes,
@@ -36,8 +40,10 @@ from ginseng.arguments import (
     require_group,
     require_split,
 )
-from ginseng.commands.registry import command, say, warnings_unless
+from ginseng.commands.paths import Named, begin, begun_with, require_outputs
+from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
 from ginseng.data import store
+from ginseng.data.creation import free_place
 from ginseng.data.dataset import GinsengDataset
 from ginseng.data.models import is_model, load_model, save_model
 from ginseng.data.readers import opened_counts, read_adata
@@ -54,6 +60,7 @@ from ginseng.utils.messages import shorten
 from ginseng.utils.workspace import temporary_folder
 
 _DEFAULTS = GinsengClassifierTrainerSettings()
+_DEMO = Path("demo")
 
 
 @command
@@ -61,9 +68,13 @@ def create(
     data: Annotated[
         list[str], typer.Argument(help="Raw counts, as for `ginseng fit`; of several, the genes that all have.")
     ],
-    label: Annotated[str, typer.Option(help="Column of obs with the cell types.", show_default=False)],
+    label: Annotated[
+        str, typer.Option(help="Column of obs with the cell types.", show_default=False), Called("label_key")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the dataset.", show_default=False)],
+    cells: Cells = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     genes: Genes = None,
     select: ChosenBy = None,
@@ -75,34 +86,38 @@ def create(
             help="Share of the cells to hold out, by which no gene is chosen, in [0, 1); "
             f"default {_DEFAULTS.holdout_fraction} where --genes chooses some, else as `ginseng fit` says."
         ),
+        Called("holdout_fraction", "fraction"),
     ] = None,
     hold_out_groups: HoldOutGroups = False,
     seed: Annotated[int, typer.Option(help="Seed of what is held out.")] = _DEFAULTS.seed,
     require_labels: RequireLabels = False,
     mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     fix: Fix = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a dataset of labelled counts, to train on again and again, whatever its size.
 
     Example: ginseng create donor1.h5ad donor2.h5ad --label cell_type -o cells.zarr
     """
-    if output.exists() and not overwrite:
-        raise ValueError(f"{output} exists; --overwrite replaces it.")
-    chosen = chosen_genes(genes, gene_column)
-    require_group(hold_out_groups, group)
-    splits = holdout is not None or hold_out_groups or isinstance(chosen, int)
-    settings = GinsengClassifierTrainerSettings(
-        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
-        group_level=hold_out_groups,
-        seed=seed,
-    )
-    split = settings.split() if splits else None
-    with warnings_unless(quiet):
-        how = how_to_create(chosen, select, other_genes, require_labels, split, quiet)
-        how |= {"group_key": group, "mapping": mapping_in(mapping), "fix": fix}
-        dataset = GinsengDataset.create(output, data, label, layer, **how)
+    with refusing(WrongUse):
+        chosen = chosen_genes(genes, gene_column)
+        require_group(hold_out_groups, group)
+        splits = holdout is not None or hold_out_groups or isinstance(chosen, int)
+        settings = GinsengClassifierTrainerSettings(
+            holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
+            group_level=hold_out_groups,
+            seed=seed,
+        )
+        how = how_to_create(chosen, select, other_genes, require_labels, settings.split() if splits else None, quiet)
+        how |= {"group_key": group, "gene_key": gene_key, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
+        free_place(output)
+        require_outputs({"--output": output}, {"DATA": data, "--mapping": mapping}, overwrite=overwrite)
+    with warnings_unless(quiet), refusing(InputRefused):
+        counts = data if cells is None else [cells_of(read_adata(source, backed=False), cells) for source in data]
+        dataset = GinsengDataset.create(output, counts, label, layer, **how)
     say(quiet, f"{dataset}: saved {output}")
 
 
@@ -119,12 +134,15 @@ def fit(
     label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     genes: Genes = None,
     select: ChosenBy = None,
     gene_column: GeneColumn = None,
     other_genes: OtherGenes = None,
     require_labels: RequireLabels = False,
+    mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     fix: Fix = False,
     dataset: Annotated[
         Path | None, typer.Option(help="Keep the training data here, to train on again; default: not kept.")
@@ -135,6 +153,7 @@ def fit(
             help="Share of the cells held out to measure accuracy, in [0, 1); "
             f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
         ),
+        Called("holdout_fraction", "fraction"),
     ] = None,
     hold_out_groups: HoldOutGroups = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 10,
@@ -145,10 +164,14 @@ def fit(
         int | None, typer.Option(help=f"Hidden units of the attention; default {_DEFAULTS.hidden_dim}.", min=1)
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}.")
+        float | None,
+        typer.Option(help=f"Dropout rate, in [0, 1); default {_DEFAULTS.dropout_rate}."),
+        Called("dropout_rate"),
     ] = None,
     balance: Annotated[
-        str, typer.Option(help="Balance the types: none, downsample (to the rarest), resample (rare ones more often).")
+        str,
+        typer.Option(help="Balance the types: none, downsample (to the rarest), resample (rare ones more often)."),
+        Called("balance_train"),
     ] = balance_of(_DEFAULTS.balance_train),
     members: Annotated[
         int | None,
@@ -167,15 +190,13 @@ def fit(
     checkpoint: Checkpoint = None,
     log: Log = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier on labelled counts.
 
     Example: ginseng fit reference.h5ad --label cell_type -o model.h5
     """
-    if memory is not None:
-        bytes_of(memory)
-    told = card_texts(card)
     of_counts = {
         "--genes": genes,
         "--select": select,
@@ -183,28 +204,35 @@ def fit(
         "--gene-column": gene_column,
         "--dataset": dataset,
     }
-    settings = GinsengClassifierTrainerSettings(
-        hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
-        dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
-        batch_size=batch_size,
-        lr=lr,
-        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
-        balance_train=balance,
-        group_level=hold_out_groups,
-        patience=patience,
-        precision=precision,
-        calibrate=calibrate,
-        members=_DEFAULTS.members if members is None else members,
-        seed=seed,
-    )
-    output = model_path(output, checkpoint, log)
-    with warnings_unless(quiet), temporary_folder() as folder:
+    with refusing(WrongUse):
+        if memory is not None:
+            bytes_of(memory)
+        told = card_texts(card)
+        settings = GinsengClassifierTrainerSettings(
+            hidden_dim=_DEFAULTS.hidden_dim if hidden_dim is None else hidden_dim,
+            dropout_rate=_DEFAULTS.dropout_rate if dropout is None else dropout,
+            batch_size=batch_size,
+            lr=lr,
+            holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
+            balance_train=balance,
+            group_level=hold_out_groups,
+            patience=patience,
+            precision=precision,
+            calibrate=calibrate,
+            members=_DEFAULTS.members if members is None else members,
+            seed=seed,
+        )
         how = how_to_create(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
         )
-        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
-        path = dataset or folder / "train.zarr"
-        made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
+        if dataset is not None:
+            free_place(dataset)
+        inputs = {"DATA": data, "--mapping": mapping}
+        output = model_output(output, inputs, checkpoint, log, overwrite, {"--dataset": dataset})
+    with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
+        made = labelled_data(data, dataset or folder / "train.zarr", cells, how, of_counts, holdout, hold_out_groups)
         trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
@@ -212,15 +240,27 @@ def fit(
     say_what_was_saved(quiet, trained, output, calibrate)
 
 
-def model_path(output: Path, checkpoint: Path | None, log: Path | None) -> Path:
-    """Where a model is to be saved; made sure of before anything is done, as of where training is told."""
+def model_output(
+    output: Path,
+    inputs: Named,
+    checkpoint: Path | None,
+    log: Path | None,
+    overwrite: bool,
+    further: dict[str, Path | None],
+) -> Path:
+    """Where a model is to be saved; made sure of, as of all else that training writes, before anything is done."""
     require_writable_path(output)
     output = output if output.suffix == ".h5" else output.with_name(f"{output.name}.h5")
     require_writable_path(output)
-    if checkpoint is not None:
-        require_writable_path(checkpoint / FILE)
+    saved = None if checkpoint is None else checkpoint / FILE
+    if saved is not None:
+        require_writable_path(saved)
     if log is not None:
         LogFile(log)
+    outputs = {"--output": output, **further, "--checkpoint": saved, "--log": log}
+    going_on = [path for path in (saved, log) if path is not None]
+    require_outputs(outputs, inputs, overwrite=overwrite, begun=[*begun_with(checkpoint), *going_on])
+    begin(checkpoint, [output, *further.values()])
     return output
 
 
@@ -237,10 +277,13 @@ def labelled_data(
     quiet, label, group = how["silent"], how["label_key"], how["group_key"]
     is_dataset = label is None and is_zarr_url(data) if is_url(data) else store.is_store(data)
     if is_dataset:
-        options = {"--label": label, "--cells": cells, "--layer": how["layer"], "--group": group, **of_counts}
+        options = {"--label": label, "--cells": cells, "--layer": how["layer"], "--gene-key": how["gene_key"]}
+        options |= {"--group": group, **of_counts}
         options |= {"--require-labels": how["missing_labels"] == "error" or None, "--fix": how["fix"] or None}
         refuse(options, f"for a dataset: {data} has been made with its own")
         made = GinsengDataset(data)
+        if how["mapping"] is not None or how["unlabeled"]:
+            made = made.renamed(how["mapping"], unlabeled=how["unlabeled"])
         if made.test_idx is not None:
             require_split(made, holdout, hold_out_groups)
             say(quiet, f"{data} has been split before: {len(made.test_idx):,} cells are held out")
@@ -248,7 +291,7 @@ def labelled_data(
     require_group(hold_out_groups, group)
     if label is None:
         columns = read_adata(data).obs.columns
-        raise ValueError(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
+        raise WrongUse(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
     counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
     made = GinsengDataset.create(path, counts, **how)
     warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
@@ -274,23 +317,30 @@ def inspect(
     file: Annotated[str, typer.Argument(help="A model, a dataset, or a file of counts.", show_default=False)],
 ) -> None:
     """Tell what is in a model, a dataset or a file of counts."""
-    if is_model(file):
-        typer.echo(describe_model(load_model(file)))
-    elif store.is_store(file):
-        typer.echo(describe_dataset(GinsengDataset(file)))
-    else:
-        with opened_counts(file) as adata:
-            typer.echo(describe_counts(adata))
+    with refusing(InputRefused):
+        if is_model(file):
+            told = describe_model(load_model(file))
+        elif store.is_store(file):
+            told = describe_dataset(GinsengDataset(file))
+        else:
+            with opened_counts(file) as adata:
+                told = describe_counts(adata)
+    say(False, told)
 
 
 @command
 def demo(
     data: Annotated[str | None, typer.Option(help="Your own labelled raw counts; default: 700 blood cells.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
-    genes: Annotated[int, typer.Option(help="How many genes to train on, markers of the types.", min=1)] = 500,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = _DEMO,
+    genes: Annotated[
+        int, typer.Option(help="How many genes to train on, markers of the types.", min=1), Called("n_genes")
+    ] = 500,
     epochs: Annotated[int, typer.Option(help="Passes over the training cells.", min=0)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help=f"Replace results that are there, as is done in the folder {_DEMO}/.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train on two thirds of labelled cells, annotate the other third, and draw the result.
@@ -299,11 +349,13 @@ def demo(
     """
     demonstration = ginseng.demo  # first of all, since it needs an extra
     if data is not None and label is None:
-        raise ValueError("--data needs --label, the column of obs with the cell types.")
-    with warnings_unless(quiet):
+        raise WrongUse("--data needs --label, the column of obs with the cell types.")
+    results = [out / name for name in demonstration.RESULTS]
+    require_outputs({"--out": results}, {"--data": data}, overwrite=overwrite or out == _DEMO)
+    with warnings_unless(quiet), refusing(InputRefused):
         adata = demonstration.pbmc_counts() if data is None else read_adata(data, backed=False)
         scores = demonstration.run(
             adata, label or "bulk_labels", out, n_genes=genes, epochs=epochs, seed=seed, silent=quiet
         )
-    say(quiet, f"Saved model.h5, annotated.h5ad, confusion.png and umap.png to {out}/")
-    typer.echo(scores.report("held-out cells"))
+    say(quiet, f"Saved {', '.join(demonstration.RESULTS[:-1])} and {demonstration.RESULTS[-1]} to {out}/")
+    say(False, scores.report("held-out cells"))

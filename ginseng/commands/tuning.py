@@ -7,10 +7,12 @@ import typer
 
 import ginseng
 from ginseng.arguments import (
+    Called,
     Card,
     Cells,
     Checkpoint,
     Fix,
+    GeneKey,
     Group,
     HoldOutGroups,
     Label,
@@ -18,19 +20,22 @@ from ginseng.arguments import (
     Log,
     Mapping,
     Memory,
+    Overwrite,
     Patience,
     Precision,
     Quiet,
     RequireLabels,
+    Unlabeled,
     card_texts,
     chosen_genes,
     how_to_create,
     mapping_in,
 )
-from ginseng.commands.registry import command, say, warnings_unless
-from ginseng.commands.training import labelled_data, model_path, say_what_was_saved
+from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
+from ginseng.commands.training import labelled_data, model_output, say_what_was_saved
 from ginseng.data.models import load_model, save_model
 from ginseng.train.finetuning import GENES, tuning_settings
+from ginseng.utils.memory import bytes_of
 from ginseng.utils.workspace import temporary_folder
 
 _DEFAULTS, _WITH_OLD = tuning_settings(), tuning_settings(with_old=True)
@@ -47,10 +52,12 @@ def finetune(
     label: Label = None,
     cells: Cells = None,
     layer: Layer = None,
+    gene_key: GeneKey = None,
     group: Group = None,
     require_labels: RequireLabels = False,
     fix: Fix = False,
     mapping: Mapping = None,
+    unlabeled: Unlabeled = None,
     relabel: Annotated[
         Path | None,
         typer.Option(help="Such a table for the labels of the model: to rename, merge, or drop (empty) them."),
@@ -66,6 +73,7 @@ def finetune(
     rate: Annotated[
         list[str] | None,
         typer.Option(help="Factor of the learning rate of a part, e.g. --rate features1=0.1; repeat for more."),
+        Called("rates"),
     ] = None,
     old: Annotated[
         Path | None, typer.Option(help="Dataset of `ginseng create` that the model was trained on, to be replayed.")
@@ -83,6 +91,7 @@ def finetune(
             help="Share of the cells held out to measure what is gained, in [0, 1); "
             f"default {_DEFAULTS.holdout_fraction}, or as a dataset has been split before."
         ),
+        Called("holdout_fraction", "fraction"),
     ] = None,
     hold_out_groups: HoldOutGroups = False,
     epochs: Annotated[
@@ -105,39 +114,43 @@ def finetune(
     checkpoint: Checkpoint = None,
     log: Log = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a saved classifier on, with new labelled cells, and tell what it gained and forgot.
 
     Example: ginseng finetune model.h5 mine.h5ad --label cell_type -o tuned.h5
     """
-    if genes not in GENES:
-        raise ValueError(f"--genes must be one of {', '.join(GENES)}, but got {genes!r}.")
-    told, rates = card_texts(card), _rates(rate)
-    settings = tuning_settings(
-        with_old=old is not None,
-        **({} if lr is None else {"lr": lr}),
-        holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
-        group_level=hold_out_groups,
-        patience=patience,
-        batch_size=batch_size,
-        calibrate=calibrate,
-        precision=precision,
-        seed=seed,
-    )
-    output, state = model_path(output, checkpoint, log), load_model(model)
-    with warnings_unless(quiet), temporary_folder() as folder:
+    with refusing(WrongUse):
+        if genes not in GENES:
+            raise WrongUse(f"--genes must be one of {', '.join(GENES)}, but got {genes!r}.")
+        if memory is not None:
+            bytes_of(memory)
+        told, rates = card_texts(card), _rates(rate)
+        settings = tuning_settings(
+            with_old=old is not None,
+            **({} if lr is None else {"lr": lr}),
+            holdout_fraction=_DEFAULTS.holdout_fraction if holdout is None else holdout,
+            group_level=hold_out_groups,
+            patience=patience,
+            batch_size=batch_size,
+            calibrate=calibrate,
+            precision=precision,
+            seed=seed,
+        )
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
-        how |= {"label_key": label, "layer": layer, "group_key": group, "fix": fix}
-        path = folder / "new.zarr"
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
+        inputs = {"MODEL": model, "DATA": data, "--mapping": mapping, "--relabel": relabel, "--old": old}
+        output = model_output(output, inputs, checkpoint, log, overwrite, {})
+    with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
         tuned = ginseng.finetune(
-            state,
-            labelled_data(data, path, cells, how, {}, holdout, hold_out_groups),
+            load_model(model),
+            labelled_data(data, folder / "new.zarr", cells, how, {}, holdout, hold_out_groups),
             settings,
             epochs=epochs,
             genes=genes,
-            mapping=mapping_in(mapping),
             relabel=mapping_in(relabel, "relabel"),
             freeze=None if freeze is None else tuple(freeze),
             rates=rates,

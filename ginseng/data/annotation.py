@@ -7,8 +7,19 @@ import numpy as np
 import pandas as pd
 
 from ginseng.metrics import NO_TYPE
+from ginseng.utils.genes import match_genes
+from ginseng.utils.labels import (
+    beside,
+    declared,
+    names_in,
+    text_of,
+    warn_of,
+    warn_of_floats,
+    without,
+    without_none,
+)
 from ginseng.utils.messages import UnknownName, require_one, shorten, unknown_name, warn
-from ginseng.utils.values import is_integer
+from ginseng.utils.values import is_integer, texts
 
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
@@ -41,52 +52,60 @@ def n_chosen(genes: Genes) -> int | None:
     return int(genes)
 
 
-def gene_columns(var: pd.DataFrame, genes: Genes) -> np.ndarray:
-    """Indices of the chosen genes, in the chosen order; all, where a number is to be chosen by their counts."""
+def chosen_names(var: pd.DataFrame, genes: Genes) -> list[str]:
+    """Names of the chosen genes, each once, in the chosen order; all, where a number is to be chosen by their counts.
+
+    Parameters
+    ----------
+    var : pandas.DataFrame
+        Annotation of the genes, by their names, of which some may be equal, or "".
+    genes : str, int, list of str, numpy.ndarray or None
+        A boolean column of `var`, a boolean mask, names, a number, or None for all. Of equal names one is enough.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column or name, or no gene is chosen.
+
+    Examples
+    --------
+    >>> chosen_names(pd.DataFrame(index=["CD4", "CD3D", "CD4", ""]), None)
+    ['CD4', 'CD3D']
+    """
+    names = np.array([str(name) for name in var.index], dtype=object)
     if genes is None or isinstance(genes, int | np.integer):
-        columns = np.arange(len(var))
+        chosen = names
     elif isinstance(genes, str):
         require_one("gene column", genes, "adata.var", var.columns)
         mask = var[genes].to_numpy()
         if mask.dtype != bool:
             raise ValueError(f"adata.var['{genes}'] must be a boolean column, but holds {mask.dtype}.")
-        columns = np.flatnonzero(mask)
+        chosen = names[mask]
     elif np.asarray(genes).dtype == bool:
         if len(genes) != len(var):
             raise ValueError(f"`genes` is a mask of {len(genes):,} genes, but the data have {len(var):,}.")
-        columns = np.flatnonzero(genes)
+        chosen = names[np.asarray(genes)]
     else:
-        names = pd.Index(np.asarray(genes).astype(str))
-        if not names.is_unique:
-            raise ValueError(f"`genes` must be unique; repeated: {shorten(names[names.duplicated()].unique(), 5)}.")
-        lacking = names.difference(var.index, sort=False)
-        if len(lacking):
+        wanted = pd.Index(texts(genes, "gene"))
+        if not wanted.is_unique:
+            raise ValueError(f"`genes` must be unique; repeated: {shorten(wanted[wanted.duplicated()].unique(), 5)}.")
+        is_there = np.isin(np.arange(len(wanted)), match_genes(names, wanted.to_numpy()))
+        if not is_there.all():
             raise UnknownName(
-                f"{len(lacking):,} of {len(names):,} genes are not in the data: {shorten(lacking, 5)}. "
-                f"The data have: {shorten(var.index, 5)}."
+                f"{(~is_there).sum():,} of {len(wanted):,} genes are not in the data: {shorten(wanted[~is_there], 5)}. "
+                f"The data have: {shorten(names, 5)}."
             )
-        columns = np.flatnonzero(var.index.isin(names))
-        columns = columns[np.argsort(names.get_indexer(var.index[columns]), kind="stable")]
-    if len(columns) == 0:
+        chosen = wanted.to_numpy()
+    unique = [str(name) for name in pd.unique(chosen) if name]
+    if not unique:
         raise ValueError("No gene is chosen.")
-    chosen = var.index[columns]
-    if not chosen.is_unique:
-        raise ValueError(
-            f"Genes must be unique; repeated: {shorten(chosen[chosen.duplicated()].unique(), 5)}. "
-            "Call adata.var_names_make_unique() first."
-        )
-    return columns
+    return unique
 
 
-def positions_of(columns: np.ndarray, n_genes: int) -> np.ndarray:
-    """For each gene of the data its position among the chosen ones, or -1."""
-    positions = np.full(n_genes, -1)
-    positions[columns] = np.arange(len(columns))
-    return positions
-
-
-def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) -> tuple[np.ndarray, pd.Categorical]:
-    """Find which cells have a label that is not empty, and the labels of those.
+def labels_of(
+    obs: Any, key: str, missing: str = "drop", mapping: Any = None, unlabeled: str | Sequence[str] = ()
+) -> tuple[np.ndarray, pd.Categorical]:
+    """Find which cells have a label, and the labels of those, by the rule of `ginseng.utils.labels`.
 
     Parameters
     ----------
@@ -97,7 +116,10 @@ def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) ->
     missing : {"drop", "error"}
         Leave cells without a label out, with a warning that counts them, or refuse them.
     mapping : mapping, optional
-        Other names of the labels, see `new_names`; cells whose label is mapped to None count as not labelled.
+        Other names of the labels, see `new_names`; cells whose label is mapped to None are left out without a word. A
+        label that it names is kept even where it says that there is none.
+    unlabeled : str or sequence of str
+        Further labels that say that there is none.
 
     Returns
     -------
@@ -109,7 +131,8 @@ def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) ->
     Raises
     ------
     ValueError
-        If the column does not exist, no cell has a label, cells without one are refused, or `mapping` does not fit.
+        If the column does not exist or holds no labels, no cell has a label, cells without one are refused, or
+        `mapping` does not fit.
 
     Examples
     --------
@@ -120,20 +143,28 @@ def labels_of(obs: Any, key: str, missing: str = "drop", mapping: Any = None) ->
     require_column(obs, "label", key)
     if missing not in ("drop", "error"):
         raise ValueError(f"`missing_labels` must be 'drop' or 'error', but got '{missing}'.")
-    labelled = _is_named(obs[key])
-    n_missing = int((~labelled).sum())
-    if n_missing and missing == "error":
-        raise ValueError(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'].")
-    if n_missing:
-        warn(f"{n_missing:,} of {len(obs):,} cells have no label in adata.obs['{key}'] and are left out.")
-    labels = _sorted_categorical(obs[key], labelled)
+    place = f"adata.obs['{key}']"
+    found = names_in(obs[key], place)
+    labels, said = without_none(found, () if mapping is None else mapping_of(mapping))
+    way_out = "; to keep such a label, rename it by `mapping`" if said else ""
+    is_left_out = np.zeros(len(obs), bool)
+    if mapping is not None and len(labels.categories):
+        names, codes = new_names(list(labels.categories), mapping, place)
+        is_left_out = (labels.codes >= 0) & (np.append(codes, -1)[labels.codes] < 0)
+        labels = pd.Categorical.from_codes(np.append(codes, -1)[labels.codes], pd.Index(names, dtype=object))
+    labels, also_said = without(labels, declared(labels.categories, unlabeled))
+    labelled = labels.codes >= 0
+    if n_missing := int((~labelled & ~is_left_out).sum()):
+        said = ", ".join(filter(None, (said, also_said)))
+        told = f"{n_missing:,} of {len(obs):,} cells have no label in {place}{said and f' ({said})'}"
+        if missing == "error":
+            raise ValueError(f"{told}{way_out}.")
+        warn(f"{told} and are left out{way_out}.")
+    labels = pd.Categorical(np.asarray(labels[labelled], dtype=object))
     if len(labels) == 0:
-        raise ValueError(f"No cell has a label in adata.obs['{key}'].")
-    if mapping is not None:
-        names, codes = new_names(list(labels.categories), mapping, f"adata.obs['{key}']")
-        codes = codes[labels.codes]
-        labelled[labelled] = codes >= 0
-        labels = pd.Categorical.from_codes(codes[codes >= 0], pd.Index(names))
+        raise ValueError(f"No cell has a label in {place}.")
+    warn_of_floats(obs[key], place)
+    warn_of(labels, place)
     return labelled, labels
 
 
@@ -207,16 +238,22 @@ def mapping_of(given: Any, argument: str = "mapping") -> dict[str, str | None]:
     for name, new in found.items():
         if new is not None and not (isinstance(new, str) and new):
             raise ValueError(f"`{argument}` must map '{name}' to a name, or to None to leave it out, but got {new!r}.")
-    return {str(name): new for name, new in found.items()}
+    return {text_of(name): new for name, new in found.items()}
 
 
 def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     """Groups of the labelled cells, each of which must have one; the categories are sorted."""
     require_column(obs, "group", key)
-    n_missing = int((~_is_named(obs[key])[labelled]).sum())
-    if n_missing:
-        raise ValueError(f"{n_missing:,} cells have no group in adata.obs['{key}']; fill them in or leave them out.")
-    return _sorted_categorical(obs[key], labelled)
+    place = f"adata.obs['{key}']"
+    column = obs[key][labelled]
+    groups, said = without_none(names_in(column, place))
+    if n_missing := int((groups.codes < 0).sum()):
+        said = said and f" ({said})"
+        raise ValueError(f"{n_missing:,} cells have no group in {place}{said}; fill them in or leave them out.")
+    groups = pd.Categorical(np.asarray(groups, dtype=object))
+    warn_of_floats(column, place)
+    warn_of(groups, place, "group")
+    return groups
 
 
 def require_list(further: Sequence[str]) -> None:
@@ -232,23 +269,19 @@ def require_list(further: Sequence[str]) -> None:
 
 def further_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
     """What a further column says of the labelled cells, which may be nothing of some; the categories are sorted."""
-    found = pd.Categorical(obs[key].astype(str).where(_is_named(obs[key]))[labelled].to_numpy(dtype=object))
+    place = f"adata.obs['{key}']"
+    found, said = without_none(names_in(obs[key][labelled], place))
+    found = pd.Categorical(np.asarray(found, dtype=object))
     if not len(found.categories):
-        raise ValueError(f"adata.obs['{key}'], of `further`, says nothing of any cell that has a label.")
+        raise ValueError(f"{place}, of `further`, says nothing of any cell that has a label.")
+    if said:
+        warn(f"{place}, of `further`, says nothing of some cells ({said}).")
+    warn_of_floats(obs[key], place)
     return found
 
 
-def _is_named(column: Any) -> np.ndarray:
-    """Which cells have a label or a group that is not missing or empty."""
-    return column.notna().to_numpy() & (column.astype(str) != "").to_numpy(dtype=bool)
-
-
-def _sorted_categorical(column: Any, cells: np.ndarray) -> pd.Categorical:
-    return pd.Categorical(column[cells].astype(str).to_numpy(dtype=object))
-
-
 def given_types(obs: Any, key: str = "ginseng") -> pd.Series:
-    """The type that `ginseng.classify` gave each cell, "no type" where it gave none.
+    """The type that `ginseng.classify` gave each cell, "no type" where it gave none ("(no type)" if one is called so).
 
     Raises
     ------
@@ -262,4 +295,6 @@ def given_types(obs: Any, key: str = "ginseng") -> pd.Series:
     """
     name = f"{key}_cell_type"
     require_one("annotation", name, "the annotated cells", obs.columns)
-    return obs[name].astype(object).where(obs[name].notna(), NO_TYPE).astype(str)
+    types = names_in(obs[name], f"column '{name}' of the annotated cells")
+    found = pd.Series(np.asarray(types, dtype=object), obs.index, name=name)
+    return found.fillna(beside(NO_TYPE, found.dropna()))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 from scipy import sparse
@@ -11,12 +12,13 @@ from tqdm.auto import tqdm
 
 from ginseng.data import store
 from ginseng.data.annotation import Genes, require_list
+from ginseng.data.outputs import require_key
 from ginseng.data.sampling import draw_split
 from ginseng.data.sources import WAYS_TO_CHOOSE, Source, Sources
 from ginseng.data.splits import write_split
-from ginseng.utils.files import is_url, replacing, require_writable_place
+from ginseng.utils.files import is_url, local_path, replacing, require_writable_place
 from ginseng.utils.messages import unknown_name, warn
-from ginseng.utils.values import require_flag, require_integer
+from ginseng.utils.values import WrongValue, require_flags, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
 
@@ -33,7 +35,9 @@ def create_dataset(
     *,
     missing_labels: str,
     mapping: Any,
+    unlabeled: str | Sequence[str],
     further: Sequence[str],
+    gene_key: str | None,
     select: str,
     split: Mapping[str, Any] | None,
     other_genes: bool,
@@ -42,14 +46,16 @@ def create_dataset(
     silent: bool,
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
-    path = _free_place(path, overwrite)
+    require_flags(overwrite=overwrite, other_genes=other_genes, normalize=normalize, fix=fix, silent=silent)
+    path = free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
-    for name, flag in (("other_genes", other_genes), ("normalize", normalize), ("fix", fix)):
-        require_flag(name, flag)
+    for key in (label_key, *([] if group_key is None else [group_key]), *further):
+        require_key(path, ".zarr", "obs", str(key))
     if select not in WAYS_TO_CHOOSE:
-        raise ValueError(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
-    how: dict[str, Any] = {"mapping": mapping, "further": further, "normalize": normalize, "fix": fix}
+        raise WrongValue(f"`select` must be one of {', '.join(WAYS_TO_CHOOSE)}, but got {select!r}.")
+    how: dict[str, Any] = {"mapping": mapping, "unlabeled": unlabeled, "further": further, "gene_key": gene_key}
+    how |= {"normalize": normalize, "fix": fix}
     with Sources(adata, label_key, group_key, layer, genes, missing_labels, **how) as sources:
         if len(sources.labels.categories) == 1:
             warn(
@@ -80,23 +86,33 @@ def create_dataset(
             replacing(path) as fresh,
             tqdm(total=sources.n_read, desc="Writing", unit="cells", unit_scale=True, disable=silent) as bar,
         ):
+            n_empty = 0
 
             def blocks() -> Iterator[sparse.csr_matrix]:
+                nonlocal n_empty
                 for n_read, block in sources.blocks(chunk_size):
+                    n_empty += int((np.diff(block.indptr) == 0).sum())
                     yield block
                     bar.update(n_read)
 
             table = pd.DataFrame(obs, index=sources.cell_names.astype(object).rename(None))  # not as a column may be
             store.write_store(fresh, blocks(), table, sources.gene_names, attributes, codes, chunk_size)
+            if n_empty == len(table):
+                raise ValueError("No gene that is kept has a count in any cell: there is nothing to train on.")
+            if n_empty:
+                warn(
+                    f"{n_empty:,} of {len(table):,} cells have no count of the genes that are kept, which tells "
+                    "nothing of their type: leave them out."
+                )
             if parts is not None:
                 write_split(zarr.open_group(fresh, mode="r+", use_consolidated=False), *parts)
 
 
-def _free_place(path: str | Path, overwrite: bool) -> Path:
+def free_place(path: str | Path, overwrite: bool = True) -> Path:
     """Where a dataset may be written: nothing else is ever replaced."""
     if is_url(path):
         raise ValueError(f"A dataset is created on this machine, not at {path}: create it here and copy it there.")
-    path = Path(path)
+    path = local_path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
     if path.exists() and not store.is_store(path):

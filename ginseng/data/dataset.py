@@ -15,9 +15,10 @@ from ginseng.data.creation import create_dataset
 from ginseng.data.reading import AnyCounts, StoredCounts
 from ginseng.data.slabs import Rows
 from ginseng.data.sources import Source
-from ginseng.utils.files import is_url
+from ginseng.utils.files import is_url, local_path
 from ginseng.utils.memory import bytes_of, default_budget, free_memory
 from ginseng.utils.messages import shorten
+from ginseng.utils.values import require_flags
 
 
 class GinsengDataset:
@@ -76,7 +77,7 @@ class GinsengDataset:
     """
 
     def __init__(self, path: str | Path):
-        self.path = str(path) if is_url(path) else Path(path)
+        self.path = str(path) if is_url(path) else local_path(path)
         self.root: zarr.Group = store.open_store(self.path)
         self._counts: Rows | None = None
         self._is_view = False
@@ -118,7 +119,9 @@ class GinsengDataset:
         *,
         missing_labels: Literal["drop", "error"] = "drop",
         mapping: Any = None,
+        unlabeled: str | Sequence[str] = (),
         further: Sequence[str] = (),
+        gene_key: str | None = None,
         select: str = "markers",
         split: Mapping[str, Any] | None = None,
         other_genes: bool = False,
@@ -137,7 +140,8 @@ class GinsengDataset:
             Directory to create.
         adata : str, Path, AnnData or an iterable of these
             Raw counts, or the path or URL of such (.h5ad, 10x .h5, 10x directory, .zarr). Of several, the genes that
-            all have are kept, in the order of the first.
+            all have are kept, in the order of the first. Features that ``var["feature_types"]`` does not call genes
+            (antibodies, peaks) are left out, and the counts of genes of one name are summed, with a warning.
         label_key : str
             Column of ``adata.obs`` with the cell types.
         layer : str, optional
@@ -153,12 +157,17 @@ class GinsengDataset:
         overwrite : bool
             Replace a dataset that exists at `path`. Anything else there is never replaced.
         missing_labels : {"drop", "error"}
-            Leave cells without a label out, with a warning that counts them, or refuse them.
+            Leave cells without a label out, with a warning that counts them, or refuse them. Labels that say that there
+            is none ("nan", "NA", "N/A", "None", "null", blanks) are missing, too.
         mapping : dict or Harmony, optional
             Other names of the labels, of which several may become one; None leaves their cells out, and labels that it
-            does not name stay.
+            does not name stay. A label that it names is kept whatever it says.
+        unlabeled : str or sequence of str
+            Further labels that say that there is none, such as ``["Unknown"]``, case and blanks aside.
         further : sequence of str
             Columns of ``adata.obs`` to keep for `column`, in which values may be missing.
+        gene_key : str, optional
+            Column of ``adata.var`` with gene names; None for its index. Genes without a name are not kept.
         select : {"markers", "variance"}
             How a number of genes is chosen: those that tell the types apart, as `select_markers` does, in all groups if
             there are any, or those that vary most, as `select_hvgs` does.
@@ -167,13 +176,15 @@ class GinsengDataset:
             without the cells that are held out.
         other_genes : bool
             Add, as a last gene `ginseng.utils.genes.OTHER_GENES`, the sum of the counts of all genes that are not kept,
-            if there are any: a network then normalises by all counts of a cell. Annotation adds up what such a model
-            does not know.
+            if there are any: a network then normalises by all counts of a cell. Of several inputs it is the sum of
+            genes that all of them have. Annotation adds up what such a model does not know; data that were cut to the
+            model's genes lack the sum, which then takes its mean over the training cells, with a warning.
         normalize : bool
             Whether the network to be trained normalises, so that values which are no counts (logarithms, scaled ones)
             are refused; False takes any.
         fix : bool
-            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them.
+            Take the layer, or raw, that holds raw counts where `layer` does not; else undo what was done to them. Take
+            the column of ``adata.var`` that looks like gene names where its index has numbers.
         silent : bool
             Show no progress bar.
 
@@ -191,14 +202,8 @@ class GinsengDataset:
             or no cell has a label.
         """
         options: dict[str, Any] = {"missing_labels": missing_labels, "mapping": mapping, "select": select}
-        options |= {
-            "further": further,
-            "split": split,
-            "other_genes": other_genes,
-            "normalize": normalize,
-            "fix": fix,
-            "silent": silent,
-        }
+        options |= {"unlabeled": unlabeled, "further": further, "gene_key": gene_key, "split": split}
+        options |= {"other_genes": other_genes, "normalize": normalize, "fix": fix, "silent": silent}
         create_dataset(path, adata, label_key, layer, genes, group_key, chunk_size, overwrite, **options)
         return cls(path)
 
@@ -339,6 +344,7 @@ class GinsengDataset:
     ) -> streaming.Groups:
         """Stream as `stream` does, but ``(counts, cells)`` of several batches at a time, as they are stored."""
         streaming.require_shares(batch_size, share)
+        require_flags(shuffle=shuffle, drop_last=drop_last)
         rng = np.random.default_rng(rng)
         balance = sampling.balance_of(balance_labels)
         is_training = split == "train" or (split == "all" and self.train_idx is None)
@@ -354,8 +360,7 @@ class GinsengDataset:
         parts = {"train": self.train_idx, "test": self.test_idx, "all": self.cells}
         if split not in parts:
             raise ValueError(f"`split` must be 'train', 'test' or 'all', but got '{split}'.")
-        cells = parts[split]
-        if cells is None:
+        if (cells := parts[split]) is None:
             raise ValueError(f"{self.path} has not been split; call make_split first.")
         return cells
 

@@ -1,8 +1,9 @@
 """Which genes of a model data have, by which of their names, and what is lost with those that they lack."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ import pandas as pd
 from ginseng.model.annotator import Annotator
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import members_of
-from ginseng.utils.genes import GeneMap, least_genes
-from ginseng.utils.names import GeneNames, names_by_place
+from ginseng.utils.genes import GeneMap, least_genes, plain_names
+from ginseng.utils.names import SPELLINGS, GeneNames, names_by_place
 
 _FEW_FOUND = 0.5  # of the model's genes: other names are then looked for
 _CLEARLY_MORE = 1.5
@@ -60,6 +61,8 @@ def matched_genes(
     min_overlap: float | None = None,
     *,
     fix: bool = False,
+    cells: Iterable[str] | None = None,
+    weights: Callable[[], np.ndarray] | None = None,
 ) -> GeneMatch:
     """Match the genes of `var` to those of a model; look for better names where fewer than half are found.
 
@@ -74,7 +77,12 @@ def matched_genes(
     min_overlap : float, optional
         See `least_genes`.
     fix : bool
-        Match by the column, or without regard to case, that finds clearly more.
+        Match in the way that finds clearly more: by another column, without regard to case, by names without what is
+        written around them, by the table with its columns swapped.
+    cells : array of str, optional
+        Names of the cells, which are genes where the two are swapped.
+    weights : callable, optional
+        See `gene_weights`; by default all weigh the same.
 
     Raises
     ------
@@ -91,39 +99,87 @@ def matched_genes(
     5
     """
     of_data = names_by_place(var, gene_key)
-    genes, by, names = model.match(of_data), model.best(of_data)[0][0], next(iter(of_data.values()))
-    least = least_genes(len(model.first), min_overlap)
-    fixed, warnings, problems = [], [], []
+    names = next(iter(of_data.values()))
+    ((by, kind), genes), least = model.best(of_data), least_genes(len(model.first), min_overlap)
+    fixed, warnings, problems, way = [], [], [], None
     if genes.n_found < max(least, _FEW_FOUND * genes.n_inputs):
-        argument, better_by, better = _best_way(var, model, gene_key)
-        is_clear = better.n_found > _CLEARLY_MORE * genes.n_found
-        if is_clear:
-            found = f"{by} finds {genes.n_found:,} of the {genes.n_inputs:,} genes of the model, {argument}"
-            if fix:
-                fixed.append(f"{found}, which was taken, {better.n_found:,}.")
-                genes, by = better, better_by
-            elif genes.n_found >= least:
-                warnings.append(f"{found} would find {better.n_found:,}.")
-        if better.n_found > genes.n_found:
-            hint = f"{argument} would match {better.n_found:,} of them"
-        else:
-            hint = _hint(names, model.first)
-        try:
-            genes.require(least, names, model.first, lambda: hint)
-        except ValueError as error:
-            problems.append(str(error))
+        way = max(_ways(var, model, gene_key), key=lambda way: way.genes.n_found)
+    is_clear = way is not None and way.genes.n_found > _CLEARLY_MORE * genes.n_found
+    found = f"{by} finds {genes.n_found:,} of the {genes.n_inputs:,} genes of the model"
+    if fix and way is not None and is_clear:
+        fixed.append(f"{found}, {way.what}, which was taken, {way.genes.n_found:,}.")
+        genes, by = way.genes, way.by
+    else:
+        genes = model.match(of_data)
+        if text := _stripped(of_data[by], model.first if kind == "names" else model.second, genes.positions):
+            warnings.append(text)
+    least = genes.least(min_overlap, weights)
+    if way is not None and is_clear and not fix and genes.n_found >= least:
+        warnings.append(f"{found}, {way.argument} would find {way.genes.n_found:,}.")
+    hint = _hint(names, model.first) if way is None or way.genes.n_found <= genes.n_found else way.hint
+    if cells is not None and way is not None and way.genes.n_found < _FEW_FOUND * genes.n_inputs:
+        hint = _hint_of_cells(cells, model, way.genes.n_found) or hint
+    try:
+        genes.require(least, names, model.first, lambda: hint)
+    except ValueError as error:
+        problems.append(str(error))
     return GeneMatch(genes, by, least, tuple(fixed), tuple(warnings), tuple(problems))
 
 
-def _best_way(var: pd.DataFrame, model: GeneNames, gene_key: str | None) -> tuple[str, str, GeneMap]:
-    """The argument by which most genes are found, a column or the disregard of case; by which names, and which."""
-    columns = [None, *(column for column in var.columns if var[column].dtype.kind not in "biufcmM")]
-    ways = [(f"gene_key={column!r}", model, column) for column in columns]
+class _Way(NamedTuple):
+    """Another way to match: what to pass for it, what it is called, by which names, and what it finds."""
+
+    argument: str
+    what: str
+    by: str
+    genes: GeneMap
+
+    @property
+    def hint(self) -> str:
+        return f"{self.argument} would match {self.genes.n_found:,} of them"
+
+
+def _ways(var: Any, model: GeneNames, gene_key: str | None) -> Iterator[_Way]:
+    """Other names, other case, names without what is written around them, a table the other way round."""
+
+    def way(argument: str, what: str, model: GeneNames, key: str | None) -> _Way:
+        (by, _), genes = model.best(names_by_place(var, key))
+        return _Way(argument, what, by, genes)
+
+    for key in (None, *(name for name, column in var.items() if column.dtype.kind not in "biufcmM")):
+        yield way(f"gene_key={key!r}", f"gene_key={key!r}", model, key)
     if not model.ignore_case:
-        ways.append(("ignore_case=True", replace(model, ignore_case=True), gene_key))
-    found = [(argument, *of_model.best(names_by_place(var, column))) for argument, of_model, column in ways]
-    argument, (by, _), genes = max(found, key=lambda way: way[2].n_found)
-    return argument, by, genes
+        yield way("ignore_case=True", "ignore_case=True", replace(model, ignore_case=True), gene_key)
+    if model.table is not None:
+        what = "gene_map with its columns swapped"
+        yield way(f"{what} (fix=True does so)", what, model.turned(), gene_key)
+    for spelling in SPELLINGS.values():
+        spelled = way("", "", replace(model, spelling=spelling), gene_key)
+        of_data = names_by_place(var, gene_key)[spelled.by]
+        pairs = ((of_data[n], model.first[at]) for n, at in enumerate(spelled.genes.positions) if at >= 0)
+        read = next((f"'{name}' is read as '{gene}'" for name, gene in pairs if name != gene), "")
+        yield spelled._replace(argument=f"fix=True (--fix), by which {read},", what=f"where {read}")
+
+
+def _hint_of_cells(cells: Iterable[str], model: GeneNames, n_found: int) -> str | None:
+    """What to say where the cells are called as genes are."""
+    of_cells = model.best({"adata.obs_names": np.asarray(cells).astype(str)})[1].n_found
+    if of_cells <= _CLEARLY_MORE * n_found:
+        return None
+    return f"adata.obs_names would match {of_cells:,} of them: cells and genes are swapped, pass adata.T"
+
+
+def _stripped(names: np.ndarray, of_model: Any, positions: np.ndarray) -> str | None:
+    """A warning of names that are found without versions and prefixes only."""
+    exact = set(np.asarray(of_model))
+    others = [name for name, position in zip(names, positions, strict=True) if position >= 0 and name not in exact]
+    examples = [(name, plain) for name, plain in zip(others, plain_names(others), strict=True) if plain != name]
+    if not examples:
+        return None
+    return (
+        f"{len(examples):,} genes are found without the version of their identifier, or the prefix of a genome: "
+        f"'{examples[0][0]}' is read as '{examples[0][1]}'."
+    )
 
 
 def _hint(of_data: Iterable[str], of_model: Iterable[str]) -> str:

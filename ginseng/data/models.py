@@ -13,10 +13,11 @@ from ginseng.data.readers import kind_of
 from ginseng.model.annotator import Annotator
 from ginseng.model.background import Background
 from ginseng.model.calibration import as_tree, from_tree
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import WEIGHTS, GinsengClassifierState, of_its_weights, sealed
 from ginseng.utils.bounds import read_json
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import require_digest
-from ginseng.utils.files import naming
+from ginseng.utils.files import local_path, naming
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
 from ginseng.utils.messages import in_short, shorten, warn
 
@@ -64,14 +65,14 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
     >>> load_model(path).genes.tolist()
     ['CD3D', 'MS4A1']
     """
-    path = Path(path)
+    path, state = local_path(path), of_its_weights(state)
     if path.suffix != ".h5":
         path = path.with_name(f"{path.name}.h5")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file for the model.")
     with new_hdf5(path) as file:
         for name in ("genes", "label_keys"):
-            file.create_dataset(name, data=np.char.encode(getattr(state, name), "utf-8"), compression="gzip")
+            file.create_dataset(name, data=_as_bytes(getattr(state, name)), compression="gzip")
         file.create_dataset("label_values", data=np.asarray(state.label_values, np.int64), compression="gzip")
         for name in _ATTRIBUTES:
             file.attrs[name] = getattr(state, name)
@@ -84,16 +85,21 @@ def save_model(state: GinsengClassifierState, path: str | Path) -> None:
             _save_pytree(file.create_group(_CALIBRATION), as_tree(state.calibration))
             file[_CALIBRATION].attrs["digest"] = contents_digest(file, [_CALIBRATION])  # of its own: others skip it
         if state.second_names is not None:
-            file.create_dataset(_SECOND, data=np.char.encode(state.second_names, "utf-8"), compression="gzip")
+            file.create_dataset(_SECOND, data=_as_bytes(state.second_names), compression="gzip")
         metadata = file.create_group("metadata")
         metadata.attrs["format"] = MODEL_FORMAT
         metadata.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         versions = {package: version(package) for package in _VERSIONED_PACKAGES}
         for name, value in {**state.metadata, "versions": versions}.items():
-            if name != "created":
+            if name not in ("created", WEIGHTS):
                 metadata.create_dataset(name, data=json.dumps(value, default=_as_json))
         metadata.attrs["digest"] = _digest_of(file)
         metadata.attrs[_OF_METADATA] = contents_digest(file, ["metadata"])
+
+
+def _as_bytes(names: Any) -> np.ndarray:
+    """Names of fixed width, as the layout has them."""
+    return np.array([name.encode() for name in names], dtype=bytes)
 
 
 def _as_json(value: Any) -> Any:
@@ -127,7 +133,7 @@ def load_model(path: str | Path) -> GinsengClassifierState:
     --------
     See `save_model`.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a model file is expected; were model and data swapped?")
     if not path.is_file():
@@ -139,8 +145,10 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         _require_model(file, path)
         arrays: dict[str, Any] = {name: file[name][()] for name in _ARRAYS}
         attributes: dict[str, Any] = {name: file.attrs[name].item() for name in _ATTRIBUTES}
-        if attributes["normalize"] not in (0, 1):
-            raise ValueError(f"`normalize` is {attributes['normalize']!r}")
+        for name in ("normalize", "training"):
+            if attributes[name] not in (0, 1):
+                raise ValueError(f"`{name}` is {attributes[name]!r}")
+            attributes[name] = bool(attributes[name])
         params = _load_pytree(file["params"])
         further = _load_pytree(file[_FURTHER]) if _FURTHER in file else {}
         members = [further[number] for number in sorted(further, key=int)]
@@ -148,8 +156,6 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         calibration = from_tree(_load_pytree(file[_CALIBRATION])) if _CALIBRATION in file else None
         metadata = _load_metadata(file) if "metadata" in file else {}
         arrays |= {"second_names": file[_SECOND][()]} if _SECOND in file else {}
-        for name in {"genes", "label_keys", "second_names"} & set(arrays):
-            arrays[name] = np.char.decode(arrays[name].astype(bytes), "utf-8")
         state = GinsengClassifierState(
             params=params,
             **arrays,
@@ -169,7 +175,7 @@ def load_model(path: str | Path) -> GinsengClassifierState:
         if _CALIBRATION in file:
             kept = file[_CALIBRATION].attrs.get("digest")
             require_digest(kept, contents_digest(file, [_CALIBRATION]), "its calibration")
-    return state
+    return sealed(state)
 
 
 def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Annotator:
@@ -185,6 +191,7 @@ def annotator_of(given: GinsengClassifierState | Annotator | str | Path) -> Anno
     >>> annotator_of("model.h5").labels  # doctest: +SKIP
     ['B', 'T']
     """
+    require_not_forked()
     if isinstance(given, Annotator):
         return given
     if not isinstance(given, GinsengClassifierState | str | Path):
@@ -205,7 +212,7 @@ def is_model(path: str | Path) -> bool:
     >>> is_model("no such file")
     False
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with naming(path), opened_hdf5(path) as file:
@@ -245,8 +252,13 @@ def _load_metadata(file: Any) -> dict[str, Any]:
     group = file["metadata"]
     try:
         require_digest(group.attrs.get(_OF_METADATA), contents_digest(file, ["metadata"]), "they")
-        loaded = {name: read_json(dataset.asstr()[()]) for name, dataset in group.items()}
     except (ValueError, AttributeError, TypeError) as error:
         warn(f"The metadata of the model cannot be read and are left out: {in_short(error)}.")
         return {}
+    loaded = {}
+    for name, dataset in group.items():
+        try:
+            loaded[name] = read_json(dataset.asstr()[()])
+        except (ValueError, AttributeError, TypeError) as error:
+            warn(f"The metadata of the model cannot be read as to '{name}', which is left out: {in_short(error)}.")
     return {**loaded, "created": group.attrs.get("created")}

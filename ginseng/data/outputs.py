@@ -1,27 +1,36 @@
 """The one place that writes annotated data: tables, and AnnData beside matrices that are copied as they are stored."""
 
+import functools
 import importlib.util
+import io
 import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
 
-from ginseng.data.readers import is_encoded_h5ad, is_zarr, read_adata, read_annotation
+from ginseng.data.elements import names_in
+from ginseng.data.inputs import Identity, require_as_opened
+from ginseng.data.readers import is_encoded_anndata, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
+from ginseng.utils.counts import layer_names
 from ginseng.utils.digest import digest, require_digest
 from ginseng.utils.files import naming, replacing, require_writable_path, require_writable_place
 from ginseng.utils.hdf5 import changed_hdf5, new_hdf5, opened_hdf5
-from ginseng.utils.messages import shorten
+from ginseng.utils.labels import beside
+from ginseng.utils.messages import in_short, shorten, warn
+from ginseng.utils.tables import write_table
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
@@ -29,6 +38,7 @@ SUFFIXES = (".h5ad", ".zarr", *TABLES)
 _ANNOTATION = ("obs", "obsm", "uns")  # what annotating changes
 _MARK, _MARK_LINE = "ginseng_shard", "# ginseng shard "
 _LINE = 2**20  # characters of a mark at most
+_PLAIN = re.compile(r"[^\W_][\w .-]*")  # names that any kind of file can have
 
 
 def require_output(path: Path) -> None:
@@ -64,6 +74,8 @@ def write_annotated(
     path: Path,
     source: str | Path | None = None,
     mark: dict[str, Any] | None = None,
+    *,
+    identity: Identity | None = None,
 ) -> None:
     r"""Write annotated data beside `path` and rename it, so that a failure leaves what was there as it was.
 
@@ -78,6 +90,8 @@ def write_annotated(
         the output it is copied, and its matrices are not read.
     mark : dict, optional
         What to tell of a shard, see `read_mark`.
+    identity : tuple, optional
+        What `source` was when it was opened, see `identity_of`: another is not copied.
 
     Examples
     --------
@@ -94,18 +108,127 @@ def write_annotated(
     with how, naming(path, "cannot be written"):
         if annotated.isbacked:
             annotated = annotated.to_memory()
-        if source is not None and path.suffix == ".h5ad" and is_encoded_h5ad(source):
-            _write_beside_copy(annotated, path, source)
-        elif source is not None and path.suffix == ".zarr" and is_zarr(source):
-            _write_into_copied_store(annotated, path, source)
-        elif path.suffix == ".h5ad":
-            write_adata(annotated, path, mark)
-        else:
-            with replacing(path) as fresh, _quiet_about_consolidation():
-                root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
-                ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
-                _set_mark(root, mark)
-                zarr.consolidate_metadata(fresh)
+        try:
+            _write_anndata(annotated, path, source, mark, identity)
+        except Exception as error:
+            if isinstance(error, OSError) or not (left_out := _leave_out_unwritable(annotated, path.suffix)):
+                raise
+            warn(f"{path}: left out what anndata reads and does not write: {shorten(left_out)}.")
+            _write_anndata(annotated, path, source, mark, identity)
+
+
+def _write_anndata(
+    annotated: AnnData, path: Path, source: str | Path | None, mark: dict[str, Any] | None, identity: Identity | None
+) -> None:
+    if source is not None and _is_copied(source, path):
+        copy = _write_beside_copy if path.suffix == ".h5ad" else _write_into_copied_store
+        copy(annotated, path, source, identity)
+    elif path.suffix == ".h5ad":
+        write_adata(annotated, path, mark)
+    else:
+        with replacing(path) as fresh, _writing_zarr():
+            root: Any = zarr.open_group(fresh, mode="w", zarr_format=ad.settings.zarr_write_format)
+            ad.io.write_elem(root, "/", annotated)  # pyright: ignore[reportArgumentType]
+            _set_mark(root, mark)
+            zarr.consolidate_metadata(fresh)
+
+
+def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
+    """Take out of ``uns`` what cannot be written in a format; gives its names."""
+    left_out: list[str] = []
+
+    def writable(values: Mapping[str, Any], place: str, scratch: Any) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            try:
+                ad.io.write_elem(scratch, "x", value)
+                kept[name] = value
+            except Exception:
+                if isinstance(value, Mapping):
+                    kept[name] = writable(value, f"{place}/{name}", scratch)
+                else:
+                    left_out.append(f"{place}/{name}")
+        return kept
+
+    with h5py.File(io.BytesIO(), "w") as file, _writing_zarr():
+        root = zarr.open_group({}, mode="w", zarr_format=ad.settings.zarr_write_format) if suffix == ".zarr" else file
+        adata.uns = writable(adata.uns, "uns", root)
+    return left_out
+
+
+def _is_copied(source: str | Path, path: Path) -> bool:
+    """Whether an output begins as a copy of its source, being of the same kind."""
+    is_alike = is_zarr(source) if path.suffix == ".zarr" else Path(source).is_file()
+    return is_alike and is_encoded_anndata(source)
+
+
+def require_keys(adata: AnnData, path: Path, source: str | Path | None = None) -> None:
+    """Refuse names that an output of this kind cannot have, before the work is done rather than after.
+
+    Parameters
+    ----------
+    adata : AnnData
+        What is to be written.
+    path, source : str or Path
+        See `write_annotated`.
+
+    Raises
+    ------
+    ValueError
+        If there is such a name, as of a column "G1/S" in a zarr store.
+
+    Examples
+    --------
+    >>> adata = AnnData(np.eye(2), obs=pd.DataFrame({"G1/S": [0, 1]}, index=["a", "b"]))
+    >>> require_keys(adata, Path("cells.zarr"))
+    Traceback (most recent call last):
+        ...
+    ValueError: cells.zarr cannot hold 'G1/S' of obs: anndata writes no such name to .zarr. Rename it, or write a \
+table (.csv).
+    """
+    if path.suffix in TABLES:
+        return
+    names = [(part, name) for part in ("obs", "obsm") for name in getattr(adata, part)]
+    names += [("uns", name) for name in _keys_in(adata.uns)]
+    if source is None or not _is_copied(source, path):
+        names += [(part, name) for part in ("var", "varm", "obsp", "varp") for name in getattr(adata, part)]
+        names += [("layers", name) for name in layer_names(adata)]
+        names += [] if adata.raw is None else [("raw.var", name) for name in adata.raw.var]
+    for part, name in names:
+        require_key(path, path.suffix, part, str(name))
+
+
+def require_key(path: Path, kind: str, part: str, name: str) -> None:
+    """Refuse one name, of a part such as "obs", which an output of this kind cannot have: see `require_keys`.
+
+    Examples
+    --------
+    >>> require_key(Path("cells.zarr"), ".zarr", "obs", "cell type")
+    """
+    if name.startswith("/") or (_PLAIN.fullmatch(name) is None and not _is_written(name, kind)):
+        raise ValueError(
+            f"{path} cannot hold '{in_short(name)}' of {part}: anndata writes no such name to {kind}. Rename it, or "
+            "write a table (.csv)."
+        )
+
+
+def _keys_in(mapping: Any) -> Iterator[Any]:
+    for name, value in mapping.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from _keys_in(value)
+
+
+@functools.cache
+def _is_written(name: str, kind: str) -> bool:
+    """Whether the anndata that is installed writes a name, as newer ones do fewer: it is tried in memory."""
+    with warnings.catch_warnings(action="ignore"), ExitStack() as files:
+        root: Any = files.enter_context(h5py.File(io.BytesIO(), "w")) if kind == ".h5ad" else zarr.group()
+        try:
+            ad.io.write_elem(root.create_group("uns"), name, np.zeros(1))
+        except (ValueError, TypeError, KeyError):
+            return False
+    return True
 
 
 def write_adata(adata: AnnData, path: str | Path, mark: dict[str, Any] | None = None) -> None:
@@ -143,13 +266,17 @@ def _write_table(table: pd.DataFrame, path: Path, mark: dict[str, Any] | None) -
             table.attrs |= {} if mark is None else {_MARK: mark}
             table.to_parquet(fresh)
             return
-        how: dict[str, Any] = {"index_label": "cell", "sep": SEPARATORS[path.suffix]}
+        cells = beside("cell", table.columns)  # a type may be called so
+        how: dict[str, Any] = {"index_label": cells, "sep": SEPARATORS[path.suffix]}
         with fresh.open("w", encoding="utf-8", newline="") as file:
             if mark is None:
-                table.to_csv(file, **how)
+                write_table(table, file, **how)
             else:
-                text = table.to_csv(**how)
-                told = {**mark, "n_header": len(table.iloc[:0].to_csv(**how).encode())}
+                text, header = io.StringIO(newline=""), io.StringIO(newline="")
+                write_table(table, text, **how)
+                write_table(table.iloc[:0], header, **how)
+                text = text.getvalue()
+                told = {**mark, "n_header": len(header.getvalue().encode())}
                 told["digest"] = _digest_of_text(told, text.encode())
                 file.write(f"{_MARK_LINE}{json.dumps(told)}\n{text}")
 
@@ -160,19 +287,23 @@ def _digest_of_text(mark: dict[str, Any], text: bytes) -> str:
     return digest(np.frombuffer(told.encode(), np.uint8), np.frombuffer(text, np.uint8))
 
 
-def _write_beside_copy(adata: AnnData, path: Path, source: str | Path) -> None:
+def _write_beside_copy(adata: AnnData, path: Path, source: str | Path, identity: Identity | None) -> None:
     """Copy an .h5ad file, and put the annotation into the copy."""
     with replacing(path) as fresh:
         shutil.copyfile(source, fresh)
+        _require_as_opened(source, identity, path)
         with changed_hdf5(fresh) as file:
-            for name in _ANNOTATION:
-                file.pop(name, None)
             _write_annotation(file, adata)
 
 
-def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path) -> None:
+def _require_as_opened(source: str | Path, identity: Identity | None, path: Path) -> None:
+    if identity is not None:
+        require_as_opened(source, identity, f"{path} is not written")
+
+
+def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path, identity: Identity | None) -> None:
     """Copy an AnnData .zarr store without its annotation, and write that anew."""
-    with replacing(path) as fresh, _quiet_about_consolidation():
+    with replacing(path) as fresh, _writing_zarr():
         root = Path(source)
         for folder, inner, files in os.walk(root, onerror=_raised, followlinks=True):
             if Path(folder) == root:
@@ -181,6 +312,7 @@ def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path) -> 
             copied.mkdir()
             for name in files:
                 shutil.copyfile(Path(folder, name), copied / name)
+        _require_as_opened(source, identity, path)
         _write_annotation(zarr.open_group(fresh, mode="r+", use_consolidated=False), adata)
         zarr.consolidate_metadata(fresh)
 
@@ -190,15 +322,26 @@ def _raised(error: OSError) -> None:
 
 
 def _write_annotation(root: Any, adata: AnnData) -> None:
+    """Write what annotating changes, and take away what could not be read."""
     for name in _ANNOTATION:
         annotation: Any = getattr(adata, name)
         ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
+    if set(root["var"].attrs.get("column-order", ())) != set(adata.var.columns):
+        ad.io.write_elem(root, "var", adata.var)
+    if adata.raw is None and "raw" in root:
+        del root["raw"]
+    for name in ("layers", "varm", "obsp", "varp"):
+        for key in set(names_in(root[name]) if name in root else ()) - set(getattr(adata, name)):
+            del root[name][key]
 
 
 @contextmanager
-def _quiet_about_consolidation() -> Iterator[None]:
-    """Without zarr's warning that others than zarr-python may not know of what it keeps beside the metadata."""
-    with warnings.catch_warnings():
+def _writing_zarr() -> Iterator[None]:
+    """Write chunks of zeros, too, so that one that has no file has gone (see `ginseng.data.presence`).
+
+    Without zarr's warning that others than zarr-python may not know of what it keeps beside the metadata.
+    """
+    with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
         warnings.filterwarnings("ignore", "Consolidated metadata")
         yield
 
@@ -262,7 +405,8 @@ def read_told(path: Path) -> pd.DataFrame:
     """
     with naming(path):
         if path.suffix in SEPARATORS:
-            return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0)
+            how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # a type may be called NA
+            return pd.read_csv(path, sep=SEPARATORS[path.suffix], index_col=0, **how)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
     return read_annotation(path).obs  # pyright: ignore[reportReturnType]

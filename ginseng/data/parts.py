@@ -91,9 +91,20 @@ def merge_shards(shards: Sequence[Path], output: Path) -> dict[Path, str]:
     --------
     >>> merge_shards([Path("a.csv"), Path("b.csv")], Path("all.csv"))  # doctest: +SKIP
     """
+    return {path: _merge(of_path, path) for path, of_path in planned_merge(shards, output).items()}
+
+
+def planned_merge(shards: Sequence[Path], output: Path) -> dict[Path, list[Path]]:
+    """What `merge_shards` would write, and of which shards.
+
+    Examples
+    --------
+    >>> planned_merge([Path("a.csv"), Path("b.csv")], Path("all.csv"))
+    {PosixPath('all.csv'): [PosixPath('a.csv'), PosixPath('b.csv')]}
+    """
     is_folder = {shard: shard.is_dir() and shard.suffix not in SUFFIXES for shard in shards}
     if not any(is_folder.values()):
-        return {output: _merge(shards, output)}
+        return {output: list(shards)}
     names = {shard: sorted(_outputs_in(shard)) if is_folder[shard] else [] for shard in shards}
     expected = names[shards[0]]
     for shard, found in names.items():
@@ -102,7 +113,7 @@ def merge_shards(shards: Sequence[Path], output: Path) -> dict[Path, str]:
                 f"{shard} and {shards[0]} are no shards of the same inputs: one holds {shorten(found) or 'none'}, the "
                 f"other {shorten(expected) or 'none'}."
             )
-    return {output / name: _merge([shard / name for shard in shards], output / name) for name in expected}
+    return {output / name: [shard / name for shard in shards] for name in expected}
 
 
 def _outputs_in(folder: Path) -> list[str]:
@@ -115,7 +126,7 @@ def _mark_of(path: Path) -> dict[str, Any]:
         number, n_shards = mark["number"], mark["of"]
         if type(number) is not int or type(n_shards) is not int or not 1 <= number <= n_shards <= _MOST:
             raise ValueError(f"it is number {number} of {n_shards}")
-        if lacking := [name for name in ("model", "options", "input") if name not in mark]:
+        if lacking := [name for name in ("model", "options", "input", "form") if name not in mark]:
             raise ValueError(f"it does not tell its {lacking[0]}")
         if not isinstance(mark["options"].get("key_added"), str):
             raise ValueError("it does not tell how its columns are named")
@@ -129,10 +140,8 @@ def _merge(paths: Sequence[Path], output: Path) -> str:
     for path in paths:
         if path.suffix != output.suffix:
             raise ValueError(f"{path} and {output} are of different kinds; give both the same suffix.")
-        if output.exists() and output.samefile(path):
-            raise ValueError(f"{output} is one of the shards itself; name another output.")
         mark = _mark_of(path)
-        if differing := [what for what in ("model", "options", "input", "of") if mark[what] != first[what]]:
+        if differing := [what for what in ("model", "options", "input", "form", "of") if mark[what] != first[what]]:
             what = "number of shards" if differing[0] == "of" else differing[0]
             raise ValueError(f"{path} does not belong to {first_path}: its {what} is another.")
         if mark["number"] in marks:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ginseng.data.typed import array_of, n_missing_chunks, values_of
+from ginseng.data.elements import names_in
+from ginseng.data.typed import n_missing_chunks, values_of
 from ginseng.utils.messages import warn
 
 
@@ -28,18 +29,28 @@ def require_files(root: zarr.Group, path: str | Path) -> None:
     --------
     >>> require_files(zarr.group(), "cells.zarr")
     """
-    for name, item in _matrices(root):
-        doubtful = _of_sparse(name, item) if isinstance(item, zarr.Group) else _lacks(name, item)
-        _warn_of(doubtful, path)
-    for table in [root[name] for name in ("obs", "var", "raw/var") if name in root]:
+    layers = _opened(root, "layers")
+    layers = [f"layers/{name}" for name in names_in(layers)] if isinstance(layers, zarr.Group) else []
+    for name in ("X", "raw/X", *layers):
+        item = _opened(root, name)
+        if isinstance(item, zarr.Group):
+            _warn_of(_of_sparse(name, item), path)
+        elif item is not None:
+            _warn_of(_lacks(name, item), path)
+    for name in ("obs", "var", "raw/var"):
+        table = _opened(root, name)
         if isinstance(table, zarr.Group):
             _require_columns(table, path)
+        elif table is not None:  # of records
+            _refuse(_lacks(name, table))
 
 
-def _matrices(root: zarr.Group) -> list[tuple[str, Any]]:
-    layers = root.get("layers")
-    names = ["X", "raw/X", *(f"layers/{name}" for name in (layers if isinstance(layers, zarr.Group) else ()))]
-    return [(name, root[name]) for name in names if name in root]
+def _opened(group: Any, name: str) -> Any:
+    """A member, or None if there is none or it cannot be opened, as whoever needs it is told."""
+    try:
+        return group.get(name)
+    except Exception:
+        return None
 
 
 def _lacks(name: str, array: Any) -> str | None:
@@ -50,7 +61,9 @@ def _lacks(name: str, array: Any) -> str | None:
 
 def _of_sparse(name: str, matrix: zarr.Group) -> str | None:
     """Refuse parts that could not be zero; tell of those that could."""
-    data, indices, indptr = (array_of(matrix, part) for part in ("data", "indices", "indptr"))
+    data, indices, indptr = (_opened(matrix, part) for part in ("data", "indices", "indptr"))
+    if not all(isinstance(part, zarr.Array) for part in (data, indices, indptr)):
+        return None
     if (lacks := _lacks(f"{name}/indptr", indptr)) and data.shape[0] and not values_of(matrix, "indptr")[-1]:
         _refuse(lacks)
     if (lacks := _lacks(f"{name}/indices", indices)) and _repeats_the_first(matrix):
@@ -71,15 +84,15 @@ def _repeats_the_first(matrix: zarr.Group) -> bool:
 
 def _require_columns(table: zarr.Group, path: str | Path) -> None:
     name_of_index = table.attrs.get("_index")
-    for name, item in table.members():
-        where = f"{table.path}/{name}"
-        if isinstance(item, zarr.Group) and {"codes", "categories"} <= set(item):
-            codes, categories = array_of(item, "codes"), array_of(item, "categories")
+    for name in names_in(table):
+        item, where = _opened(table, name), f"{table.path}/{name}"
+        codes, categories = _opened(item, "codes"), _opened(item, "categories")
+        if isinstance(codes, zarr.Array) and isinstance(categories, zarr.Array):
             if categories.shape[0] > 1:  # of which one may be empty or zero, but not all
                 _refuse(_lacks(f"{where}/categories", categories))
                 _warn_of(_lacks(f"{where}/codes", codes), path)
             continue
-        values = item.get("values") if isinstance(item, zarr.Group) else item  # of those that may be missing
+        values = _opened(item, "values") if isinstance(item, zarr.Group) else item  # of those that may be missing
         if isinstance(values, zarr.Array) and (lacks := _lacks(where, values)):
             if name == name_of_index:
                 _refuse(lacks)

@@ -11,17 +11,21 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.downloads import downloaded
+from ginseng.data.elements import EVERYTHING, assembled
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
-from ginseng.data.typed import folder_of, require_bounded
+from ginseng.data.typed import folder_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
-from ginseng.utils.files import is_url, is_zarr_url, naming
+from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
 from ginseng.utils.hdf5 import opened_hdf5
-from ginseng.utils.messages import shorten
-from ginseng.utils.soundness import require_sound, require_sound_where_stored
+from ginseng.utils.messages import shorten, warn
+from ginseng.utils.soundness import require_sound
+from ginseng.utils.values import require_flags
 
+_COUNTS = ("X", "var", "raw", "layers")
 _ALIGNED = ("obsm", "varm", "obsp", "varp")
+_GENE_EXPRESSION = ("rna", "gex", "gene expression")  # what MuData calls it
 
 
 def read_adata(path: str | Path, backed: bool = True) -> AnnData:
@@ -31,7 +35,8 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     ----------
     path : str or Path
         An .h5ad file, a 10x .h5 file, a 10x Matrix Market folder, an AnnData .zarr folder, or an http(s) URL of one of
-        the files. A download is kept in the user's cache folder; an incomplete one never is.
+        the files. A download is kept in the user's cache folder; an incomplete one never is. Of MuData (.h5mu, .zarr)
+        the modality of gene expression is read, with a warning that names it.
     backed : bool
         Leave the counts of an .h5ad file on disk, open for reading.
 
@@ -51,26 +56,31 @@ def read_adata(path: str | Path, backed: bool = True) -> AnnData:
     --------
     >>> adata = read_adata("pbmc3k.h5ad", backed=False)  # doctest: +SKIP
     """
+    require_flags(backed=backed)
     if str(path).startswith(("http://", "https://")):
         path = downloaded(str(path))
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
         raise FileNotFoundError(f"There is no {path}. Beside it: {shorten(beside) or 'nothing'}.")
     with naming(path):
         if path.is_dir():
-            return _sound(ad.read_zarr(_open_zarr(path))) if is_zarr(path) else read_10x_mtx(path)
+            return assembled(_open_zarr(path), path, in_memory=True) if is_zarr(path) else read_10x_mtx(path)
         with opened_hdf5(path) as file:
             kind = kind_of(file)
             found = shorten(file)
-        if kind == "AnnData":
-            return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+            if kind == "MuData":
+                return assembled(_anndata_in(path, file), path, in_memory=True)
+            if kind == "AnnData":
+                return _whole_h5ad(path, file, backed)
         if kind == "10x":
             return read_10x_h5(path)
     if kind == "loom":
         raise ValueError(
             f"{path} is a loom file: convert it, e.g. anndata.io.read_loom({path.name!r}).write_h5ad('counts.h5ad')."
         )
+    if kind == "h5Seurat":
+        raise ValueError(f"{path} is an h5Seurat file: convert it in R, e.g. SeuratDisk::Convert(file, dest = 'h5ad').")
     if kind == "model":
         raise ValueError(f"{path} is a ginseng model, where a file of counts is expected; were the two swapped?")
     raise ValueError(f"{path} is neither an AnnData nor a 10x file; it has: {found or 'nothing'}.")
@@ -93,13 +103,20 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
+    path, parts = path if is_url(path) else local_path(path), EVERYTHING if annotation else _COUNTS
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
-        yield _left_on_disk(path, _open_zarr(path), annotation)
+        root = _open_zarr(path)
+        with naming(path):
+            adata = assembled(root, path, parts, in_memory=not _is_encoded(root))
+        yield adata
         return
     if _is_hdf5(path):
         with opened_hdf5(path) as file:
-            if _is_encoded(path, file):
-                yield _left_on_disk(path, file, annotation)
+            with naming(path):
+                is_encoded = kind_of(file) in ("AnnData", "MuData") and _is_encoded(file)
+                adata = assembled(_anndata_in(path, file), path, parts, in_memory=False) if is_encoded else None
+            if adata is not None:
+                yield adata
                 return
     adata = read_adata(path)
     try:
@@ -123,49 +140,46 @@ def read_annotation(path: str | Path) -> AnnData:
     --------
     >>> read_annotation("annotated.h5ad").obs["ginseng_cell_type"]  # doctest: +SKIP
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}.")
     with naming(path):
         if path.is_dir():
-            return _annotation_in(_open_zarr(path))
+            return assembled(_open_zarr(path), path, ("obsm", "uns"), in_memory=True)
         with opened_hdf5(path) as file:
             if kind_of(file) != "AnnData":
                 raise ValueError("it holds no annotated cells")
-            return _annotation_in(file)
+            return assembled(file, path, ("obsm", "uns"), in_memory=True)
 
 
-def _annotation_in(root: Any) -> AnnData:
-    _require_sound_annotation(root)
-    parts: dict[str, Any] = {name: ad.io.read_elem(root[name]) for name in ("obs", "obsm", "uns") if name in root}
-    return AnnData(**parts)
-
-
-def is_encoded_h5ad(path: str | Path) -> bool:
-    """Whether it is a file of AnnData that tells the encodings of its members, as older ones do not.
+def is_encoded_anndata(path: str | Path) -> bool:
+    """Whether it is an .h5ad file or a .zarr store that tells the encodings of its members, as older ones do not.
 
     Examples
     --------
-    >>> is_encoded_h5ad("no such file")
+    >>> is_encoded_anndata("no such file")
     False
     """
+    if is_zarr(path):
+        root = zarr.open_group(local_path(path), mode="r", use_consolidated=False)
+        return not _is_mudata(root) and _is_encoded(root)
     if not _is_hdf5(path):
         return False
     with opened_hdf5(path) as file:
-        return _is_encoded(path, file)
+        return kind_of(file) == "AnnData" and _is_encoded(file)
 
 
 def _is_hdf5(path: str | Path) -> bool:
-    return Path(path).is_file() and h5py.is_hdf5(path)
+    return local_path(path).is_file() and h5py.is_hdf5(local_path(path))
 
 
-def _is_encoded(path: str | Path, file: h5py.File) -> bool:
-    with naming(path):
-        return kind_of(file) == "AnnData" and "encoding-type" in file.attrs
+def _is_encoded(root: Any) -> bool:
+    """Whether AnnData tells the encodings of its members; some stores tell all but that of their root."""
+    return "encoding-type" in (root if isinstance(root, h5py.File) else root["obs"]).attrs
 
 
 def kind_of(file: h5py.File) -> str | None:
-    """What an open HDF5 file is: "model", "AnnData", "loom", "10x", or None.
+    """What an open HDF5 file is: "model", "AnnData", "MuData", "loom", "h5Seurat", "10x", or None.
 
     Examples
     --------
@@ -175,6 +189,10 @@ def kind_of(file: h5py.File) -> str | None:
         return "model"
     if "row_attrs" in file and "col_attrs" in file:
         return "loom"
+    if _is_mudata(file):
+        return "MuData"
+    if "assays" in file and "cell.names" in file:
+        return "h5Seurat"
     if "obs" in file and "var" in file:
         return "AnnData"
     return "10x" if is_10x_h5(file) else None
@@ -188,7 +206,7 @@ def is_zarr(path: str | Path) -> bool:
     >>> is_zarr("no such folder")
     False
     """
-    return any((Path(path) / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
+    return any((local_path(path) / name).exists() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
 def _open_zarr(path: str | Path) -> zarr.Group:
@@ -196,13 +214,66 @@ def _open_zarr(path: str | Path) -> zarr.Group:
     with naming(path):
         if not is_url(path):
             require_own_files(path)
-        root = zarr.open_group(path, mode="r")
-        require_bounded(root, path)
+        root = zarr.open_group(path, mode="r", use_consolidated=None if is_url(path) else False)  # as it is on disk
+        root = _anndata_in(path, root)
         if "obs" not in root or "var" not in root:
-            raise ValueError(f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it.")
+            raise ValueError(_of_another_kind(path, root))
         if folder_of(root) is not None:
             require_files(root, path)
     return root
+
+
+def _of_another_kind(path: str | Path, root: zarr.Group) -> str:
+    """What a zarr store is that is none of AnnData."""
+    tables = [f"{name}/{table}" for name in ("tables", "table") if name in root for table in _names_in(root[name])]
+    if tables:
+        return f"{path} is SpatialData: pass its table, {Path(path) / tables[0]}; it has: {shorten(tables)}."
+    if "row_attrs" in root and "col_attrs" in root:
+        return f"{path} is a loom store: convert it to .h5ad."
+    return f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it."
+
+
+def _names_in(group: Any) -> list[str]:
+    return sorted(group) if hasattr(group, "keys") else []
+
+
+def _is_mudata(root: Any) -> bool:
+    return root.attrs.get("encoding-type") == "MuData" or ("mod" in root and "X" not in root)
+
+
+def _anndata_in(path: str | Path, root: Any) -> Any:
+    """The root itself, or of MuData the modality of gene expression, which is told.
+
+    It is the one called so, or the one whose features are genes, or the only one.
+    """
+    if not _is_mudata(root):
+        return root
+    modalities = _names_in(root.get("mod"))
+    candidates = [name for name in modalities if name.lower() in _GENE_EXPRESSION]
+    candidates = candidates or [name for name in modalities if _holds_genes(root["mod"][name])]
+    candidates = candidates or (modalities if len(modalities) == 1 else [])
+    if len(candidates) != 1:
+        raise ValueError(
+            f"{path} is MuData, and which of its modalities holds the counts of genes is not known: "
+            f"{shorten(modalities) or 'none'}. Write that one as .h5ad: mudata.read(...)[name].write_h5ad('x.h5ad')."
+        )
+    warn(f"{path} is MuData with the modalities {shorten(modalities)}: mod/{candidates[0]} is read.")
+    return root["mod"][candidates[0]]
+
+
+def _holds_genes(modality: Any) -> bool:
+    if "var" not in modality or "feature_types" not in modality["var"]:
+        return False
+    kinds: Any = ad.io.read_elem(modality["var/feature_types"])
+    return set(kinds) == {"Gene Expression"}
+
+
+def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
+    """As anndata reads it, unless something in it cannot be read, or is unsound."""
+    try:
+        return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+    except Exception:
+        return assembled(file, path, in_memory=True, file=h5py.File(path) if backed else None)
 
 
 def _sound(adata: AnnData) -> AnnData:
@@ -213,41 +284,3 @@ def _sound(adata: AnnData) -> AnnData:
     for matrix in (*(adata.layers[name] for name in layer_names(adata)), *raws, *further, x_of(adata)):
         require_sound(matrix)
     return adata
-
-
-def _require_sound_annotation(root: Any) -> None:
-    for aligned in (root[name] for name in _ALIGNED if name in root):
-        for name in aligned:
-            require_sound_where_stored(aligned[name])
-
-
-def _left_on_disk(path: str | Path, root: Any, annotation: bool) -> AnnData:
-    """AnnData over what is stored: its annotation read, its matrices left where they are."""
-    with naming(path):
-        layers, raw = root.get("layers", {}), root.get("raw")
-        further = {}
-        if annotation:
-            _require_sound_annotation(root)
-            further |= {name: ad.io.read_elem(root[name]) for name in ("obsm", "varm", "uns") if name in root}
-            pairs = [name for name in ("obsp", "varp") if name in root]
-            further |= {name: {key: _on_disk(root[name][key]) for key in root[name]} for name in pairs}
-        return AnnData(
-            _on_disk(root.get("X")),
-            obs=ad.io.read_elem(root["obs"]),  # pyright: ignore[reportArgumentType]
-            var=ad.io.read_elem(root["var"]),  # pyright: ignore[reportArgumentType]
-            layers={name: _on_disk(layers[name]) for name in layers},
-            raw=_raw_on_disk(raw, annotation) if hasattr(raw, "keys") else None,
-            **further,
-        )
-
-
-def _raw_on_disk(raw: Any, annotation: bool) -> dict[str, Any]:
-    read = ["var", "varm"] if annotation and "varm" in raw else ["var"]
-    return {"X": _on_disk(raw["X"]), **{name: ad.io.read_elem(raw[name]) for name in read}}
-
-
-def _on_disk(matrix: Any) -> Any:
-    """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
-    if hasattr(matrix, "keys"):
-        return ad.io.sparse_dataset(matrix)
-    return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix

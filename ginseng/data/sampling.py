@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float, Integer
 
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_flags, require_number
 
 Balance = Literal["none", "downsample", "resample"]
 
@@ -90,6 +90,7 @@ def draw_split(
     2
     """
     require_number("fraction", fraction, "[0, 1)")
+    require_flags(stratify_group=stratify_group, stratify_label=stratify_label, keep_rare=keep_rare)
     if stratify_group and stratify_label:
         raise ValueError("Whole groups cannot be split within labels: choose `stratify_group` or `stratify_label`.")
     rng = np.random.default_rng(seed)

@@ -1,5 +1,8 @@
 """Marking the genes that tell the labelled cells of an AnnData apart."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -8,6 +11,8 @@ from ginseng.data.annotation import groups_of, labels_of, require_two_labels
 from ginseng.utils.counts import Counts, copy_of, whole_changes, with_columns
 from ginseng.utils.hvg import TARGET_SUM, require_markable
 from ginseng.utils.markers import VARIABLE_SHARE, Markers, markers
+from ginseng.utils.messages import warn
+from ginseng.utils.values import require_flags
 
 
 def select_markers(
@@ -21,6 +26,9 @@ def select_markers(
     chunk_size: int = 5000,
     silent: bool = False,
     copy: bool = False,
+    *,
+    mapping: Any = None,
+    unlabeled: str | Sequence[str] = (),
 ) -> AnnData | None:
     """Mark the genes that tell cell types apart.
 
@@ -56,6 +64,8 @@ def select_markers(
         Show no progress bar.
     copy : bool
         Return a copy of `adata` and leave `adata` as it is.
+    mapping, unlabeled
+        Other names of the labels, and further ones that say that there is none, as for `GinsengDataset.create`.
 
     Returns
     -------
@@ -81,11 +91,14 @@ def select_markers(
     0    B  MS4A1     1
     1    T   CD3D     1
     """
+    require_flags(silent=silent, copy=copy)
     require_markable(adata, n_top_genes, layer, copy)
-    labelled, labels = labels_of(adata.obs, label_key)
+    labelled, labels = labels_of(adata.obs, label_key, mapping=mapping, unlabeled=unlabeled)
     require_two_labels(list(labels.categories), f"adata.obs['{label_key}']")
     groups = None if group_key is None else groups_of(adata.obs, group_key, labelled)
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
+    if counts.left_out:
+        warn(counts.left_out)
     found = markers(
         ((stop - start, block[labelled[start:stop]]) for start, stop, block in counts.blocks(chunk_size)),
         (counts.n_cells, counts.n_genes),
@@ -97,10 +110,10 @@ def select_markers(
         silent=silent,
     )
     marked = copy_of(adata) if copy else adata
-    is_chosen = np.isin(np.arange(counts.n_genes), found.genes)
+    is_chosen = np.isin(np.arange(adata.n_vars), counts.columns[found.genes])
     with whole_changes(marked):
         marked.var = with_columns(marked.var, {"ginseng_genes": is_chosen})
-        marked.uns["ginseng_markers"] = _table(found, labels.categories, adata.var_names)
+        marked.uns["ginseng_markers"] = _table(found, labels.categories, counts.var.index)
     return marked if copy else None
 
 

@@ -12,22 +12,21 @@ from scipy import sparse
 
 from ginseng.data.annotation import (
     Genes,
+    chosen_names,
     further_of,
-    gene_columns,
     groups_of,
     labels_of,
     n_chosen,
-    positions_of,
     require_column,
 )
-from ginseng.data.preflight import checked_counts
+from ginseng.data.preflight import HeldGenes, checked_reference
 from ginseng.data.readers import opened_counts
-from ginseng.utils.counts import Counts
-from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
+from ginseng.utils.genes import LEFT_OUT, OTHER, OTHER_GENES, GeneMap, least_genes, match_genes, plain_names
 from ginseng.utils.hvg import most_variable
 from ginseng.utils.markers import markers
 from ginseng.utils.messages import UnknownName, warn
-from ginseng.utils.names import agreed_names, second_names
+from ginseng.utils.names import agreed_names, called_by, second_names
+from ginseng.utils.values import texts
 
 Source = str | Path | AnnData
 WAYS_TO_CHOOSE = ("markers", "variance")
@@ -47,16 +46,20 @@ class Sources:
     layer : str or None
         Key in ``layers``, or ``"raw"``; None for ``X``.
     genes : str, int, list of str, numpy.ndarray or None
-        Which genes, see `gene_columns`; of several inputs those that are chosen in all. Of a number to be chosen,
+        Which genes, see `chosen_names`; of several inputs those that are chosen in all. Of a number to be chosen,
         all until `keep_best` chooses them.
     missing_labels : {"drop", "error"}
         What to do with cells without a label.
     mapping : mapping, optional
         Other names of the labels, see `labels_of`.
+    unlabeled : str or sequence of str
+        Labels that say that there is none, see `labels_of`.
     further : sequence of str
         Columns of ``obs`` to keep beside these, in all of them.
+    gene_key : str or None
+        Column of ``var`` with gene names, in all of them; None for its index.
     normalize, fix : bool
-        See `checked_counts`.
+        See `checked_reference`.
 
     Attributes
     ----------
@@ -101,7 +104,9 @@ class Sources:
         missing_labels: str = "drop",
         *,
         mapping: Any = None,
+        unlabeled: str | Sequence[str] = (),
         further: Sequence[str] = (),
+        gene_key: str | None = None,
         normalize: bool = True,
         fix: bool = False,
     ):
@@ -112,33 +117,34 @@ class Sources:
         self._n_chosen = n_chosen(genes)
         if len(given) > 1 and not isinstance(genes, str) and np.asarray(genes).dtype == bool:
             raise ValueError("A mask of genes cannot hold for several inputs: pass names, or a column of adata.var.")
-        data, self._counts, self._columns, self.findings = [], [], [], []
+        data, chosen, self._counts, self.findings = [], [], [], []
         for number, source in enumerate(given):
             try:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
                     require_column(adata.obs, kind, key)
                 file = None if isinstance(source, AnnData) else source
-                counts, found = checked_counts(adata, layer, normalizes=normalize, fix=fix, file=file)
+                how: dict[str, Any] = {"fix": fix, "file": file, "held_genes": lambda var: _held(var, genes, gene_key)}
+                counts, found = checked_reference(adata, layer, gene_key, normalizes=normalize, **how)
                 found.require()
+                found.warn()
                 counts.nonnegative = self._n_chosen is not None
-                self._columns.append(gene_columns(counts.var, genes))
+                mask: Any = np.asarray(genes)
+                is_mask = mask.dtype == bool and mask.shape == (counts.n_columns,)
+                chosen.append(chosen_names(counts.var, mask[counts.columns] if is_mask else genes))
             except ValueError as error:
                 if len(given) == 1:
                     raise
                 kind = UnknownName if isinstance(error, UnknownName) else ValueError
                 raise kind(f"In input {number + 1} of {len(given)}: {error}") from error
-            found.warn()
             data.append(adata)
             self._counts.append(counts)
             self.findings.append(found)
-        self._keep(
-            _common([counts.var.index[chosen] for counts, chosen in zip(self._counts, self._columns, strict=True)])
-        )
+        self._keep(_common(chosen))
 
         keys = [key for key in dict.fromkeys([label_key, group_key, *further]) if key is not None]
         obs = pd.concat([adata.obs[keys] for adata in data]) if len(data) > 1 else data[0].obs[keys]
-        labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping)
+        labelled, self.labels = labels_of(obs, label_key, missing_labels, mapping, unlabeled)
         self.groups = None if group_key is None else groups_of(obs, group_key, labelled)
         self.further = {key: further_of(obs, key, labelled) for key in further if key not in (label_key, group_key)}
         self.cell_names = _unique([adata.obs_names for adata in data])[labelled]
@@ -156,18 +162,31 @@ class Sources:
 
     def _keep(self, gene_names: list[str]) -> None:
         self.gene_names = gene_names
-        self._gene_maps = [
-            _gene_map(counts, columns, gene_names) for counts, columns in zip(self._counts, self._columns, strict=True)
-        ]
+        kept = np.array(gene_names, dtype=object)
+        self._gene_maps = [GeneMap(match_genes(counts.var.index, kept), len(kept)) for counts in self._counts]
 
     def add_others(self) -> None:
-        """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any."""
-        if all((gene_map.positions >= 0).all() for gene_map in self._gene_maps):
+        """Add, as a last gene, the sum of the counts of all genes that are not kept, if there are any.
+
+        Of several inputs it is that of the genes that all of them have: sums of different genes cannot be compared.
+        """
+        names = [plain_names(counts.var.index) for counts in self._counts]
+        is_common = [np.logical_and.reduce([of_input.isin(others) for others in names]) for of_input in names]
+        positions = [
+            np.where((gene_map.positions < 0) & ~common, LEFT_OUT, gene_map.positions)
+            for gene_map, common in zip(self._gene_maps, is_common, strict=True)
+        ]
+        if n_left_out := max(int((of_input == LEFT_OUT).sum()) for of_input in positions):
+            warn(
+                f"The sum of the other genes is that of genes that all {len(names)} inputs have; up to {n_left_out:,} "
+                "of one are left out."
+            )
+        if all((of_input != OTHER).all() for of_input in positions):
             return
         if OTHER_GENES not in self.gene_names:
             self.gene_names = [*self.gene_names, OTHER_GENES]
         rest = self.gene_names.index(OTHER_GENES)
-        self._gene_maps = [GeneMap(gene_map.positions, len(self.gene_names), rest) for gene_map in self._gene_maps]
+        self._gene_maps = [GeneMap(of_input, len(self.gene_names), rest) for of_input in positions]
         for counts in self._counts:
             counts.nonnegative = True  # negative ones would be hidden in the sum
 
@@ -178,10 +197,12 @@ class Sources:
         for counts, gene_map in zip(self._counts, self._gene_maps, strict=True):
             if (names := second_names(counts.var)) is not None:
                 is_kept, kept = gene_map.positions >= 0, np.full(gene_map.n_inputs, "", dtype=object)
-                kept[gene_map.positions[is_kept]] = names[is_kept]
+                of_kept, names = gene_map.positions[is_kept], names[is_kept]
+                kept[of_kept] = names
+                kept[of_kept[kept[of_kept] != names]] = ""  # genes of one name that are summed have several
                 if gene_map.rest is not None:
                     kept[gene_map.rest] = ""
-                of_inputs.append(kept.astype(str))
+                of_inputs.append(kept)
         agreed = agreed_names(of_inputs) if of_inputs else None
         return None if agreed is None else agreed.tolist()
 
@@ -207,7 +228,10 @@ class Sources:
         ValueError
             If there is no gene to choose, or a count is NaN, infinite or negative.
         """
-        if self._n_chosen is None or self._n_chosen >= len(self.gene_names):
+        n_genes = len(self.gene_names)
+        if self._n_chosen is None or self._n_chosen >= n_genes:
+            if self._n_chosen is not None and self._n_chosen > n_genes:
+                warn(f"{self._n_chosen:,} genes were to be chosen, but there are {n_genes:,}: all of them are kept.")
             return False
         n_labelled = len(self.labels)
         among = np.ones(n_labelled, bool) if cells is None else np.isin(np.arange(n_labelled), cells)
@@ -245,11 +269,20 @@ class Sources:
                 yield stop - start, chosen
 
 
-def _common(names: list[pd.Index]) -> list[str]:
+def _held(var: pd.DataFrame, genes: Genes, gene_key: str | None) -> HeldGenes:
+    """How many genes can be kept of a matrix with this annotation."""
+    try:
+        named = var if gene_key is None else called_by(var, gene_key)
+        return HeldGenes.number(len(chosen_names(named, genes)))
+    except ValueError:
+        return HeldGenes.number(0)
+
+
+def _common(names: list[list[str]]) -> list[str]:
     """Names that are in all of the lists, in the order of the first."""
-    common = names[0]
+    common = np.array(names[0], dtype=object)
     for others in names[1:]:
-        common = common[common.isin(others)]
+        common = common[np.isin(np.arange(len(common)), match_genes(np.array(others, dtype=object), common))]
     fewest, most = min(map(len, names)), max(map(len, names))
     if len(common) < (least := least_genes(fewest)):
         found = f"only {len(common):,} of {fewest:,} genes" if len(common) else "no gene"
@@ -261,14 +294,7 @@ def _common(names: list[pd.Index]) -> list[str]:
             f"{len(common):,} genes are common to all {len(names)} inputs, which have {fewest:,} to {most:,}; the "
             "others are left out."
         )
-    return [str(name) for name in common]
-
-
-def _gene_map(counts: Counts, columns: np.ndarray, gene_names: list[str]) -> GeneMap:
-    """Which of the common genes those of an input are, where `columns` are chosen."""
-    names = counts.var.index[columns].astype(str)
-    columns = columns[pd.Index(names).get_indexer(pd.Index(gene_names))]
-    return GeneMap(positions_of(columns, counts.n_genes), len(gene_names))
+    return texts(common, "gene").tolist()
 
 
 def _unique(names: list[pd.Index]) -> pd.Index:

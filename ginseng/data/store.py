@@ -28,13 +28,14 @@ from scipy import sparse
 from zarr.errors import ZarrUserWarning
 
 from ginseng.data.shards import GrowingArray
-from ginseng.data.typed import array_of, folder_of, n_missing_chunks, require_bounded, values_of
+from ginseng.data.typed import array_of, folder_of, n_missing_chunks, values_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.digest import digest, require_digest
-from ginseng.utils.files import is_url, naming
+from ginseng.utils.files import is_url, local_path, naming
 from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.names import kind_of_names, require_second_names
 from ginseng.utils.soundness import require_ends
+from ginseng.utils.values import texts
 from ginseng.utils.workspace import moved_away
 
 _ATTRIBUTES = ("label_names", "gene_names", "n_cells", "n_genes")
@@ -79,7 +80,8 @@ def write_store(
     header: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.0", "id": uuid.uuid4().hex}
     header["columns"] = {name: _digest_of_column(column) for name, column in obs.items()}
     kept = _digest_of(attributes, arrays["labels"], arrays.get("groups"), indptr)
-    with naming(*fault), warnings.catch_warnings():
+    whole = zarr.config.set({"array.write_empty_chunks": True})  # so that a chunk that has no file has gone
+    with naming(*fault), warnings.catch_warnings(), whole:
         warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata's announcement of a new default
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         root.attrs.update({**header, **attributes, "digest": kept})
@@ -209,6 +211,7 @@ def _names(attributes: dict[str, Any], key: str) -> list[str]:
     names = attributes[key]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`{key}` is no list of names")
+    texts(names, key.partition("_")[0])
     if key != "gene_names" and len(set(names)) != len(names):
         raise ValueError(f"`{key}` names something twice")
     return names
@@ -241,6 +244,8 @@ def _open_counts(root: zarr.Group, shape: tuple[int, int]) -> tuple[Any, np.ndar
         raise ValueError("X holds float16, of which SciPy has no sparse matrices")
     if values.ndim != 1 or values.shape != indices.shape or indices.dtype.kind not in "iu":
         raise ValueError(f"X has values of shape {values.shape}, but {indices.dtype} indices of {indices.shape}")
+    if (n_ends := array_of(x, "indptr").shape) != (shape[0] + 1,):
+        raise ValueError(f"X has {n_ends} row ends, for {shape[0]:,} cells")
     indptr = values_of(x, "indptr")
     require_ends(indptr, shape[0], values.shape[0])
     return (values, indices), indptr.astype(np.int64)
@@ -285,22 +290,21 @@ def open_store(path: str | Path) -> zarr.Group:
     ImportError
         If `path` is a URL for which a package is lacking.
     """
-    if not is_url(path) and not Path(path).exists():
-        raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(Path(path))}")
-    if not is_url(path) and Path(path).is_file():
+    path = path if is_url(path) else local_path(path)
+    if isinstance(path, Path) and not path.exists():
+        raise FileNotFoundError(f"There is no dataset {path}; GinsengDataset.create makes one.{_left_over(path)}")
+    if isinstance(path, Path) and path.is_file():
         raise ValueError(f"{path} is a file, not a ginseng dataset; GinsengDataset.create makes one from counts.")
-    if not is_url(path):
+    if isinstance(path, Path):
         with naming(path):
             require_own_files(path)
     read_only = str(path).startswith(("http://", "https://"))
     try:
-        root = _group_at(path if is_url(path) else Path(path).absolute(), mode="r" if read_only else "r+")
+        root = _group_at(path.absolute() if isinstance(path, Path) else path, mode="r" if read_only else "r+")
     except ImportError as error:
         raise ImportError(f"To read {path}: pip install 'ginseng-eqx[remote]' ({error}).") from error
     if root is None or not all(name in root.attrs for name in _ATTRIBUTES):
         raise ValueError(f"{path} is not a ginseng dataset; GinsengDataset.create makes one from counts.")
-    with naming(path, "is a damaged dataset"):
-        require_bounded(root, path)
     return root
 
 

@@ -1,7 +1,7 @@
 """10x Genomics matrices: Matrix Market folders and HDF5 files of every Cell Ranger version."""
 
 import csv
-from collections import Counter
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +11,17 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ginseng.utils.bounds import opened_text, read_table, require_inside, require_plausible
-from ginseng.utils.files import naming
+from ginseng.utils.bounds import is_inside, opened_text, read_table
+from ginseng.utils.files import local_path, naming
+from ginseng.utils.genes import kinds_of_others, left_out
 from ginseng.utils.hdf5 import opened_hdf5
 from ginseng.utils.messages import shorten, unknown_name, warn
 from ginseng.utils.soundness import require_indices, require_sound
+from ginseng.utils.values import require_flags, texts
 
 _MTX = (b"%%matrixmarket", b"matrix", b"coordinate")
-_ENTRY = 16  # bytes of an entry of a Matrix Market file once it is read
 _LINE = 2**16  # bytes of a line before the entries, at most
+_log = logging.getLogger("ginseng")
 
 
 def read_10x_mtx(
@@ -54,7 +56,8 @@ def read_10x_mtx(
     --------
     >>> adata = read_10x_mtx("filtered_feature_bc_matrix")  # doctest: +SKIP
     """
-    path = Path(path)
+    require_flags(make_unique=make_unique, gex_only=gex_only)
+    path = local_path(path)
     matrix_file = _find(path, "matrix.mtx")
     barcodes = _read_tsv(_find(path, "barcodes.tsv"))
     features = _read_tsv(_find(path, "features.tsv", "genes.tsv"))
@@ -104,7 +107,8 @@ def read_10x_h5(
     --------
     >>> adata = read_10x_h5("filtered_feature_bc_matrix.h5")  # doctest: +SKIP
     """
-    path = Path(path)
+    require_flags(make_unique=make_unique, gex_only=gex_only)
+    path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     with naming(path), opened_hdf5(path) as opened:
@@ -165,18 +169,11 @@ def _assemble(
     if var_names not in ("gene_symbols", "gene_ids"):
         raise ValueError(f"`var_names` must be 'gene_symbols' or 'gene_ids', but got '{var_names}'.")
     var = var.set_index(var_names)
-    var.index = pd.Index(var.index.to_numpy().astype(str), name=None)
+    var.index = pd.Index(texts(var.index, "gene"))
     adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(np.asarray(barcodes), dtype=object).astype(str)), var=var)
-    if gex_only and "feature_types" in var:
-        is_gene = (var["feature_types"] == "Gene Expression").to_numpy()
-        if not is_gene.all() and is_gene.any():
-            others = Counter(var["feature_types"].to_numpy()[~is_gene])
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in others.most_common())
-            warn(
-                f"Left out features that are not genes: {kinds}. read_10x_mtx and read_10x_h5 keep them with "
-                "gex_only=False."
-            )
-            adata = adata[:, is_gene].copy()
+    if gex_only and (told := left_out(others := kinds_of_others(var))):
+        warn(f"{told} read_10x_mtx and read_10x_h5 keep them with gex_only=False.")
+        adata = adata[:, others == ""].copy()
     if make_unique:
         adata.var_names_make_unique()
     return adata
@@ -187,9 +184,11 @@ def _find(folder: Path, *names: str) -> Path:
         raise FileNotFoundError(f"There is no folder {folder}.")
     for name in names:
         for candidate in (folder / f"{name}.gz", folder / name):
+            if candidate.is_symlink() and not candidate.exists():
+                raise FileNotFoundError(f"{candidate} is a link to {candidate.readlink()}, where there is nothing.")
             if candidate.exists():
-                with naming(folder):
-                    require_inside(candidate, folder)
+                if not is_inside(candidate, folder):  # as workflow systems stage files: who named it meant that
+                    _log.info("%s is read, to which %s is a link.", candidate.resolve(), candidate)
                 return candidate
     inside = sorted(str(found.parent) for found in folder.glob(f"*/{names[0]}*"))
     hint = f" Did you mean {shorten(inside, 3)}?" if inside else ""
@@ -220,7 +219,6 @@ def _read_mtx(path: Path, named: tuple[int, int]) -> sparse.csr_matrix:
             raise ValueError(
                 f"{path} holds {(n_cells, n_features)} cells and features, but the tables beside it name {named}."
             )
-        require_plausible([_ENTRY * n_entries], path)
         values = np.int64 if kind[3] == b"integer" else np.float64
         dtypes: Any = {0: np.int32, 1: np.int32, 2: values}
         try:
@@ -238,4 +236,5 @@ def _read_mtx(path: Path, named: tuple[int, int]) -> sparse.csr_matrix:
 
 
 def _text(dataset: Any) -> np.ndarray:
-    return dataset.asstr()[()].astype(str) if dataset.dtype.kind == "O" else np.char.decode(dataset[()], "utf-8")
+    values = dataset.asstr()[()] if dataset.dtype.kind == "O" else dataset[()]
+    return np.array([value.decode() if isinstance(value, bytes) else value for value in values], dtype=object)

@@ -1,16 +1,11 @@
 """What zarr's own types leave open: which members of a group are arrays, where things lie, and what has gone."""
 
-import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
-
-from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible
 
 
 def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
@@ -71,34 +66,3 @@ def n_missing_chunks(array: "zarr.Array[Any]") -> int:
     1
     """
     return 0 if folder_of(array) is None else max(array.nchunks - array.nchunks_initialized, 0)
-
-
-def require_bounded(root: zarr.Group, path: str | Path) -> None:
-    """Refuse a store on this machine that asks for more memory than its size lets expect, or for code to be run.
-
-    Raises
-    ------
-    ValueError
-        If it does.
-
-    Examples
-    --------
-    >>> require_bounded(zarr.group(), "cells.zarr")
-    """
-    if folder_of(root) is None:
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ZarrUserWarning)  # of files that are none of zarr's
-        require_plausible((_declared_by(name, item) for name, item in root.members(max_depth=None)), path)
-
-
-def _declared_by(name: str, item: Any) -> int:
-    if not isinstance(item, zarr.Array):
-        return declared_rows(item.attrs.get("shape"))
-    metadata: Any = item.metadata
-    codecs = metadata.codecs if metadata.zarr_format == 3 else (metadata.filters, metadata.compressor)
-    if "pickle" in str(codecs).lower():
-        raise ValueError(f"its {name} is pickled, which may run code when it is read")
-    dtype = item.dtype
-    of_shard = math.prod(item.shards or ()) * dtype.itemsize  # which is made whole in memory where it is decoded
-    return max(of_shard, declared_bytes(item.shape, dtype.itemsize, item.chunks, is_text=dtype.kind not in "biufc"))

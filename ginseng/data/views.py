@@ -1,6 +1,7 @@
 """What is seen of a dataset: the same counts with other parts or labels, which changes nothing of it, and columns."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from ginseng.data import sampling
 from ginseng.data.annotation import new_names
 from ginseng.data.store import read_column
+from ginseng.utils.labels import declared
 
 Dataset = TypeVar("Dataset", bound=Any)
 
@@ -47,7 +49,7 @@ def changed(dataset: Dataset, **attributes: Any) -> Dataset:
     return view
 
 
-def renamed(dataset: Dataset, mapping: Any) -> Dataset:
+def renamed(dataset: Dataset, mapping: Any = None, *, unlabeled: str | Sequence[str] = ()) -> Dataset:
     """The same dataset with other names of its labels, in memory only.
 
     Cells of a label that is left out are in no part of it. A split of the dataset holds for the others; one that is
@@ -60,6 +62,8 @@ def renamed(dataset: Dataset, mapping: Any) -> Dataset:
     mapping : dict or Harmony
         The name to take for some of the labels, the same one to merge them, None to leave their cells out; the others
         stay.
+    unlabeled : str or sequence of str
+        Labels that say that there is none, case and blanks aside: their cells are left out.
 
     Returns
     -------
@@ -76,7 +80,10 @@ def renamed(dataset: Dataset, mapping: Any) -> Dataset:
     >>> dataset.renamed({"CD4 T": "T", "CD8 T": "T", "doublet": None}).label_names  # doctest: +SKIP
     ['B', 'T']
     """
-    label_names, codes = new_names(dataset.label_names, mapping, str(dataset.path))
+    label_names, codes = new_names(dataset.label_names, {} if mapping is None else mapping, str(dataset.path))
+    if left_out := declared(label_names, unlabeled):
+        label_names, kept = new_names(label_names, dict.fromkeys(left_out), str(dataset.path))
+        codes = np.append(kept, -1)[codes]
     labels = np.append(codes, -1).astype(np.int32)[dataset.labels]  # the last one of cells left out before
     view = changed(dataset, label_names=label_names, labels=labels, cells=np.flatnonzero(labels >= 0))
     if dataset.train_idx is not None:

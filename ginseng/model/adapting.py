@@ -1,6 +1,6 @@
 """A trained classifier moved to other genes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,9 +15,10 @@ from ginseng.model.attention import AttentionClassifier, Params, params_of
 from ginseng.model.background import LEAST_KEPT, Background, background_of, lacking
 from ginseng.model.ensemble import members_of
 from ginseng.model.modules import logits_of
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import GinsengClassifierState, sealed, with_params
 from ginseng.utils.genes import OTHER_GENES, GeneMap, least_genes
 from ginseng.utils.names import GeneNames
+from ginseng.utils.values import texts
 
 _RIDGE = 1e-2  # of the mean variance of units, on what they tell of those without a place
 _LAYERS = ("features1", "features2", "attn1", "attn2", "head")
@@ -129,10 +130,11 @@ def moved(
     >>> report.n_kept, report.n_new, report.agreement
     (3, 1, 1.0)
     """
-    first = np.asarray(genes.first).astype(str)
+    first = texts(genes.first, "gene")
     if np.ndim(sample) != 2 or np.shape(sample)[1] != len(first) or not len(sample):
         raise ValueError(f"`sample` must have cells with the {len(first):,} new genes, but has shape {sample.shape}.")
-    names = {"genes.first": first} | ({} if genes.second is None else {"genes.second": np.asarray(genes.second)})
+    second = None if genes.second is None else np.asarray(genes.second, object)
+    names = {"genes.first": first} | ({} if second is None else {"genes.second": second})
     found = GeneNames(state.genes, state.second_names).match(names)
     found.require(least_genes(min(len(first), state.n_genes)), first, state.genes, lambda: "are they of one species?")
     move = _Move.of(state, found, first, np.asarray(sample, np.float32))
@@ -146,20 +148,19 @@ def moved(
         scales = 1.0, state.networks[0].target_sum / move.target_sum  # shares are of another total
         means = zip(background, of_sample, scales, strict=True)
         background = Background(*(np.where(is_carried, old[move.source] * by, new) for old, new, by in means))
-    after = replace(
+    after = with_params(
         state,
-        params=params,
-        members=members,
+        params,
+        members,
         genes=first,
-        second_names=None if genes.second is None else np.asarray(genes.second),
+        second_names=second,
         n_genes=len(first),
         target_sum=move.target_sum,
         background=background,
-        calibration=None,
     )
     before = state.module
     if state.background is not None and found.is_lacking.any():
-        before = lacking(before, state.background, found.is_lacking)
+        before = lacking(before, state.background, found.is_lacking, _is_rest(state))
     aligned = found.of(sparse.csr_matrix(move.sample)).toarray()
     answers = [_answers(*pair) for pair in ((before, aligned), (after.module, move.sample))]
     n_kept = int((move.source >= 0).sum())
@@ -185,11 +186,11 @@ def with_means_of(state: GinsengClassifierState, is_lacking: Bool[np.ndarray, " 
     """
     if state.background is None:
         raise ValueError("The model does not know the means of its genes.")
-    networks = members_of(lacking(state.module, state.background, is_lacking))
+    networks = members_of(lacking(state.module, state.background, is_lacking, _is_rest(state)))
     second_names = None if state.second_names is None else np.where(is_lacking, "", state.second_names)
     names = [f"{name}{_NOT_HERE}" if lacks else name for name, lacks in zip(state.genes, is_lacking, strict=True)]
-    filled = _with_networks(state, networks, second_names=second_names, genes=names)
-    return replace(filled, background=state.background.without(is_lacking), calibration=None)
+    background = state.background.without(is_lacking)
+    return _with_networks(state, networks, second_names=second_names, genes=names, background=background)
 
 
 def without_means_of(
@@ -229,14 +230,18 @@ def without_means_of(
         for network, bias in zip(tuned.networks, biases, strict=True)
     ]
     of_before = {"genes": before.genes, "second_names": before.second_names, "background": before.background}
-    return _with_networks(tuned, networks, **of_before)
+    return sealed(_with_networks(tuned, networks, calibration=tuned.calibration, **of_before))
+
+
+def _is_rest(state: GinsengClassifierState) -> np.ndarray:
+    return np.asarray(state.genes).astype(str) == OTHER_GENES
 
 
 def _with_networks(
     state: GinsengClassifierState, networks: list[AttentionClassifier], **changes: Any
 ) -> GinsengClassifierState:
     params, *members = map(params_of, networks)
-    return replace(state, params=params, members=members, target_sum=networks[0].target_sum, **changes)
+    return with_params(state, params, members, target_sum=networks[0].target_sum, **changes)
 
 
 class _Move(NamedTuple):

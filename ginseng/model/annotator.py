@@ -18,12 +18,16 @@ from ginseng.model.attention import AttentionClassifier
 from ginseng.model.background import Background, lacking, require_background
 from ginseng.model.calibration import Calibration, as_tree, from_tree
 from ginseng.model.ensemble import joined, members_of
-from ginseng.model.modules import require_shapes
+from ginseng.model.modules import require_shapes, weights_digest
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.bounds import read_json
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.digest import digest, require_digest
-from ginseng.utils.files import naming, replacing
+from ginseng.utils.files import local_path, naming, replacing
+from ginseng.utils.genes import OTHER_GENES
+from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
+from ginseng.utils.values import require_flags, texts
 
 _FORMAT = "ginseng annotator 1"
 
@@ -73,13 +77,15 @@ class Annotator:
     calibration: Calibration | None = None
 
     def __post_init__(self):
+        require_not_forked()
         for name in ("genes", "labels"):
-            names = [str(entry) for entry in getattr(self, name)]
+            names = texts(getattr(self, name), name.removesuffix("s")).tolist()
             if len(set(names)) != len(names):
                 raise ValueError(f"`{name}` must not name anything twice.")
             object.__setattr__(self, name, names)
         if self.second_names is not None:
             object.__setattr__(self, "second_names", require_second_names(self.second_names, len(self.genes)).tolist())
+        require_flags(takes_counts=self.takes_counts)
         require_shapes(self.module, len(self.genes), len(self.labels))
         if self.background is not None:
             if not isinstance(members_of(self.module)[0], AttentionClassifier):
@@ -105,7 +111,7 @@ class Annotator:
     def id(self) -> str:
         """Short name of its weights and names, the same wherever it is loaded."""
         arrays = jax.tree.leaves(eqx.filter(self.module, eqx.is_array))
-        return digest(*arrays, np.array([*self.genes, *self.labels]))
+        return digest(*arrays, [*self.genes, *self.labels])
 
     def normalizing(self, normalize: bool | None, target_sum: float | None) -> "Annotator":
         """The same with another normalisation, which an `AttentionClassifier` has; genes that lack then count as zero.
@@ -125,11 +131,20 @@ class Annotator:
         networks = [network.normalizing(normalize, target_sum) for network in networks]
         return dataclasses.replace(self, module=joined(networks), takes_counts=networks[0].normalize, background=None)
 
+    @property
+    def own_calibration(self) -> Calibration | None:
+        """Its calibration, unless that was learnt for other weights, of which a warning tells."""
+        if self.calibration is None or self.calibration.is_of(weights_digest(self.module)):
+            return self.calibration
+        warn("The calibration was learnt for other weights than the module has, and is not used.")
+        return None
+
     def lacking(self, is_lacking: np.ndarray) -> "Annotator":
         """The same for data that lack some genes, of which it knows the means over training cells."""
         if self.background is None or not is_lacking.any():
             return self
-        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking))
+        is_rest = np.array(self.genes) == OTHER_GENES
+        return dataclasses.replace(self, module=lacking(self.module, self.background, is_lacking, is_rest))
 
 
 def save_annotator(annotator: Annotator, path: str | Path) -> None:
@@ -165,8 +180,8 @@ def save_annotator(annotator: Annotator, path: str | Path) -> None:
     header = {"genes": annotator.genes, "labels": annotator.labels, "takes_counts": annotator.takes_counts}
     if annotator.background is not None:
         header["background"] = {name: means.tolist() for name, means in annotator.background._asdict().items()}
-    if annotator.calibration is not None:
-        tree = as_tree(annotator.calibration)
+    if (calibration := annotator.own_calibration) is not None:
+        tree = as_tree(calibration)
         header["calibration"] = {name: [part.dtype.str, part.tolist()] for name, part in tree.items()}
     if annotator.second_names is not None:
         header["second_names"] = annotator.second_names
@@ -202,10 +217,11 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
     --------
     See `save_annotator`.
     """
-    if Path(path).is_dir():
+    path = local_path(path)
+    if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a file of save_annotator is expected.")
     with naming(path, "is no annotator, is damaged, or belongs to a module of another making"):
-        kept, first, leaves = Path(path).read_bytes().split(b"\n", 2)
+        kept, first, leaves = path.read_bytes().split(b"\n", 2)
         require_digest(kept.decode(), _digest_of(first, leaves), "its names or weights")
         header = read_json(first)
         if header.pop("format") != _FORMAT:
@@ -216,7 +232,11 @@ def load_annotator(path: str | Path, like: eqx.Module) -> Annotator:
             header["background"] = Background(**kept)
         if "calibration" in header:
             header["calibration"] = from_tree({n: _numbers(v, t) for n, (t, v) in header["calibration"].items()})
-        return Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like, _leaf), **header)
+        annotator = Annotator(eqx.tree_deserialise_leaves(io.BytesIO(leaves), like, _leaf), **header)
+        if annotator.calibration is None:
+            return annotator
+        calibration = dataclasses.replace(annotator.calibration, weights=weights_digest(annotator.module))
+        return dataclasses.replace(annotator, calibration=calibration)
 
 
 def _numbers(values: list[Any], dtype: str) -> np.ndarray:

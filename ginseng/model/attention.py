@@ -12,7 +12,7 @@ import psutil
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from ginseng.model.nn import nn_xavier_uniform, normalize_cell
-from ginseng.utils.values import require_integer, require_number
+from ginseng.utils.values import require_flags, require_integer, require_number
 
 Params = dict[str, dict[str, Any]]
 
@@ -98,6 +98,7 @@ class AttentionClassifier(eqx.Module):
         require_number("dropout_rate", dropout_rate, "[0, 1)")
         if target_sum is not None:
             require_number("target_sum", target_sum, "(0, inf)")
+        require_flags(normalize=normalize)
         require_memory(n_genes)
         layers = _drawn_layers(key, int(n_genes), int(n_classes), int(hidden_dim))
         self.features1, self.features2, self.attn1, self.attn2, self.head = layers
@@ -106,7 +107,7 @@ class AttentionClassifier(eqx.Module):
         self.n_genes = n_genes
         self.n_classes = n_classes
         self.hidden_dim = hidden_dim
-        self.normalize = normalize
+        self.normalize = bool(normalize)
         self.target_sum = _DEFAULT_TARGET_SUM if target_sum is None else float(target_sum)
 
     def __call__(self, x: Num[Array, " genes"], *, key: PRNGKeyArray | None = None) -> Float[Array, " classes"]:

@@ -66,12 +66,18 @@ def _means(
     return jax.vmap(network.normalized)(counts).mean(axis=0), (counts / totals).mean(axis=0)
 
 
-def lacking(module: Any, background: Background, is_lacking: Bool[np.ndarray, " genes"]) -> Any:
+def lacking(
+    module: Any,
+    background: Background,
+    is_lacking: Bool[np.ndarray, " genes"],
+    is_rest: Bool[np.ndarray, " genes"] | bool = False,
+) -> Any:
     """The network, or the ensemble, for cells of which some genes are not known.
 
     Their inputs are 0. Their mean goes into the biases of the first layer, and the target sum is reduced by their share
     of the counts, so that the others are not scaled up in their place; by at most half, since a few genes are a poor
-    measure of a cell's counts (see ``benchmarks/recipes.md``).
+    measure of a cell's counts (see ``benchmarks/recipes.md``). Where the sum of all other genes, `is_rest`, is not
+    known, the target sum is reduced by at least the share of that, which is often more than half.
 
     Examples
     --------
@@ -82,7 +88,8 @@ def lacking(module: Any, background: Background, is_lacking: Bool[np.ndarray, " 
     [9000, 5000]
     """
     filled = jnp.where(is_lacking, background.expression, 0.0)
-    kept = max(1.0 - float(background.share[is_lacking].sum()), LEAST_KEPT)
+    least = min(1.0 - float(background.share[is_lacking & is_rest].sum()), LEAST_KEPT)
+    kept = max(1.0 - float(background.share[is_lacking].sum()), least)
 
     def of_known(network: AttentionClassifier) -> AttentionClassifier:
         of_filled = network.features1.weight @ filled

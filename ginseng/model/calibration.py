@@ -159,6 +159,8 @@ class Calibration:
         Number of the group that each is of, from 0 on; 0 for all where groups were not left out.
     temperature : float
         Number that logits are divided by.
+    weights : str, optional
+        Short name of the weights that it was learnt for, if that is known: of others it is not used.
 
     Raises
     ------
@@ -186,6 +188,7 @@ class Calibration:
     distances: Float[np.ndarray, " cells"]
     groups: Int[np.ndarray, " cells"]
     temperature: float
+    weights: str | None = None
 
     def __post_init__(self):
         n_cells, n_classes = self.logits.shape
@@ -225,6 +228,10 @@ class Calibration:
         table = self.table().round(4).to_dict("index")
         of_fit = {"source": self.source, "cells": len(self.labels), "temperature": round(self.temperature, 4)}
         return {**of_fit, **table}
+
+    def is_of(self, weights: str) -> bool:
+        """Whether it was learnt for weights of that name, as far as is known."""
+        return self.weights in (None, weights)
 
     def require_classes(self, n_classes: int) -> None:
         """Raise a ValueError if it is of a network with another number of outputs."""
@@ -351,7 +358,7 @@ def as_tree(calibration: Calibration) -> dict[str, Any]:
 
 def from_tree(tree: dict[str, Any]) -> Calibration:
     """What `as_tree` gives, turned back."""
-    parts = {name: np.asarray(value) for name, value in tree.items()}
+    parts: dict[str, Any] = {name: np.asarray(value) for name, value in tree.items()}
     geometry = Geometry(parts.pop("means"), parts.pop("whitening"))
     source, temperature = parts.pop("source").astype(np.uint8).tobytes().decode(), float(parts.pop("temperature")[0])
     return Calibration(source, geometry, **parts, temperature=temperature)

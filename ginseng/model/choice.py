@@ -51,7 +51,7 @@ def chosen_labels(
         return np.ones(len(labels), bool)
     if not isinstance(names, str | Iterable):
         raise ValueError(f"`only` and `exclude` take names of types, but got {names!r}.")
-    below = {label: np.asarray(labels) == label for label in labels}
+    below = {label: np.asarray(labels, object) == label for label in labels}
     if hierarchy is not None:
         below |= dict(zip(hierarchy.nodes, hierarchy.below, strict=True))
     is_named = np.zeros(len(labels), bool)

@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from ginseng.utils.files import naming
-from ginseng.utils.messages import require_one
+from ginseng.utils.labels import names_in, without_none
+from ginseng.utils.messages import require_one, warn
 from ginseng.utils.values import require_number
 
 WAYS = ("soft", "majority")
@@ -65,7 +65,7 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
     obs : pandas.DataFrame
         Of the cells.
     over : str or array-like
-        Column of `obs`, or the cluster of each cell; a missing value is a cell without one.
+        Column of `obs`, or the cluster of each cell; a missing value is a cell without one, as is a text that says so.
 
     Returns
     -------
@@ -97,14 +97,10 @@ def clusters_in(obs: pd.DataFrame, over: Any) -> pd.Categorical:
                 "`over` is a Series whose index is not adata.obs_names: pass over=series.reindex(adata.obs_names), or "
                 "over=series.to_numpy() if it is in the order of the cells."
             )
-    clusters = pd.Series(values).reset_index(drop=True)
-    if pd.api.types.is_float_dtype(clusters.dtype):
-        broken = np.asarray(clusters[clusters.notna() & (clusters != clusters.round())])
-        if len(broken):
-            raise ValueError(f"{name} holds measurements, such as {broken[0]}, and no clusters: pass another column.")
-        clusters = clusters.astype("Int64")
-    with naming(name, "cannot be told apart"):  # lists, for one
-        return pd.Categorical(clusters)
+    clusters, said = without_none(names_in(values, name))
+    if said:
+        warn(f"Some cells have no cluster in {name} ({said}) and keep their own label.")
+    return clusters
 
 
 def consensus(
@@ -177,7 +173,8 @@ def novel_by_cluster(
     Parameters
     ----------
     novelty : numpy.ndarray
-        Share of known cells that are nearer to training than each cell: 0.5 on average for cells like those.
+        Share of known cells that are nearer to training than each cell: 0.5 on average for cells like those. Cells of
+        which it is not known (NaN) are not counted.
     clusters : pandas.Categorical
         As `clusters_in` returns them.
     novel_error : float
@@ -190,7 +187,8 @@ def novel_by_cluster(
     pandas.DataFrame
         For each cluster: ``n_cells``, mean ``novelty``, ``novel_share`` (of cells with a novelty of ``1 - novel_error``
         or more), and ``is_novel``, which holds for clusters of at least 20 cells with a mean novelty above 0.75: a rule
-        found by leaving types out (see ``benchmarks/recipes.md``).
+        found by leaving types out among donors of one study. Of another study most clusters for which it holds are of
+        known types (see ``benchmarks/recipes.md``).
 
     Raises
     ------
@@ -206,7 +204,8 @@ def novel_by_cluster(
     b       20         0.15      True
     """
     require_number("novel_error", novel_error, "(0, 1)")
-    is_in = (clusters.codes >= 0) if is_empty is None else (clusters.codes >= 0) & ~is_empty
+    is_in = (clusters.codes >= 0) & ~np.isnan(novelty)
+    is_in = is_in if is_empty is None else is_in & ~is_empty
     codes, of_cells, n_clusters = clusters.codes[is_in], novelty[is_in], len(clusters.categories)
     n_cells = np.bincount(codes, minlength=n_clusters)
     sums = (np.bincount(codes, values, n_clusters) for values in (of_cells, of_cells >= 1 - novel_error))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
 from ginseng.model.nn import normalize_cell
+from ginseng.utils.values import require_flags
 
 Cells = Num[Array | np.ndarray, "batch genes"]
 Types = Int[Array | np.ndarray, " batch"]
@@ -105,6 +106,7 @@ def nn_annotate(
     >>> nn_annotate(params, None, jnp.ones((5, 20)), training=False).shape
     (5, 3)
     """
+    require_flags(return_attn=return_attn, training=training)
     model = _configured(params, dropout_rate, normalize, target_sum)
     logits, attention = attend_batch(model, jnp.asarray(x), key if training else None)
     return (logits, attention) if return_attn else logits

@@ -1,5 +1,6 @@
 """Two label vocabularies side by side: which names of one study are which names of another."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from ginseng.data.readers import opened_counts
 from ginseng.model.annotator import Annotator
 from ginseng.model.predict import classify
 from ginseng.model.state import GinsengClassifierState
+from ginseng.utils.labels import in_terms_of, names_in
 from ginseng.utils.messages import require_one, shorten, warn
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_flags, require_number
 
 SAME, FINER, COARSER, NONE = "same", "finer", "coarser", "none"
 _MOSTLY = 0.5  # of the cells of a finer type are called by the coarser one
@@ -146,6 +148,7 @@ def harmonize(
     label_b: str | None = None,
     layer_a: str | None = None,
     layer_b: str | None = None,
+    gene_key: str | Sequence[str | None] | None = None,
     threshold: float = 0.25,
     silent: bool = False,
 ) -> Harmony:
@@ -169,6 +172,8 @@ def harmonize(
         Column of ``obs`` with the labels of the model; by default that of B is called as that of A.
     layer_a, layer_b : str, optional
         Layer with the counts, as of `ginseng.classify`.
+    gene_key : str or sequence of str, optional
+        Column of ``var`` with gene names, of both data or of each; None for the index.
     threshold : float
         Least score of labels that are related, in (0, 1]. Of blood cells of two studies, pairs score .30 (of rare,
         ill-labelled cells) to .99, and others .14 at most.
@@ -194,23 +199,36 @@ def harmonize(
     ... )  # doctest: +SKIP
     >>> b.obs["type"] = b.obs["type"].replace(harmony.mapping)  # doctest: +SKIP
     """
+    require_flags(silent=silent)
     require_number("threshold", threshold, "(0, 1]")
     of_a, of_b = annotator_of(model_a), annotator_of(model_b)
     label_b = label_a if label_b is None else label_b
-    called_by_b = _shares_called(of_a, data_a, of_b, label_a, layer_a, "a", silent)
-    called_by_a = _shares_called(of_b, data_b, of_a, label_b, layer_b, "b", silent)
+    keys = (gene_key, gene_key) if gene_key is None or isinstance(gene_key, str) else tuple(gene_key)
+    if len(keys) != 2:
+        raise ValueError(f"`gene_key` must be a column of both data, or a pair of columns, but got {gene_key!r}.")
+    called_by_b = _shares_called(of_a, data_a, of_b, label_a, layer_a, keys[0], "a", silent)
+    called_by_a = _shares_called(of_b, data_b, of_a, label_b, layer_b, keys[1], "b", silent)
     a, b = called_by_b.index, called_by_a.index
     return Harmony.of(called_by_b.reindex(columns=b), called_by_a.reindex(columns=a), threshold)
 
 
 def _shares_called(
-    own: Annotator, data: AnnData | str | Path, other: Annotator, label: str, layer: str | None, side: str, silent: bool
+    own: Annotator,
+    data: AnnData | str | Path,
+    other: Annotator,
+    label: str,
+    layer: str | None,
+    gene_key: str | None,
+    side: str,
+    silent: bool,
 ) -> pd.DataFrame:
     """The share of the cells of each label (rows) that another model calls each of its labels (columns)."""
     with nullcontext(data) if isinstance(data, AnnData) else opened_counts(data) as adata:
         obs: Any = adata.obs
         require_one("label column", label, f"obs of `data_{side}`", obs.columns)
-        labels = obs[label].astype(object).map(str, na_action="ignore")
+        named = names_in(obs[label], f"obs['{label}'] of `data_{side}`")
+        as_known = in_terms_of(named.categories, own.labels)
+        labels = pd.Series(named, dtype=object).map(lambda name: as_known.get(name, name), na_action="ignore")
         is_known = labels.isin(own.labels).to_numpy()
         if not is_known.any():
             raise ValueError(
@@ -219,7 +237,8 @@ def _shares_called(
                 f"`label_{side}` be the column that it was trained on."
             )
         present = [name for name in own.labels if name in set(labels)]
-        told: Any = classify(other, adata, layer=layer, return_table=True, silent=silent)
+        how: dict[str, Any] = {"return_table": True, "silent": silent, "calibrate": False}
+        told: Any = classify(other, adata, gene_key, layer, **how)
     if not silent and not is_known.all():
         warn(f"{(~is_known).sum():,} cells of `data_{side}` have no label of `model_{side}` and are left out.")
     if not silent and len(present) < len(own.labels):

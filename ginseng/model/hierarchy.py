@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from ginseng.utils.files import naming
+from ginseng.utils.files import local_path, naming
 from ginseng.utils.messages import shorten, unknown_name, warn
 from ginseng.utils.pairs import Pairs, read_pairs
 from ginseng.utils.values import require_number
@@ -49,7 +49,7 @@ class Hierarchy:
             downwards = list(TopologicalSorter(dict.fromkeys(labels, ()) | parents).static_order())
         except CycleError as error:
             raise ValueError(f"`hierarchy` has a type above itself: {' -> '.join(error.args[1][::-1])}.") from error
-        below = {node: np.asarray(labels) == node for node in downwards}
+        below = {node: np.asarray(labels, object) == node for node in downwards}
         for node in reversed(downwards):
             for parent in parents.get(node, ()):
                 below[parent] |= below[node]
@@ -166,7 +166,7 @@ def read_hierarchy(given: Pairs | Hierarchy, labels: Sequence[str]) -> Hierarchy
     if isinstance(given, Hierarchy):
         return given
     if isinstance(given, str | Path) and Path(given).suffix == ".obo":
-        return Hierarchy.of(_parents_in_ontology(Path(given), labels), labels)
+        return Hierarchy.of(_parents_in_ontology(local_path(given), labels), labels)
     table = read_pairs(given, "hierarchy", "types and their parents", ("child", "parent"))
     if len(table) and table.iloc[0].str.lower().tolist() == ["child", "parent"]:
         table = table.iloc[1:]

@@ -20,7 +20,8 @@ from ginseng.model.functional import (
     nn_annotate_loss,
     nn_normalize,
 )
-from ginseng.utils.values import require_integer
+from ginseng.utils.devices import require_not_forked
+from ginseng.utils.values import require_flags, require_integer
 
 __all__ = [
     "GinsengClassifier",
@@ -87,6 +88,7 @@ class GinsengClassifier:
         seed: int = 42,
     ):
         require_integer("seed", seed, 0, below=2**32)
+        require_not_forked()
         self.seed = seed
         self.key, init_key = jr.split(jr.key(seed))
         self.module = AttentionClassifier(
@@ -211,6 +213,7 @@ class GinsengClassifier:
             Logits of shape ``(batch_size, n_classes)``; with `return_attn`, also attention of shape
             ``(batch_size, n_genes)``.
         """
+        require_flags(training=training, return_attn=return_attn)
         self._check(x)
         module = self.module if params is None else model_from_params(params, **self.options)
         key = self._get_key() if key is None else key

@@ -84,7 +84,7 @@ class Judgement:
         """How the answers of an annotator are judged; arguments as of `ginseng.classify`."""
         above = None if hierarchy is None else read_hierarchy(hierarchy, annotator.labels)
         is_possible = chosen_labels(annotator.labels, only, exclude, above)
-        calibration = annotator.calibration if calibrate else None
+        calibration = annotator.own_calibration if calibrate else None
         return cls(annotator.labels, is_possible, calibration, target_error, class_error, novel_error, above)
 
     @property
@@ -129,12 +129,14 @@ class Judgement:
             return columns, probabilities
         probabilities = calibration.probabilities(logits)
         columns = self._ranked(probabilities, logits, answer.is_empty)
-        novelty = calibration.novelty(answer.distances)
+        best = logits.argmax(axis=1)
+        has_mean: Any = np.isfinite(np.asarray(calibration.geometry.means)).all(axis=1)  # a type with training cells
+        novelty = np.where(answer.is_empty | ~has_mean[best], np.nan, calibration.novelty(answer.distances))
         fits = self._fitting(calibration, logits, probabilities)
-        fits[np.arange(len(fits)), logits.argmax(axis=1)] = True
+        fits[np.arange(len(fits)), best] = True
         status = np.where(novelty >= 1 - self.novel_error, 2, np.where(fits.sum(axis=1) > 1, 1, 0))
         columns["status"] = _categories(status, answer.is_empty, STATUSES)
-        columns["novelty"] = np.where(answer.is_empty, np.nan, novelty).astype(np.float32)
+        columns["novelty"] = novelty.astype(np.float32)
         columns["candidates"] = self._named(fits, (status == 1) & ~answer.is_empty)
         if self.hierarchy is not None:
             fits[status == 0] &= np.eye(len(self.labels), dtype=bool)[logits[status == 0].argmax(axis=1)]
@@ -172,7 +174,7 @@ class Judgement:
     def _named(self, fits: np.ndarray, is_ambiguous: np.ndarray) -> np.ndarray:
         """Names of the types that ambiguous cells may be; "" for others."""
         sets, of_cells = np.unique(fits[is_ambiguous], axis=0, return_inverse=True)
-        names = np.array([SEPARATOR.join(np.asarray(self.labels)[which]) for which in sets], dtype=object)
+        names = np.array([SEPARATOR.join(np.asarray(self.labels, object)[which]) for which in sets], dtype=object)
         found = np.full(len(fits), "", dtype=object)
         if len(names):
             found[is_ambiguous] = names[of_cells.ravel()]

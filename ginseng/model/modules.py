@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Num, PRNGKeyArray
 
+from ginseng.utils.digest import digest
+
 
 def logits_of(module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | None = None) -> Any:
     """Logits of a batch, of shape (batch, classes), by a module of one cell, or a tuple of these; a `key` for dropout.
@@ -22,6 +24,18 @@ def logits_of(module: Any, x: Num[Array, "batch genes"], key: PRNGKeyArray | Non
         return jax.vmap(module)(x)
     keys = None if key is None else jr.split(key, x.shape[0])
     return jax.vmap(lambda cell, cell_key: module(cell, key=cell_key))(x, keys)
+
+
+def weights_digest(module: Any) -> str:
+    """Short name of the weights of a module.
+
+    Examples
+    --------
+    >>> one, other = (eqx.nn.Linear(2, 2, key=jr.key(seed)) for seed in (0, 1))
+    >>> weights_digest(one) == weights_digest(one), weights_digest(one) == weights_digest(other)
+    (True, False)
+    """
+    return digest(*jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array)))
 
 
 def require_shapes(module: Any, n_genes: int, n_labels: int | tuple[int, ...]) -> None:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from ginseng.utils.values import require_flags
+
 
 def nn_xavier_uniform(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "in_dim out_dim"]:
     """Draw a weight matrix from the Xavier (Glorot) uniform distribution.
@@ -79,7 +81,8 @@ def nn_linear(params: dict[str, Array], x: Float[Array, "*batch in_dim"]) -> Flo
     >>> nn_linear({"W": jnp.eye(2), "b": jnp.ones(2)}, jnp.array([[1.0, 2.0]]))
     Array([[2., 3.]], dtype=float32)
     """
-    return x @ params["W"] + params["b"]
+    product = x @ params["W"]
+    return product + jnp.broadcast_to(params["b"], product.shape)
 
 
 def nn_dropout(key: PRNGKeyArray | None, x: Num[Array, "..."], rate: float, training: bool = True) -> Num[Array, "..."]:
@@ -110,9 +113,11 @@ def nn_dropout(key: PRNGKeyArray | None, x: Num[Array, "..."], rate: float, trai
     >>> nn_dropout(jr.key(0), jnp.ones(4), 0.5, training=False)
     Array([1., 1., 1., 1.], dtype=float32)
     """
+    require_flags(training=training)
     return eqx.nn.Dropout(rate, inference=not training)(x, key=key)
 
 
 def normalize_cell(x: Num[Array, " genes"], target_sum: float) -> Float[Array, " genes"]:
     """Scale one cell to `target_sum` counts and take ``log(1 + x)``."""
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
     return jnp.log1p(target_sum * x / jnp.maximum(jnp.sum(x), 1e-8))

@@ -23,14 +23,14 @@ from ginseng.model.consensus import clusters_in, is_to_be_made, require_compat, 
 from ginseng.model.ensemble import n_members_of
 from ginseng.model.forward import Forward
 from ginseng.model.judgement import Judgement, require_key
-from ginseng.model.results import Results, recorded
+from ginseng.model.results import Results, recorded, require_other_names
 from ginseng.model.state import GinsengClassifierState
 from ginseng.utils.counts import Counts, copy_of, require_writable
 from ginseng.utils.devices import Devices
-from ginseng.utils.genes import GeneMap
+from ginseng.utils.genes import GeneMap, kinds_of_others
 from ginseng.utils.messages import warn
 from ginseng.utils.names import GeneNames, GeneTable, read_gene_table
-from ginseng.utils.values import require_flag, require_integer
+from ginseng.utils.values import require_flags, require_integer
 
 _RECORDED = (
     *("layer", "gene_key", "normalize", "target_sum", "min_overlap", "gene_map", "ignore_case", "fix", "only"),
@@ -81,7 +81,7 @@ def _get_gene_indices(adata: AnnData, gene_names: np.ndarray, gene_key: str | No
     (array([2, 0]), array([0, 2]))
     """
     positions = _gene_map(adata.var, gene_names, gene_key).positions
-    available_idx = np.flatnonzero(positions >= 0)
+    available_idx = np.flatnonzero((positions >= 0) & (kinds_of_others(adata.var) == ""))
     available_idx = available_idx[np.argsort(positions[available_idx], kind="stable")]
     return available_idx, positions[available_idx]
 
@@ -130,6 +130,8 @@ def annotate_iter(
     """
     require_integer("batch_size", batch_size, 1)
     counts = Counts(adata, layer)
+    if counts.left_out:
+        warn(counts.left_out)
     gene_map = _gene_map(counts.var, gene_names, gene_key)
     gene_map.warn_of_differences()
     for start, end, block in counts.blocks(batch_size):
@@ -169,15 +171,18 @@ def classify(
     compat: str | None = None,
     precision: str = "float32",
     devices: int | Sequence[Any] | None = None,
+    part_of: AnnData | None = None,
 ) -> AnnData | pd.DataFrame | None:
     """Annotate cells with a trained classifier.
 
     Cells without a count of the model's genes get no type, and a confidence of 0. Genes that the data lack take their
     mean over the training cells if the model knows it, and count as zero if not, as in models of ginseng 0.2.1.
 
-    Genes are matched by their names, or, where that finds a tenth more of the model's, by the other names that the data
-    or the model have for them (Ensembl identifiers and symbols, see `ginseng.utils.names.second_names`), with a
-    warning.
+    Features that ``var["feature_types"]`` does not call genes (antibodies, peaks) are left out, with a warning.
+
+    Genes are matched by their names, without versions of identifiers and prefixes of genomes, or, where that finds a
+    tenth more of the model's, by the other names that the data or the model have for them (Ensembl identifiers and
+    symbols, see `ginseng.utils.names.second_names`), with a warning.
 
     Parameters
     ----------
@@ -212,7 +217,8 @@ def classify(
         No progress bar and no warnings.
     min_overlap : float, optional
         Share of the model's genes, in [0, 1], that the data must have; with fewer, or none, they are refused. By
-        default 1 %, but at least five genes, or all of a model that has fewer.
+        default 1 %, but at least five genes, or all of a model that has fewer; and 5 %, as other names find fewer by
+        chance, unless the genes found carry 5 % of the model's weight, or are 2 % of the data's, as of a panel.
     gene_map : str, Path, pandas.DataFrame or mapping, optional
         Synonyms or orthologs: a .csv or .tsv file, or a table, of two columns, the name in the data and the name in the
         model. Names that it does not have stay as they are. Genes of the data that become the same are summed; one with
@@ -220,10 +226,11 @@ def classify(
     ignore_case : bool
         Match what is not found as it is written without regard to case, where the model has one such gene.
     fix : bool
-        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts where the
-        one that was asked for does not; else undo logarithms and square roots (of which the network's own normalisation
-        makes the same input as of the counts); match genes by another column, or without regard to case, where that
-        finds clearly more. By default such data are refused.
+        Put right what can be, with a warning that says what: take the layer, or raw, that holds raw counts, or clearly
+        more of the model's genes, where the one that was asked for does not; undo logarithms and square roots (of which
+        the network's own normalisation makes the same input as of the counts); match genes by another column, without
+        regard to case, without what is written around their names (``CD3D_ENSG00000167286``), or by `gene_map` with its
+        columns swapped, where that finds clearly more. By default such data are refused, or the better matrix is named.
     only, exclude : str or sequence of str, optional
         Cell types (or types above them in `hierarchy`) that can, or cannot, be in the data: probabilities are
         renormalised over those that can.
@@ -259,6 +266,9 @@ def classify(
     devices : int or sequence of jax.Device, optional
         Devices of this process that share each batch: so many, or these; by default all. Under `jax.distributed` each
         process annotates the data that it is given, on its own.
+    part_of : AnnData, optional
+        Data of which `adata` is some of the cells: the form of the counts is told, and genes are matched, once for all
+        of them, so that parts that are annotated apart are treated alike.
 
     Returns
     -------
@@ -293,6 +303,8 @@ def classify(
     >>> table = ginseng.classify("model.h5", "new_cells.h5ad", return_table=True)  # doctest: +SKIP
     """
     given = locals()
+    require_flags(backed=backed, randomness=randomness, copy=copy, store_probs=store_probs, return_table=return_table)
+    require_flags(silent=silent, ignore_case=ignore_case, fix=fix, calibrate=calibrate)
     asked = {name: recorded(given[name]) for name in _RECORDED if given[name] is not None}
     with warnings.catch_warnings(), ExitStack() as files:
         if silent:
@@ -301,12 +313,20 @@ def classify(
         if not isinstance(adata, AnnData | str | Path):
             raise ValueError(f"`adata` must be an AnnData or a path, but got a {type(adata).__name__}.")
         require_key(key_added)
-        require_flag("calibrate", calibrate)
+        if calibrate and annotator.calibration is None and not isinstance(model_state, Annotator):
+            warn(
+                "The model is not calibrated (as those of ginseng 0.2.1 and of few held-out cells): there is no "
+                "status and no novelty, and cells of types that it does not know are given one that it knows. Labelled "
+                "cells that it was not trained on calibrate it: ginseng.finetune with epochs=0, or ginseng finetune "
+                "MODEL CELLS --label COLUMN --epochs 0 -o NEW. calibrate=False (--no-calibrate) goes without."
+            )
         promises = target_error, class_error, novel_error
         judgement = Judgement.of(annotator, only, exclude, hierarchy, *promises, calibrate=calibrate)
         calibration = judgement.calibration
         require_way(consensus)
         require_compat(compat)
+        if return_table:
+            require_other_names(annotator.labels, key_added, compat)
         if isinstance(adata, AnnData):
             data = adata
         else:  # a table needs the counts only while they are read
@@ -322,7 +342,7 @@ def classify(
         clusters = None if over is None or makes_clusters else clusters_in(obs, over)
         counts, genes, found = preflight(
             annotator,
-            data,
+            data if part_of is None else part_of,
             gene_key,
             layer,
             min_overlap=min_overlap,
@@ -332,6 +352,7 @@ def classify(
             file=None if isinstance(adata, AnnData) else adata,
         )
         found.require()
+        counts = counts if part_of is None else counts.of(data)
         zeros = annotator.background is None
         genes.warn_of_differences("count as zero" if zeros else "take their mean over the training cells")
         found.warn()

@@ -12,7 +12,7 @@ from scipy import special
 from scipy.optimize import minimize
 
 from ginseng.model.attention import AttentionClassifier
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.state import GinsengClassifierState, with_params
 from ginseng.utils.messages import shorten, unknown_name
 
 _RIDGE = 1.0  # on what the weights of a merged output differ by from the sum
@@ -263,12 +263,11 @@ def _with_head(
         {**each, "head": {name: jnp.asarray(leaf) for name, leaf in head.items()}}
         for each, head in zip((state.params, *state.members), heads, strict=True)
     ]
-    return replace(
+    return with_params(
         state,
-        params=params,
-        members=members,
+        params,
+        members,
         label_keys=list(labels),
         label_values=np.arange(len(labels)),
         n_classes=len(labels),
-        calibration=None,
     )

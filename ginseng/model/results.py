@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from ginseng.model.consensus import CELLTYPIST_COLUMNS, celltypist_columns, consensus, novel_by_cluster
 from ginseng.model.judgement import NOVEL
 from ginseng.utils.counts import whole_changes, with_columns
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import warn
 
 COLUMNS = (
     *("cell_type", "confidence", "status", "novelty", "candidates", "second", "margin"),
@@ -24,6 +24,26 @@ _IN_PROBABILITIES = ("second", "margin")  # which a table has anyway
 _MOST_RECORDED = 1000  # names of types; more are those of cells
 _MOST_LEFT_OUT = 0.1  # of the cells, whose likeliest type cannot be
 MOST_NOVEL = 1 / 3  # of the cells, before it is the data set that is told to differ
+
+
+def require_other_names(labels: Sequence[str], key: str, compat: str | None) -> None:
+    """Raise a ValueError if a table would have a column of results that is called as one of the types.
+
+    Examples
+    --------
+    >>> require_other_names(["B", "ginseng_status"], "ginseng", None)
+    Traceback (most recent call last):
+        ...
+    ValueError: The model has a type called 'ginseng_status', which is a column of the table: pass another `key_added`.
+    """
+    columns = {f"{key}_{name}": "pass another `key_added`" for name in COLUMNS}
+    if compat is not None:
+        columns |= dict.fromkeys(CELLTYPIST_COLUMNS, "leave `compat` out")
+    for label in labels:
+        if label in columns:
+            raise ValueError(
+                f"The model has a type called '{label}', which is a column of the table: {columns[label]}."
+            )
 
 
 def recorded(value: Any) -> Any:
@@ -92,17 +112,14 @@ class Results:
             )
 
     def agreed(self, clusters: pd.Categorical, way: str, novel_error: float) -> "Results":
-        """The same with what clusters call their cells, and how novel they are; those that stand out are told."""
+        """The same with what clusters call their cells, and how novel they are."""
         found = consensus(self.probabilities, clusters, way, is_empty=self.is_empty)
         called = pd.Categorical.from_codes(found.codes, categories=pd.Index(self.labels))
         columns = {**self.columns, "consensus": called, "consensus_share": found.share}
         about = dict(self.about)
         if "novelty" in self.columns:
-            table = novel_by_cluster(self.columns["novelty"], clusters, novel_error, is_empty=self.is_empty)
-            about["clusters"] = table
-            stand_out = table.index[table["is_novel"]].tolist()
-            if 0 < len(stand_out) < len(table):
-                warn(f"Clusters unlike the training cells, perhaps of types not among them: {shorten(stand_out)}.")
+            novelty = self.columns["novelty"]
+            about["clusters"] = novel_by_cluster(novelty, clusters, novel_error, is_empty=self.is_empty)
         return dataclasses.replace(self, columns=columns, about=about, clusters=clusters)
 
     def table(self, cell_names: pd.Index, key: str, compat: str | None) -> pd.DataFrame:

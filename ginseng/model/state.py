@@ -1,18 +1,23 @@
 """Everything that a trained classifier consists of, checked."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from ginseng.model.attention import AttentionClassifier, Params, model_from_params, params_of
+from ginseng.model.attention import PARTS, AttentionClassifier, Params, model_from_params, params_of
 from ginseng.model.background import Background, require_background
 from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import Ensemble, joined, members_of
 from ginseng.model.instance import GinsengClassifier
+from ginseng.utils.digest import digest
+from ginseng.utils.messages import warn
 from ginseng.utils.names import require_second_names
+from ginseng.utils.values import require_flags, texts
+
+WEIGHTS = "weights"  # in the metadata: the digest of those that they are of, which no file needs
 
 
 @dataclass
@@ -49,7 +54,8 @@ class GinsengClassifierState:
         Other names of the genes, unique, "" where there is none: see `ginseng.utils.names.second_names`.
     metadata : dict
         What else the file tells: ``settings`` and ``history`` of the training, and, after loading, ``versions`` and
-        ``created``. Nothing depends on it.
+        ``created``. Nothing depends on it. Of ``weights``, a short name, all of it and the calibration are: where
+        others are put in their place, these are dropped with a warning when the state is used or saved.
 
     Raises
     ------
@@ -75,9 +81,10 @@ class GinsengClassifierState:
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        self.genes = np.asarray(self.genes, dtype=object).astype(str)
-        self.label_keys = np.asarray(self.label_keys, dtype=object).astype(str)
+        self.genes = texts(self.genes, "gene")
+        self.label_keys = texts(self.label_keys, "label")
         self.label_values = np.asarray(self.label_values)
+        require_flags(training=self.training)
         model = eqx.filter_eval_shape(self._module_of, self.params)  # shapes are enough: the weights are not copied
         for member in self.members:
             if jax.tree.map(np.shape, member) != jax.tree.map(np.shape, self.params):
@@ -101,7 +108,7 @@ class GinsengClassifierState:
         ):
             if n_named != n_expected:
                 raise ValueError(f"`{name}` has {n_named} names, but the model has {n_expected}.")
-            if len(np.unique(getattr(self, name))) != n_named:
+            if len(set(getattr(self, name))) != n_named:
                 raise ValueError(f"`{name}` must not name anything twice.")
         if not np.array_equal(np.sort(self.label_values), np.arange(self.n_classes)):
             raise ValueError(
@@ -127,6 +134,51 @@ class GinsengClassifierState:
         return model_from_params(
             params, dropout_rate=self.dropout_rate, normalize=self.normalize, target_sum=self.target_sum
         )
+
+
+def sealed(state: GinsengClassifierState) -> GinsengClassifierState:
+    """The same, with a note of the weights that its calibration, history and card are of: see `of_its_weights`."""
+    weights, calibration, metadata = _digest_of_weights(state), state.calibration, state.metadata
+    return replace(
+        state,
+        calibration=None if calibration is None else replace(calibration, weights=weights),
+        metadata={**metadata, WEIGHTS: weights} if metadata else {},
+    )
+
+
+def of_its_weights(state: GinsengClassifierState) -> GinsengClassifierState:
+    """A state without what is known of other weights than it has, with a warning."""
+    noted, calibration = state.metadata.get(WEIGHTS), state.calibration
+    if noted is None and calibration is None:
+        return state
+    weights = _digest_of_weights(state)
+    is_of_others = noted not in (None, weights)
+    has_another = calibration is not None and not calibration.is_of(weights)
+    if not (is_of_others or has_another):
+        return state
+    warn("The weights have been replaced: what was known of the earlier ones (calibration, history, card) is dropped.")
+    return replace(
+        state, calibration=None if has_another else calibration, metadata={} if is_of_others else state.metadata
+    )
+
+
+def _digest_of_weights(state: GinsengClassifierState) -> str:
+    """What `weights_digest` gives for its module, without JAX: a process that only loads models can be forked."""
+    trees = [
+        [np.asarray(leaf).T for part in PARTS for leaf in (params[part]["W"], params[part]["b"])]
+        for params in (state.params, *state.members)
+    ]
+    leaves = trees[0] if len(trees) == 1 else [np.stack(each) for each in zip(*trees, strict=True)]
+    return digest(*(leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False) for leaf in leaves))
+
+
+def with_params(
+    state: GinsengClassifierState, params: Params, members: list[Params], **changes: Any
+) -> GinsengClassifierState:
+    """The same with weights made from its own, and without calibration: history and card tell what they come from."""
+    metadata = {name: value for name, value in state.metadata.items() if name != WEIGHTS}
+    how = {"params": params, "members": members, "calibration": None, "metadata": metadata, **changes}
+    return replace(state, **how)
 
 
 def classifier_from_state(state: GinsengClassifierState) -> GinsengClassifier:
@@ -195,10 +247,10 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         To be saved with `ginseng.save_model`, or used with `ginseng.classify`.
     """
     model = trainer.classifier
-    return GinsengClassifierState(
+    state = GinsengClassifierState(
         params=model.params,
-        genes=np.asarray(trainer.genes),
-        label_keys=np.asarray(trainer.label_names),
+        genes=trainer.genes,
+        label_keys=trainer.label_names,
         label_values=np.arange(len(trainer.label_names)),
         n_genes=model.n_genes,
         n_classes=model.n_classes,
@@ -213,3 +265,4 @@ def state_from_classifier_trainer(trainer: ClassifierTrainer) -> GinsengClassifi
         second_names=trainer.second_names,
         metadata=trainer.metadata(),
     )
+    return sealed(state)

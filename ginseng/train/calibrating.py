@@ -79,6 +79,8 @@ def calibrated(
 ) -> Calibration | None:
     """Learn what the answers of a trainer's classifier are worth.
 
+    Beside groups that are left out, the held-out cells of old data that are replayed count as one more.
+
     Parameters
     ----------
     trainer : Answering
@@ -102,7 +104,9 @@ def calibrated(
     dataset = trainer.dataset
     if source == "none" or (source == "holdout" and not dataset.has_test):
         return None
-    geometry, (*held_out, _) = _judged(trainer)
+    geometry, (*held_out, is_known) = _judged(trainer)
+    n_new = len(dataset.test_idx) if dataset.test_idx is not None else 0
+    is_old = np.flatnonzero(is_known) >= n_new
     if source == "groups" and dataset.groups is not None and dataset.train_idx is not None:
         train, parts, left_out = np.sort(dataset.train_idx), [], []
         folds = list(left_out_in_turn(dataset.groups[train]))
@@ -115,7 +119,9 @@ def calibrated(
             left_out.append(train[is_out][is_known])
         of_groups = [np.concatenate(part) for part in zip(*parts, strict=True)]
         if len(of_groups[0]) >= LEAST_CELLS:
-            held_out = [*of_groups, np.concatenate([dataset.groups[cells] for cells in left_out])]
+            groups = [*(dataset.groups[cells] for cells in left_out), np.full(is_old.sum(), dataset.groups.max() + 1)]
+            of_old = [part[is_old] for part in held_out]
+            held_out = [np.concatenate(parts) for parts in (*zip(of_groups, of_old, strict=True), groups)]
         else:
             warn("No type is in several groups, so that leaving them out tells nothing: calibrated by held-out cells.")
             source = "holdout"

@@ -45,7 +45,7 @@ def card_of(
     """
     cells = dataset.cells if dataset.train_idx is None else dataset.train_idx
     types = {}
-    names = np.asarray(dataset.label_names)[dataset.labels[cells]]
+    names = np.asarray(dataset.label_names, object)[dataset.labels[cells]]
     for nth, name in enumerate(labels):
         of_type = cells[names == name]
         types[name] = {"cells": len(of_type)}

@@ -21,7 +21,7 @@ from ginseng.train.logger import GinsengLogger
 from ginseng.train.run import Best, Run
 from ginseng.utils.bounds import read_json
 from ginseng.utils.digest import require_digest
-from ginseng.utils.files import naming, require_writable_path
+from ginseng.utils.files import local_path, naming, require_writable_path
 from ginseng.utils.hdf5 import contents_digest, new_hdf5, opened_hdf5
 from ginseng.utils.workspace import remove_leftovers
 
@@ -53,7 +53,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, description: dict[str, Any]):
-        self._path = Path(folder) / FILE
+        self._path = local_path(folder) / FILE
         self._description = json.loads(_as_json({**description, "versions": _VERSIONS}))
         self._saved_at = time.monotonic()
         require_writable_path(self._path)

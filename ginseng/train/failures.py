@@ -10,20 +10,24 @@ _HUGE = 1e7  # counts of one gene in one cell
 _N_TOLD = 3
 
 
-def not_finite(of: str, loss: float, where: str, why: str | None = None) -> ValueError:
+class NotFinite(ValueError, ArithmeticError):
+    """A loss that is not finite."""
+
+
+def not_finite(of: str, loss: float, where: str, why: str | None = None) -> NotFinite:
     """The error of a loss that is not finite.
 
     Examples
     --------
     >>> not_finite("holdout", float("nan"), "epoch 3")
-    ValueError('The holdout loss is nan in epoch 3: the learning rate may be too large, or the counts may hold values \
+    NotFinite('The holdout loss is nan in epoch 3: the learning rate may be too large, or the counts may hold values \
 that the model cannot take. The weights are those of before that epoch.')
     """
     why = why or "the learning rate may be too large, or the counts may hold values that the model cannot take"
-    return ValueError(f"The {of} loss is {loss} in {where}: {why}. The weights are those of before that epoch.")
+    return NotFinite(f"The {of} loss is {loss} in {where}: {why}. The weights are those of before that epoch.")
 
 
-def diverged(slab: Slab, losses: Float[np.ndarray, " steps"], epoch: int, n_before: int, n_steps: int) -> ValueError:
+def diverged(slab: Slab, losses: Float[np.ndarray, " steps"], epoch: int, n_before: int, n_steps: int) -> NotFinite:
     """The error of the first step of a slab whose loss is not finite.
 
     Parameters

@@ -18,7 +18,7 @@ from ginseng.train.step import Slab
 from ginseng.utils.ahead import read_ahead
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
-from ginseng.utils.genes import GeneMap, least_genes
+from ginseng.utils.genes import GeneMap
 from ginseng.utils.memory import bytes_of
 from ginseng.utils.messages import shorten, unknown_name
 from ginseng.utils.names import GeneNames
@@ -88,7 +88,7 @@ class _Source:
         labels = np.append(self.codes, -1)[dataset.labels]  # the last one of cells that a mapping leaves out
         return {
             "cells": digest(labels, dataset.bytes_per_cell, dataset.sample(256), *split),
-            "genes": digest(np.asarray(dataset.gene_names)),
+            "genes": digest(list(dataset.gene_names)),
             **({"further": {name: digest(codes) for name, codes in self.further.items()}} if self.further else {}),
         }
 
@@ -227,7 +227,7 @@ class Feed:
         return {
             "batch_size": self._batch_size,
             "balance_train": [self._balance, self._sampling.alpha],
-            "labels": digest(np.asarray(self.labels)),
+            "labels": digest(list(self.labels)),
             **self._new.description(),
             **({} if self._old is None else {"old": self._old.description(), "replay": self._n_old}),
         }
@@ -392,9 +392,9 @@ def gene_map_of(dataset: GinsengDataset, model: GeneNames, *, silent: bool = Fal
     if dataset.gene_names == list(model.first):
         return None
     names = {"dataset.gene_names": dataset.gene_names, "dataset.second_names": dataset.second_names}
-    gene_map = model.match({place: np.asarray(found) for place, found in names.items() if found is not None})
+    gene_map = model.match({place: np.asarray(found, object) for place, found in names.items() if found is not None})
     way_out = "make the dataset from data that have the model's genes"
-    gene_map.require(least_genes(len(model.first)), dataset.gene_names, model.first, lambda: way_out)
+    gene_map.require(gene_map.least(None), dataset.gene_names, model.first, lambda: way_out)
     if not silent:
         gene_map.warn_of_differences()
     return gene_map

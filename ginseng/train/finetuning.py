@@ -15,15 +15,17 @@ from ginseng.data.models import load_model
 from ginseng.model.adapting import Moved, moved, with_means_of, without_means_of
 from ginseng.model.attention import PARTS
 from ginseng.model.relabelling import relabelled
-from ginseng.model.state import GinsengClassifierState, state_from_classifier_trainer
+from ginseng.model.state import GinsengClassifierState, of_its_weights, state_from_classifier_trainer
 from ginseng.train.feed import gene_map_of
 from ginseng.train.frozen import frozen_parts, trainable_leaves
 from ginseng.train.settings import GinsengClassifierTrainerSettings
 from ginseng.train.trainer import GinsengClassifierTrainer
 from ginseng.train.tuned import FineTuned, changes, held_out_answers
+from ginseng.utils.devices import require_not_forked
+from ginseng.utils.labels import in_terms_of
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
-from ginseng.utils.values import require_integer, require_kind, require_number
+from ginseng.utils.values import require_flags, require_integer, require_kind, require_number
 
 GENES = ("model", "dataset")
 _N_STEPS = 100  # of a small dataset; see benchmarks/recipes.md
@@ -39,6 +41,7 @@ def finetune(
     epochs: int | None = None,
     genes: str = "model",
     mapping: Any = None,
+    unlabeled: str | Sequence[str] = (),
     relabel: Any = None,
     freeze: Any = None,
     rates: Mapping[str, float] | None = None,
@@ -73,6 +76,8 @@ def finetune(
     mapping : dict or Harmony, optional
         For labels of the dataset, the name that the classifier has, or is to have, for them; None leaves their cells
         out. What `ginseng.harmonize` returns is one.
+    unlabeled : str or sequence of str
+        Labels of the dataset that say that there is none, such as ``["Unknown"]``: their cells are left out.
     relabel : dict, optional
         The same for the labels of the classifier: renamed, merged where two get one name, dropped where None. Holds for
         `old`, too.
@@ -121,10 +126,13 @@ def finetune(
     """
     if genes not in GENES:
         raise ValueError(f"`genes` must be one of {', '.join(GENES)}, but got {genes!r}.")
+    require_flags(silent=silent)
+    require_not_forked()
     if epochs is not None:
         require_integer("epochs", epochs, 0)
     state = load_model(model) if isinstance(model, str | Path) else model
     require_kind("model", state, GinsengClassifierState)
+    state = of_its_weights(state)
     if settings is not None:
         require_kind("settings", settings, GinsengClassifierTrainerSettings)
     data, past = _opened("dataset", dataset), None if old is None else _opened("old", old)
@@ -132,13 +140,15 @@ def finetune(
         raise ValueError("`old` is `dataset` itself; it is to be of the data that the model was trained on.")
     settings = tuning_settings(with_old=past is not None) if settings is None else settings
     settings = _with_changes(settings, rates, replay, past is not None)
-    if mapping is not None:
-        data = data.renamed(mapping)
+    if mapping is not None or unlabeled:
+        data = data.renamed(mapping, unlabeled=unlabeled)
     if relabel is not None:
         relabel = mapping_of(relabel, "relabel")
         state = relabelled(state, relabel)
         if past is not None:
             past = past.renamed({name: new for name, new in relabel.items() if name in past.label_names})
+    data = _in_terms_of(state, data)
+    past = None if past is None else _in_terms_of(state, past)
     if past is not None and (unknown := sorted(set(past.label_names) - {*state.output_labels, *data.label_names})):
         raise ValueError(
             f"`old` has labels that the model does not know: {shorten(unknown)}. It is to be of the data that it was "
@@ -197,6 +207,15 @@ def _identity(dataset: GinsengDataset) -> Any:
     return dataset.root.attrs.get("id", str(dataset.path))
 
 
+def _in_terms_of(state: GinsengClassifierState, data: GinsengDataset) -> GinsengDataset:
+    """The dataset with its labels as the classifier writes them, where these have been floats or integers before."""
+    mapping = in_terms_of(data.label_names, map(str, state.output_labels))
+    if not mapping:
+        return data
+    warn(f"Labels of {data.path} are those of the model as floats or integers: {mapping!r} is taken as `mapping`.")
+    return data.renamed(mapping)
+
+
 def _added(state: GinsengClassifierState, data: GinsengDataset) -> list[str]:
     """Labels of the data that are new to a classifier; warns of those that look like one of its own."""
     known = {_plain(name): str(name) for name in state.output_labels}
@@ -212,7 +231,7 @@ def _added(state: GinsengClassifierState, data: GinsengDataset) -> list[str]:
 
 def _plain(name: Any) -> str:
     """A name without what people write in several ways."""
-    return re.sub(r"[\W_]", "", str(name).casefold()).rstrip("s")
+    return re.sub(r"[^\w.]|_|(?<!\d)\.|\.(?!\d)", "", str(name).casefold()).rstrip("s")
 
 
 def _require_some_rate(rates: Mapping[str, float] | None, frozen: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ginseng.utils.files import naming, replacing, require_writable_path
+from ginseng.utils.files import local_path, naming, replacing, require_writable_path
+from ginseng.utils.values import require_flags
 
 
 @dataclass
@@ -84,6 +85,7 @@ class GinsengLogger:
         flush : bool
             Write at once.
         """
+        require_flags(silent=silent, flush=flush)
         if silent or not self.epoch:
             return
         line = f"epoch {self.epoch[-1] + 1}: train loss {self.train_loss[-1]:.4f}"
@@ -115,7 +117,7 @@ class LogFile:
     """
 
     def __init__(self, path: str | Path):
-        self._path = Path(path)
+        self._path = local_path(path)
         if self._path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"The log of a training run is a .csv or a .jsonl file, but got {path}.")
         require_writable_path(self._path)
@@ -140,4 +142,7 @@ class LogFile:
 
     def _lines(self) -> list[str]:
         with naming(self._path, "is no log of a training run"):
-            return self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            if lines and not lines[0].startswith(("epoch,", '{"epoch":')):
+                raise ValueError("its first line is of something else")
+            return lines

@@ -23,14 +23,14 @@ from ginseng.train.checkpoint import TRACED, Checkpoint
 from ginseng.train.failures import diverged, not_finite
 from ginseng.train.feed import Feed
 from ginseng.train.logger import GinsengLogger, LogFile
-from ginseng.train.recipe import Recipe, Sampling
+from ginseng.train.recipe import Recipe, Sampling, warn_of_rates
 from ginseng.train.run import called, copied, ended_epoch, is_consumed, new_run, with_weights
 from ginseng.train.schedule import learning_rates
 from ginseng.train.step import Fixed, Slab, State, answers, evaluate, traced, train_steps
 from ginseng.utils.devices import Devices
 from ginseng.utils.digest import digest
 from ginseng.utils.names import GeneNames
-from ginseng.utils.values import require_integer, require_kind
+from ginseng.utils.values import require_flags, require_integer, require_kind
 
 
 class Trainer:
@@ -75,7 +75,7 @@ class Trainer:
     run : Run
         The run where it stands; the attributes below are parts of it.
     model : eqx.Module
-        The module as trained so far; may be assigned, and the optimiser then begins anew.
+        The module as trained so far; may be assigned: optimiser, logger and scores then begin anew.
     opt_state : PyTree
         State of the optimiser, over the trainable leaves.
     logger : GinsengLogger
@@ -141,7 +141,8 @@ class Trainer:
     @model.setter
     def model(self, model: eqx.Module) -> None:
         params, self._frozen = self._parted(model)
-        self.run = with_weights(self.run, params, self.recipe.optimizer)
+        run = with_weights(self.run, params, self.recipe.optimizer)
+        self.run = dataclasses.replace(run, logger=GinsengLogger(), scores=None)
 
     @property
     def is_lacking(self) -> np.ndarray:
@@ -188,7 +189,7 @@ class Trainer:
         checkpoint : str or Path, optional
             Directory in which the run is saved after each epoch, and each minute within. After a kill, the same call
             by a trainer of the same making goes on from there, and ends with the weights of a run that was not killed,
-            bit by bit.
+            bit by bit; on another number of processors they may round otherwise.
         log : str or Path, optional
             File to which the metrics of each epoch are appended as it ends: ``.csv`` or ``.jsonl``.
         about : dict, optional
@@ -207,6 +208,7 @@ class Trainer:
             then as it was before the epoch.
         """
         require_integer("epochs", epochs, 0)
+        require_flags(silent=silent)
         if not self._feed.n_train:
             raise ValueError("There is no cell to train on.")
         require_held_out(self._patience, self._feed.n_test)
@@ -215,6 +217,7 @@ class Trainer:
         log_file = LogFile(log) if log is not None and is_first else None
         steps_per_epoch = self._feed.n_steps
         rates = learning_rates(self.recipe.schedule, 1.0, self.recipe.warmup, epochs * steps_per_epoch)
+        warn_of_rates(self.recipe, rates)
         self.run = called(self.run, epochs, self._feed.budget(), averages=self.recipe.ema is not None)
         kept = None if checkpoint is None else Checkpoint(checkpoint, {**self._description(rates), **(about or {})})
         if kept is not None and kept.exists:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from ginseng.model.attention import PARTS, part_of
 from ginseng.utils.messages import unknown_name
-from ginseng.utils.values import require_number
+from ginseng.utils.values import require_flags, require_number
 
 
 class AdamState(NamedTuple):
@@ -83,6 +83,7 @@ def adam_l2(
     Array([0.999, 1.   , 1.001], dtype=float32)
     """
     require_betas(betas)
+    require_flags(decoupled=decoupled)
     if not callable(learning_rate) and isinstance(learning_rate, float | int) and learning_rate < 0:
         raise ValueError(f"`learning_rate` must not be negative, but got {learning_rate}.")
     beta1, beta2 = betas

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
@@ -12,12 +13,14 @@ from ginseng.data.sampling import balance_of
 from ginseng.train.opt import adam_l2
 from ginseng.train.schedule import Schedule, require_schedule
 from ginseng.utils.memory import bytes_of
+from ginseng.utils.messages import warn
 from ginseng.utils.precision import require_precision
 from ginseng.utils.values import require_integer, require_number
 
 Augmentation = Callable[[PRNGKeyArray, Array], Array]
 ClassWeights = str | Mapping[str, float]
 
+_MOST_OF_A_RATE, _LEAST_OF_A_DIRECTION = 0.1, 0.5  # of a learning rate, and of a first step that has none
 _ADAM = adam_l2()  # one object, so that trainers share their compiled steps
 
 
@@ -99,6 +102,26 @@ class Recipe:
             label_smoothing=float(self.label_smoothing),
             ema=None if self.ema is None else float(self.ema),
             distill=float(self.distill),
+        )
+
+
+def warn_of_rates(recipe: Recipe, factors: np.ndarray) -> None:
+    """Warn if the factors of a schedule look like learning rates beside those of the optimiser."""
+    highest = factors.max(initial=0.0)
+    still_rises = factors.size and factors[0] < factors[-1] == highest
+    if not callable(recipe.schedule) or not 0 < highest <= _MOST_OF_A_RATE or still_rises:
+        return
+    weight = jnp.ones(())
+    try:
+        update, _ = recipe.optimizer.update(weight, recipe.optimizer.init(weight), weight)
+    except Exception:  # one that asks for more, of which nothing is known
+        return
+    step = abs(float(jnp.asarray(update)))
+    if step < _LEAST_OF_A_DIRECTION:
+        warn(
+            f"The values of `schedule` look like learning rates (at most {highest:g}), but a Recipe multiplies the "
+            f"updates of `optimizer` by them, which has a rate of its own: weights change {1 / highest:,.0f} times "
+            "less than it says. Let the schedule give factors up to 1, or the optimizer have a rate of 1."
         )
 
 

@@ -56,7 +56,8 @@ def learning_rates(schedule: Schedule, peak: float, warmup: float, n_steps: int)
     steps = np.arange(n_steps)
     if callable(schedule):
         try:
-            rates = jax.vmap(schedule)(jnp.arange(n_steps))
+            with jax.numpy_dtype_promotion("standard"):  # a rate of a number of steps: a float of an integer
+                rates = jax.vmap(schedule)(jnp.arange(n_steps))
         except jax.errors.ConcretizationTypeError:  # a function that JAX cannot trace
             rates = [schedule(step) for step in range(n_steps)]
         rates = np.asarray(rates, np.float32)

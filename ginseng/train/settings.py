@@ -12,7 +12,7 @@ from ginseng.train.augment import augment, require_parts
 from ginseng.train.opt import adam_l2, require_betas, require_rates, scale_by_part
 from ginseng.train.recipe import Augmentation, ClassWeights, Recipe, Sampling
 from ginseng.train.schedule import Schedule
-from ginseng.utils.values import require_flag, require_integer, require_number
+from ginseng.utils.values import require_flags, require_integer, require_number
 
 _INTERVALS = {
     "dropout_rate": "[0, 1)",
@@ -155,8 +155,8 @@ class GinsengClassifierTrainerSettings:
         require_integer("members", self.members, 1)
         if self.patience is not None:
             require_integer("patience", self.patience, 1)
-        for name in ("normalize", "group_level", "decoupled", "center", "stratify_label"):
-            require_flag(name, getattr(self, name))
+        names = "normalize", "group_level", "decoupled", "center", "stratify_label"
+        require_flags(**{name: getattr(self, name) for name in names})
         for name, interval in _INTERVALS.items():
             if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
                 require_number(name, value, interval)

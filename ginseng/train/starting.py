@@ -75,6 +75,8 @@ def drawn(n_genes: int, n_classes: int, settings: GinsengClassifierTrainerSettin
 def sample_of(dataset: GinsengDataset, cells: np.ndarray, settings: GinsengClassifierTrainerSettings) -> np.ndarray:
     """Counts of enough of the cells for the mean of each gene."""
     sample = dataset.sample(N_MEAN, cells)
+    if not sample.any():
+        raise ValueError(f"No training cell of {dataset.path} has a count of any gene: there is nothing to train on.")
     if settings.normalize:
         require_nonnegative(sample, dataset)
     return sample

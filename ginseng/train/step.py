@@ -112,12 +112,12 @@ def train_steps(
 
     def cross_entropy(logits, classes):
         targets = optax.smooth_labels(jax.nn.one_hot(classes, logits.shape[-1]), recipe.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).sum(axis=0)
+        return optax.softmax_cross_entropy(logits, targets[None]).sum(axis=0)
 
     def step(nth: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
         state, sums = carry
         augment_key, dropout_key = jr.split(jr.fold_in(key_of(fixed.seed, "steps"), state.step))
-        x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth]
+        x, y, mask = slab.x[nth].astype(jnp.float32), slab.y[nth], slab.mask[nth].astype(jnp.float32)
         x = x if recipe.augment is None else recipe.augment(augment_key, x)
 
         def mean_loss(params):  # summed over members, of which each learns from its own
@@ -212,7 +212,7 @@ def evaluate(
             is_known = mask if len(confusions) == 1 else mask & (classes >= 0)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
             predicted = jnp.argmax(logits, axis=-1)
-            total = total + jnp.sum(losses * is_known)
+            total = total + jnp.sum(losses * is_known.astype(losses.dtype))
             found.append(confusion.at[classes, predicted].add(is_known.astype(jnp.int32)))
         return total, found
 

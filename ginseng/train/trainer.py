@@ -21,7 +21,8 @@ from ginseng.model.background import background_of
 from ginseng.model.calibration import Calibration
 from ginseng.model.ensemble import joined, members_of
 from ginseng.model.instance import GinsengClassifier
-from ginseng.model.state import GinsengClassifierState
+from ginseng.model.modules import weights_digest
+from ginseng.model.state import WEIGHTS, GinsengClassifierState, of_its_weights
 from ginseng.train.calibrating import calibrated, source_of
 from ginseng.train.card import card_of, require_card
 from ginseng.train.frozen import cached, frozen_parts, without_dropout_of
@@ -40,6 +41,7 @@ from ginseng.train.starting import (
     without_test,
 )
 from ginseng.train.step import Fixed, Slab, State
+from ginseng.utils.devices import require_not_forked
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.names import GeneNames
 
@@ -121,7 +123,9 @@ class GinsengClassifierTrainer:
         devices: int | Sequence[Any] | None = None,
         card: Mapping[str, str] | None = None,
     ):
+        require_not_forked()
         state = load_model(start) if isinstance(start, str | Path) else start
+        state = None if state is None else of_its_weights(state)
         self._sibling = functools.partial(
             GinsengClassifierTrainer,
             start=state,
@@ -142,8 +146,9 @@ class GinsengClassifierTrainer:
         known = [] if state is None else list(map(str, state.output_labels))
         self.label_names = [*known, *(label for label in self.dataset.label_names if label not in known)]
         self._without_effect = () if optimizer is None else _OF_THE_OPTIMIZER
+        self._begins_trained = state is not None
         self._start_metadata = (
-            {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k != "start"}}
+            {} if state is None else {"start": {k: v for k, v in state.metadata.items() if k not in ("start", WEIGHTS)}}
         )
         train, test = split_of(self.dataset, self.settings)
         view = self.dataset if self.dataset.train_idx is not None else self.dataset.divided(train, test)
@@ -155,10 +160,9 @@ class GinsengClassifierTrainer:
         lacks = labels_without_cells(self.label_names, view, old)
         if state is not None and lacks and self._geometry is None and self._judged_by != "none":
             warn(
-                f"The model will not be calibrated, since no training cell is of {shorten(lacks)}: `old` data with "
-                "such cells would help."
+                f"No training cell is of {shorten(lacks)}: the novelty of cells that are given it is not known. "
+                "`old` data with such cells would tell it."
             )
-            self._judged_by = "none"
         require_memory(len(self.genes), n_copies=5 * self.settings.members)
         if self.settings.normalize and self.dataset.dtype.kind == "f":
             require_counts(self.dataset.sample(N_MEAN), str(self.dataset.path))
@@ -199,7 +203,7 @@ class GinsengClassifierTrainer:
 
     @property
     def model(self) -> eqx.Module:
-        """The network as trained so far; may be assigned, and the optimiser then begins anew."""
+        """The network as trained so far; may be assigned: optimiser, logger and scores then begin anew."""
         model: Any = self._trainer.model
         return model if self._cached is None else self._cached.whole(model)
 
@@ -260,12 +264,14 @@ class GinsengClassifierTrainer:
         """
         about = {name: value for name, value in self._settings_in_words.items() if name != "calibrate"}
         self._trainer.fit(epochs, silent, checkpoint=checkpoint, log=log, about=about)
-        if n_epochs := self._n_epochs_kept:
+        n_epochs = self._n_epochs_kept
+        if n_epochs or self._begins_trained:
             settings = dataclasses.replace(self.settings, patience=None, calibrate="none")
             make = functools.partial(self._sibling, settings=settings)
             found = calibrated(self, self._judged_by, make, n_epochs, silent, checkpoint)
-            if found is not None and self._geometry is not None:
-                found = dataclasses.replace(found, geometry=found.geometry.filled(self._geometry))
+            if found is not None:
+                geometry = found.geometry if self._geometry is None else found.geometry.filled(self._geometry)
+                found = dataclasses.replace(found, geometry=geometry, weights=weights_digest(self.model))
             self._calibration = self._trainer.run.state.shown, found
         return self.classifier
 
@@ -273,7 +279,7 @@ class GinsengClassifierTrainer:
     def _n_epochs_kept(self) -> int:
         """How many epochs the weights have been trained for."""
         losses = self.logger.holdout_loss
-        return len(losses) if self.settings.patience is None else int(np.argmin(losses)) + 1
+        return len(losses) if self.settings.patience is None or not losses else int(np.argmin(losses)) + 1
 
     def answers(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits and labels of the cells of a part, see `Trainer`."""

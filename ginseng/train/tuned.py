@@ -63,9 +63,10 @@ class FineTuned:
                     each = (f"{name} {by:+.3f} ({cells[name]:,})" for name, by in types.items())
                     told.append(f"  {kind}, by type (cells): " + ", ".join(each))
         if self.state.calibration is None and self.trainer.settings.calibrate != "none":
+            n_cells = int(self.table["cells"].sum())
             told.append(
-                f"Not calibrated, which needs {LEAST_CELLS} held-out cells, and training cells of each type: no status "
-                "and no novelty of new cells."
+                f"Not calibrated: {n_cells:,} cells of types that it knows are held out, and {LEAST_CELLS} are needed. "
+                "New cells get no status and no novelty."
             )
         return "\n".join(told)
 
@@ -80,7 +81,7 @@ def changes(
     before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray], names: list[str], n_new: int
 ) -> pd.DataFrame:
     """F1 of each type of the new data, and of the old, before and after."""
-    tables, types = {}, np.asarray(names)
+    tables, types = {}, np.asarray(names, object)
     for part, here in (("new", slice(None, n_new)), ("old", slice(n_new, None))):
         labels = before[1][here]
         if not len(labels):

@@ -5,6 +5,8 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from ginseng.interruption import leave_if_asked
+
 Item = TypeVar("Item")
 
 # Those that wait, each with its thread, for the next iterator. What is freed in a thread of its own stays with the
@@ -30,6 +32,7 @@ def read_ahead(items: Iterator[Item]) -> Generator[Item]:
     following = reader.submit(next, items, nothing)
     try:
         while (item := following.result()) is not nothing:
+            leave_if_asked()
             following = reader.submit(next, items, nothing)
             yield item  # pyright: ignore[reportReturnType]
             del item

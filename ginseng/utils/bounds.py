@@ -1,9 +1,7 @@
-"""What a file may make its readers do: take memory as its size lets expect, and read nothing but itself.
+"""What a file may make its readers do: read nothing but itself, and unpack no more than its size lets expect.
 
-What is declared in a file of HDF5 or a zarr store - the shapes of all arrays, added up - may be 1 GiB, or 1,032 times
-the bytes that are there, which is what deflate compresses to at best. Each text counts as 64 bytes, which it takes in
-memory, and each chunk as 4 KiB. A packed text may unpack to 64 MiB, or 100 times its bytes; JSON has 128 MiB at most,
-a file or store 50,000 members, a table 1,000 columns.
+A packed text may unpack to 64 MiB, or 100 times its bytes; JSON has 128 MiB at most, a table 1,000 columns. Memory is
+otherwise bounded by the machine alone.
 """
 
 import bz2
@@ -12,106 +10,27 @@ import gzip
 import io
 import json
 import lzma
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 
-_LEAST, _RATIO = 2**30, 1032
+from ginseng.utils.files import Unreadable
+
 _TEXT_LEAST, _TEXT_RATIO = 2**26, 100
-_OF_TEXT, _OF_CHUNK = 64, 2**12
 _JSON = 2**27
-_MOST_COLUMNS, _MOST_MEMBERS = 1000, 50_000
+_MOST_COLUMNS = 1000
 _METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-def declared_bytes(shape: Sequence[int], item: int, chunk: Sequence[int] | None = None, *, is_text: bool) -> int:
-    """Memory that an array asks for, at least.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Its shape.
-    item : int
-        Bytes of a value.
-    chunk : sequence of int, optional
-        Shape of the parts in which it is stored: a whole one is read at least, and each is looked for.
-    is_text : bool
-        Whether it becomes objects.
-
-    Examples
-    --------
-    >>> declared_bytes((1000, 1000), 4, is_text=False), declared_bytes((10,), 4, (10**6,), is_text=False)
-    (4000000, 4000000)
-    """
-    item = max(item, _OF_TEXT) if is_text else item
-    size = math.prod(shape) * item
-    if chunk is None or not size:
-        return size
-    n_chunks = math.prod(-(-length // max(part, 1)) for length, part in zip(shape, chunk, strict=True))
-    return max(size, math.prod(chunk) * item, n_chunks * _OF_CHUNK)
-
-
-def declared_rows(shape: Any) -> int:
-    """Memory that the row ends of a sparse matrix ask for, of which a file tells this shape; 0 if it is none.
-
-    Examples
-    --------
-    >>> declared_rows([1000, 20]), declared_rows(None), declared_rows("wide")
-    (8000, 0, 0)
-    """
-    lengths = np.asarray(shape)
-    return 8 * int(lengths.max()) if lengths.size and lengths.dtype.kind in "iu" else 0
-
-
-def require_plausible(declared: Iterable[int], path: str | Path) -> None:
-    """Raise a ValueError if a file or folder asks for memory that its size does not let expect, or has no end.
-
-    Parameters
-    ----------
-    declared : iterable of int
-        Memory that each of its members asks for, see `declared_bytes`.
-    path : str or Path
-        The file or folder.
-
-    Examples
-    --------
-    >>> require_plausible([2**20, 2**29], "cells.h5ad")
-    """
-    total, most = 0, _LEAST
-    for n_members, size in enumerate(declared, start=1):
-        total += size
-        if total > most and total > (most := max(_LEAST, _RATIO * stored_bytes(path))):
-            raise ValueError(f"it declares arrays of {total:,} bytes, where its size lets expect {most:,} at most")
-        if n_members > _MOST_MEMBERS:
-            raise ValueError(f"it has more than {_MOST_MEMBERS:,} members")
-
-
-def stored_bytes(path: str | Path) -> int:
-    """Bytes of a file, or of all files in a folder.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> stored_bytes(tempfile.mkdtemp())
-    0
-    """
-    path = Path(path)
-    if path.is_file():
-        return path.stat().st_size
-    return sum(_size(entry) for entry in _entries(path) if entry.is_file())
-
-
 def require_own_files(folder: str | Path) -> None:
-    """Raise a ValueError if something in a folder is elsewhere by a symbolic link, or is neither file nor folder.
+    """Raise a ValueError if something in a zarr store is elsewhere by a symbolic link, is no file, or is pickled.
 
-    The folder itself may be named by a link, and links may lead to what else is in it. Metadata of zarr have a bound.
+    The store itself may be named by a link, and links may lead to what else is in it. Its metadata have a bound.
 
     Examples
     --------
@@ -121,30 +40,53 @@ def require_own_files(folder: str | Path) -> None:
     >>> require_own_files(folder)
     Traceback (most recent call last):
         ...
-    ValueError: its zarr.json is a symbolic link out of the folder: copy what it leads to in its place
+    ginseng.utils.files.Unreadable: its zarr.json is a symbolic link out of the folder: copy there what it leads to
     """
     for entry in _entries(Path(folder)):
         if entry.is_symlink():
-            require_inside(entry.path, folder)
+            _require_inside(Path(entry.path), Path(folder))
         elif not entry.is_file():
             require_regular(entry.path)
-        elif entry.name in _METADATA and (size := _size(entry)) > _JSON:
-            raise ValueError(f"its {entry.name} has {size:,} bytes, where {_JSON:,} are read at most")
+        elif entry.name in _METADATA:
+            if (size := _size(entry)) > _JSON:
+                raise Unreadable(f"its {entry.name} has {size:,} bytes, where {_JSON:,} are read at most")
+            if entry.name != ".zattrs":
+                _require_no_pickle(Path(entry.path))
 
 
-def require_inside(path: str | Path, folder: str | Path) -> None:
-    """Raise a ValueError if a path in a folder is a symbolic link out of it, or to a folder around it.
+def _require_inside(path: Path, folder: Path) -> None:
+    target, holder = path.resolve(), path.parent.resolve()
+    if target in (holder, *holder.parents):
+        raise Unreadable(f"its {path.name} is a symbolic link to a folder around it")
+    if not is_inside(path, folder):
+        raise Unreadable(f"its {path.name} is a symbolic link out of the folder: copy there what it leads to")
+
+
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether what a path leads to, by whatever link, is in a folder.
 
     Examples
     --------
-    >>> require_inside("10x/matrix.mtx", "10x")
+    >>> is_inside("10x/matrix.mtx", "10x")
+    True
     """
-    target, around = Path(path).resolve(), Path(folder).resolve()
-    name, holder = Path(path).name, Path(path).parent.resolve()
-    if target in (holder, *holder.parents):
-        raise ValueError(f"its {name} is a symbolic link to a folder around it")
-    if around not in target.parents:
-        raise ValueError(f"its {name} is a symbolic link out of the folder: copy what it leads to in its place")
+    return Path(folder).resolve() in Path(path).resolve().parents
+
+
+def _require_no_pickle(metadata: Path) -> None:
+    """Refuse metadata of zarr that tell of arrays which are unpickled as they are read."""
+    with suppress(FileNotFoundError):
+        content = metadata.read_bytes()
+        if b"pickle" in content.lower() and _is_pickled(read_json(content)):
+            raise Unreadable(f"its {metadata.parent.name} is pickled, which may run code when it is read")
+
+
+def _is_pickled(told: Any) -> bool:
+    if isinstance(told, dict):
+        codec = str(told.get("id", told.get("name"))).lower()
+        parts = [part for name, part in told.items() if name != "attributes" and not name.endswith(".zattrs")]
+        return "pickle" in codec or _is_pickled(parts)
+    return isinstance(told, list) and any(map(_is_pickled, told))
 
 
 def require_regular(path: str | Path) -> None:
@@ -194,7 +136,7 @@ class _Unpacked(io.RawIOBase):
         part = self._stream.read(len(buffer))
         self._n_read += len(part)
         if self._n_read > self._most:
-            raise ValueError(f"it unpacks to more than the {self._most:,} bytes that its size lets expect")
+            raise Unreadable(f"it unpacks to more than the {self._most:,} bytes that its size lets expect")
         buffer[: len(part)] = part
         return len(part)
 

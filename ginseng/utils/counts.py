@@ -12,14 +12,18 @@ from anndata import AnnData, ImplicitModificationWarning
 from anndata.abc import CSCDataset
 from scipy import sparse
 
+from ginseng.interruption import leave_if_asked
 from ginseng.utils.files import naming
 from ginseng.utils.forms import Form
+from ginseng.utils.genes import kinds_of_others, left_out
+from ginseng.utils.hdf5 import naming_filters
 from ginseng.utils.messages import caller, shorten, unknown_name, warn
 from ginseng.utils.partitions import Partitions
 from ginseng.utils.soundness import require_indices, require_sound, require_sound_where_stored
 from ginseng.utils.transpose import by_rows
 
-_N_SAMPLED, _SAMPLED_TOGETHER = 250, 50  # cells: the form of counts shows in few
+_N_SAMPLED, _SAMPLED_TOGETHER = 250, 25  # cells: the form shows in few, of each of the data sets that were joined
+_SEARCHED = 4096  # cells at once, for some that have counts
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -138,13 +142,21 @@ class Counts:
     Attributes
     ----------
     n_cells, n_genes : int
-        Shape of the matrix.
+        Shape of what is read.
+    n_columns : int
+        Number of features in the matrix.
+    columns : numpy.ndarray
+        Those that are genes, which alone are read: see `ginseng.utils.genes.kinds_of_others`.
+    left_out : str
+        A warning of the others; "" if there are none.
     name : str
         What errors call it.
     nonnegative, raw, form
         As given; may be assigned.
     var : pandas.DataFrame
         Annotation of the genes of this matrix (``adata.raw`` has its own).
+    cell_names : pandas.Index
+        Names of the cells.
 
     Raises
     ------
@@ -169,9 +181,9 @@ class Counts:
         form: Form | None = None,
         file: str | Path | None = None,
     ):
-        self.n_cells = adata.n_obs
+        self.n_cells, self._layer = adata.n_obs, layer
         self.var: Any = adata.var
-        self._cell_names = adata.obs_names
+        self.cell_names = adata.obs_names
         self.nonnegative, self.raw, self.form, self._caller = nonnegative, raw, form, caller()
         self._file = adata.filename if file is None and adata.isbacked else file
         self._matrix: Any
@@ -180,7 +192,7 @@ class Counts:
             if adata.isbacked and adata.is_view:
                 if not adata.file.is_open:  # as anndata leaves it that has made a copy in memory
                     adata.file.open()
-                with naming(self._place, "is damaged"):
+                with self._naming():
                     require_sound_where_stored(adata.file["X"])
             self._matrix = x_of(adata)
         elif layer in adata.layers:
@@ -196,11 +208,15 @@ class Counts:
         if self._matrix is None:
             layers = shorten(layer_names(adata)) or "none"
             raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
-        self.n_genes = len(self.var)
         self._require_numbers()
+        others = kinds_of_others(self.var)
+        self.columns, self.left_out = np.flatnonzero(others == ""), left_out(others)
+        self.n_columns, self.n_genes = len(self.var), len(self.columns)
+        if self.left_out:
+            self.var = self.var.iloc[self.columns]
         if hasattr(self._matrix, "dask"):
             self._matrix = Partitions(self._matrix)
-        with naming(self._place, "is damaged"):
+        with self._naming():
             require_sound(self._matrix)
             if isinstance(self._matrix, CSCDataset):
                 self._matrix = by_rows(self._matrix)
@@ -211,10 +227,16 @@ class Counts:
     def _place(self) -> str:
         return self.name if self._file is None else f"{self.name} of {self._file}"
 
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        with naming_filters(self._file or ""), naming(self._place, "is damaged"):
+            yield
+
     def _require_numbers(self) -> None:
         shape, dtype = self._matrix.shape, self._matrix.dtype
-        if shape != (self.n_cells, self.n_genes):
-            raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {(self.n_cells, self.n_genes)}.")
+        expected = (self.n_cells, len(self.var))
+        if shape != expected:
+            raise ValueError(f"{self._place} is damaged: its shape is {shape}, not {expected}.")
         if dtype.kind not in "biuf":
             raise ValueError(
                 f"{self._place} holds {dtype}, where numbers are expected; try {self.name}.astype('float32')."
@@ -222,16 +244,22 @@ class Counts:
         if np.ma.is_masked(self._matrix):
             raise ValueError(f"{self._place} is masked in places; say what is there: {self.name}.filled(0).")
 
+    def of(self, adata: AnnData) -> "Counts":
+        """The same matrix of other cells, read in the same way."""
+        return Counts(adata, self._layer, nonnegative=self.nonnegative, raw=self.raw, form=self.form, file=self._file)
+
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read the cells from `start` up to `stop`."""
-        with naming(self._place, "is damaged"):
+        with self._naming():
             block: Any = self._matrix[start:stop]
             block = sparse.csr_matrix(block.astype(_usual(block.dtype), copy=False))
-            require_indices(block.indices, self.n_genes)
-        if not block.has_canonical_format:
-            block = block.copy()  # a block of all rows is the caller's own matrix
-            block.sum_duplicates()
+            require_indices(block.indices, self.n_columns)
+        if self.left_out:
+            block = sparse.csr_matrix(block[:, self.columns])
         is_whole = block.data.dtype.kind in "iub"
+        if not block.has_canonical_format:
+            block = block.astype(np.float64)  # sums do not wrap; a copy, since all rows are the caller's own matrix
+            block.sum_duplicates()
         if not is_whole:
             self._refuse(~(abs(block.data) <= _LARGEST), block, start, "counts must be finite, and fit in float32")
         if self.nonnegative and block.data.dtype.kind not in "ub":
@@ -243,6 +271,7 @@ class Counts:
                 "holds the raw counts, or normalize=False",
             )
         if self.form is not None:
+            self._refuse(block.data >= self.form.bound, block, start, f"that is no value of {self.form.name}")
             return self.form.undone(block)
         if self.raw and not is_whole and len(fractions := block.data[block.data != np.rint(block.data)]):
             self.raw = False
@@ -253,18 +282,25 @@ class Counts:
             )
         return block
 
-    def sample(self) -> sparse.csr_matrix:
-        """Read some cells, in blocks that are spread evenly."""
+    def sample(self) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read some cells, in blocks that are spread evenly, or the first that have counts; and which they are."""
         if self.n_cells <= _N_SAMPLED:
-            return self.rows(0, self.n_cells)
+            return self.rows(0, self.n_cells), np.arange(self.n_cells)
         starts = np.linspace(0, self.n_cells - _SAMPLED_TOGETHER, _N_SAMPLED // _SAMPLED_TOGETHER).astype(int).tolist()
-        return sparse.csr_matrix(sparse.vstack([self.rows(start, start + _SAMPLED_TOGETHER) for start in starts]))
+        found = sparse.csr_matrix(sparse.vstack([self.rows(start, start + _SAMPLED_TOGETHER) for start in starts]))
+        cells = np.add.outer(starts, np.arange(_SAMPLED_TOGETHER)).ravel()
+        if not found.data.any():
+            for start, stop, block in self.blocks(_SEARCHED):
+                if block.data.any():
+                    return block, np.arange(start, stop)
+        return found, cells
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
         """Yield ``(start, stop, block)`` for blocks of `size` cells in order."""
         if size < 1:
             raise ValueError(f"Cells must be read at least one at a time, but got {size}.")
         for start in range(0, self.n_cells, size):
+            leave_if_asked()
             stop = min(start + size, self.n_cells)
             yield start, stop, self.rows(start, stop)
 
@@ -276,7 +312,7 @@ class Counts:
         gene = block.indices[entry]
         raise ValueError(
             f"{self.name} holds {block.data[entry]} for gene '{self.var.index[gene]}' in cell "
-            f"'{self._cell_names[cell]}': {rule}."
+            f"'{self.cell_names[cell]}': {rule}."
         )
 
 

@@ -1,6 +1,8 @@
 """The devices that train together: each takes an equal share of every batch, and all hold the same weights."""
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +17,31 @@ from jaxtyping import PyTree
 from ginseng.utils.values import require_integer, require_kind
 
 _AXIS = "cells"
+_is_forked = False  # from a process in which JAX runs
+
+
+def _after_fork() -> None:
+    global _is_forked
+    bridge = sys.modules.get("jax._src.xla_bridge")  # JAX has no public name for it
+    _is_forked = getattr(bridge, "backends_are_initialized", bool)()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def require_not_forked() -> None:
+    """Raise a RuntimeError in a process that was forked from one that uses JAX, whose threads it lacks: it would hang.
+
+    Examples
+    --------
+    >>> require_not_forked()
+    """
+    if _is_forked:
+        raise RuntimeError(
+            "This process was forked from one that uses JAX, in which JAX hangs: use multiprocessing's 'spawn', as in "
+            "multiprocessing.get_context('spawn').Pool(), or fork before JAX is used."
+        )
 
 
 class Devices:
@@ -43,6 +70,7 @@ class Devices:
     """
 
     def __init__(self, devices: int | Sequence[Any] | None = None, *, alone: bool = False):
+        require_not_forked()
         seen = jax.local_devices() if alone else jax.devices()
         if devices is not None and not isinstance(devices, Sequence):
             require_integer("devices", devices, 1)

@@ -7,16 +7,23 @@ import numpy as np
 
 
 def digest(*arrays: Any) -> str:
-    """Give a short name to the contents of arrays.
+    """Give a short name to the contents of arrays, and of lists of names.
 
     Examples
     --------
     >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
     (True, False)
+    >>> digest(["B", "NK"]) == digest(np.array(["B", "NK"]))
+    True
     """
     contents = hashlib.blake2b(digest_size=8)
     for array in arrays:
-        contents.update(np.ascontiguousarray(array).tobytes())
+        if isinstance(array, list):  # the bytes of an array of fixed width, one name after the other
+            width = max(map(len, array), default=0)
+            for name in array:
+                contents.update(name.ljust(width, "\0").encode("utf-32-le", "surrogatepass"))
+        else:
+            contents.update(np.ascontiguousarray(array).tobytes())
     return contents.hexdigest()
 
 

@@ -6,10 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ginseng.interruption import leave_if_asked
 from ginseng.utils.messages import in_short
 from ginseng.utils.workspace import PREFIX, put_in_place, workspace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def local_path(path: str | Path) -> Path:
+    """A path that a caller has named: ``~`` at its beginning is the home folder, as in a shell.
+
+    Examples
+    --------
+    >>> local_path("~/cells.h5ad") == Path.home() / "cells.h5ad"
+    True
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where there is no such user or home)
 
 
 @contextmanager
@@ -45,6 +57,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with workspace(path.parent) as folder:
             fresh = folder / path.name
             yield fresh
+            leave_if_asked()
             if fresh.is_dir():
                 put_in_place(fresh, path)
             elif path.is_dir():
@@ -59,11 +72,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+class Unreadable(ValueError):
+    """What is sound and is not read: by a rule, or since nothing that is installed knows how."""
+
+
 @contextmanager
 def naming(path: str | Path, fault: str = "is damaged, or of another kind than its name says") -> Iterator[None]:
     """Raise what a damaged or foreign file makes its readers raise as a ValueError that names file and `fault`.
 
-    Errors of the operating system, and those that name the file already, pass.
+    Errors of the operating system, and those that name the file already, pass. Of what is `Unreadable` the file is
+    named, and no fault found with it.
 
     Examples
     --------
@@ -81,10 +99,12 @@ def naming(path: str | Path, fault: str = "is damaged, or of another kind than i
         is_told = isinstance(error, ValueError | OSError) and str(path) in str(error)
         if is_told or (isinstance(error, OSError) and error.errno is not None):
             raise
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        is_sound = isinstance(error, Unreadable)
+        kind = "" if type(error) is ValueError or is_sound else f"{type(error).__name__}: "
         notes = getattr(error, "__notes__", [])  # where, of anndata
         told = ". ".join([f"{kind}{in_short(error)}".rstrip("."), *notes])
-        raise ValueError(f"{path} {fault}: {in_short(told, 800)}".rstrip(".") + ".") from error
+        told = f"{path} {'cannot be read' if is_sound else fault}: {in_short(told, 800)}".rstrip(".") + "."
+        raise (Unreadable if is_sound else ValueError)(told) from error
 
 
 def require_writable_path(path: str | Path) -> None:
@@ -99,7 +119,7 @@ def require_writable_path(path: str | Path) -> None:
     --------
     >>> require_writable_path("model.h5")
     """
-    if Path(path).is_dir():
+    if local_path(path).is_dir():
         raise ValueError(f"{path} is a folder; name a file.")
     require_writable_place(path)
 
@@ -136,7 +156,7 @@ def require_writable_place(path: str | Path) -> None:
 
 def _place(path: str | Path) -> Path:
     """What a link points to, which is replaced, and not the link: a file, a folder, or what is not there yet."""
-    place = Path(os.path.realpath(path))  # unlike Path.resolve, no error for links in a circle
+    place = Path(os.path.realpath(local_path(path)))  # unlike Path.resolve, no error for links in a circle
     with suppress(PermissionError):
         if place.exists() and not (place.is_file() or place.is_dir()):
             raise ValueError(f"{path} is neither a file nor a folder, and is not replaced; name a file.")

@@ -15,6 +15,8 @@ _UNDO: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sqrt": np.square,
 }
 _LARGEST_LOGARITHM = 30.0  # of any of these bases
+_LEAST_PART = 5  # cells of a form of their own
+_BY_CHANCE = 1e-3  # probability that all values of a cell are whole, where those of others are not
 _LEAST_NEGATIVE = 0.01  # share of the entries; single ones are errors, and no form
 _EQUAL_TOTALS = 1e-2  # 95th less 5th percentile, over the median
 _FEW_CELLS = 3  # whose totals may be equal by chance
@@ -27,6 +29,8 @@ _OFTEN, _AROUND_ONE, _MOST = 0.3, 0.4, 0.8  # share of cells; binary logarithm; 
 
 RAW, CORRECTED, NORMALISED, LOGARITHMS = "raw counts", "corrected counts", "normalised", "logarithms"
 ROOTS, SCALED, BINARY, FRACTIONS, EMPTY = "square roots", "scaled", "binary", "fractions", "empty"
+MIXED = "mixed"
+_TOLD = (RAW, BINARY, NORMALISED, LOGARITHMS, ROOTS)  # by values of a few cells
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Form:
     ----------
     kind : str
         "raw counts"; "corrected counts", with fractions, as a correction for ambient RNA leaves them; "normalised";
-        "logarithms"; "square roots"; "scaled", with negative values; "binary"; "fractions" of another kind; "empty".
+        "logarithms"; "square roots"; "scaled", with negative values; "binary"; "fractions" of another kind; "empty";
+        "mixed", of which some cells are in one form and some in another.
     function : str
         What was applied, such as "log1p", or "".
     total : float, optional
@@ -48,6 +53,8 @@ class Form:
         Whether that smallest value is 1, so that the function was applied to raw counts.
     example : float, optional
         A value that no raw count has.
+    parts : str
+        Of mixed forms, how many cells are in which.
     """
 
     kind: str
@@ -56,6 +63,7 @@ class Form:
     shows_counts: bool = False
     is_of_raw: bool = False
     example: float | None = None
+    parts: str = ""
 
     @property
     def name(self) -> str:
@@ -74,6 +82,7 @@ class Form:
             CORRECTED: "counts with fractions, as corrections leave them",
             FRACTIONS: "fractions",
             EMPTY: "no counts",
+            MIXED: self.parts,
         }.get(self.kind, self.kind)
 
     @property
@@ -85,6 +94,11 @@ class Form:
     def can_be_undone(self) -> bool:
         """Whether counts, or values in proportion to them, can be had of what are neither."""
         return bool(self.function) or self.shows_counts
+
+    @property
+    def bound(self) -> float:
+        """What values of this form are below."""
+        return _LARGEST_LOGARITHM if self.kind == LOGARITHMS else np.inf
 
     def undone(self, block: sparse.csr_matrix) -> sparse.csr_matrix:
         """Values in proportion to counts, or the counts themselves where these can be told, cell by cell.
@@ -159,6 +173,52 @@ def form_of(sample: sparse.csr_matrix) -> Form:
         return found
     is_wide = _range_within(values, cells) >= _WIDE_RANGE and not _is_scaled_by_gene(sample)
     return Form(CORRECTED if is_wide else FRACTIONS, example=example)
+
+
+def forms_by_cell(sample: sparse.csr_matrix) -> list[tuple[Form, np.ndarray]]:
+    """Tell the form of some cells where these may be of several data sets, which were joined in different forms.
+
+    Cells of whole numbers, of fractions no larger than a logarithm, and of others are looked at apart, if there are a
+    few of each; a cell that is whole by chance, as small ones of square roots are, goes with the others.
+
+    Parameters
+    ----------
+    sample : scipy.sparse.csr_matrix
+        See `form_of`.
+
+    Returns
+    -------
+    list of (Form, numpy.ndarray)
+        One form with all cells, or, if different functions were applied to them, each form with its cells.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(1.0, (50, 30))
+    >>> both = sparse.csr_matrix(np.vstack([counts, np.log1p(counts)]))
+    >>> [(form.name, len(cells)) for form, cells in forms_by_cell(both)]
+    [('raw counts', 50), ('log1p of raw counts', 50)]
+    """
+    whole = form_of(sample), np.arange(len(sample.indptr) - 1)
+    values, n_values = sample.data.astype(np.float64), np.diff(sample.indptr)
+    cells = np.repeat(whole[1], n_values)
+    is_fraction = values != np.rint(values)
+    has_fractions = np.bincount(cells[is_fraction], minlength=len(n_values)) > 0
+    if not has_fractions.any():
+        return [whole]
+    share_whole, n_telling = 0.0, n_values
+    if (~is_fraction[has_fractions[cells]]).any():  # a count of 1 is whole in most forms
+        is_telling = np.abs(values) > 1
+        share_whole = 1 - is_fraction.sum() / max((is_telling & has_fractions[cells]).sum(), is_fraction.sum())
+        n_telling = np.bincount(cells[is_telling], minlength=len(n_values))
+    is_whole = ~has_fractions & (n_telling > 0) & (share_whole**n_telling < _BY_CHANCE)
+    is_large = np.bincount(cells[np.abs(values) >= _LARGEST_LOGARITHM], minlength=len(n_values)) > 0
+    parts = [is_whole, ~is_whole & ~is_large, ~is_whole & is_large]
+    if form_of(sparse.csr_matrix(sample[is_whole | is_large])).kind == NORMALISED:  # of which some are whole by chance
+        parts = [is_whole | is_large, ~is_whole & ~is_large]
+    groups = map(np.flatnonzero, parts)
+    found = [(form_of(sparse.csr_matrix(sample[group])), group) for group in groups if len(group) >= _LEAST_PART]
+    told = [(form, group) for form, group in found if form.kind in _TOLD]
+    return told if len({form.function for form, _ in told}) > 1 else [whole]
 
 
 def _function_of(values: np.ndarray, cells: np.ndarray, example: float) -> Form | None:

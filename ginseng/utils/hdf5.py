@@ -3,23 +3,25 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from ginseng.utils.bounds import declared_bytes, declared_rows, require_plausible, require_regular
+from ginseng.utils.bounds import require_regular
 from ginseng.utils.digest import digest
-from ginseng.utils.files import naming, replacing
-from ginseng.utils.heaps import REFERENCE, require_lengths, require_sound_heaps
+from ginseng.utils.files import Unreadable, naming, replacing
+from ginseng.utils.kinds import kind_of_file
 from ginseng.utils.messages import in_short
+
+with suppress(ImportError):  # of which the import tells HDF5 how to unpack what blosc, zstd and others have packed
+    import hdf5plugin  # noqa: F401 # pyright: ignore[reportMissingImports]
 
 _h5: Any = h5py  # of whose low level there are no types
 _TEXT = 1  # in HDF5's description of a type: 0 of a list, 1 of a text
 _DEEPEST = 100  # groups within groups
-
 _PAGE = 2**16  # bytes
 
 
@@ -148,7 +150,7 @@ class _Changes(io.RawIOBase):
 
 @contextmanager
 def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, unless it leads to other files or asks for more memory than its size lets expect.
+    """Open an HDF5 file for reading, unless it leads to other files.
 
     Raises
     ------
@@ -162,87 +164,130 @@ def opened_hdf5(path: str | Path) -> Iterator[h5py.File]:
     """
     require_regular(path)
     with naming(path):
-        require_sound_heaps(path)
-        try:
-            file = h5py.File(path)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise ValueError(f"{path} is not an HDF5 file, or it is truncated ({in_short(error)}).") from error
-    with file:
+        file = _opened(path)
+    with file, naming_filters(path):
         with naming(path):
-            require_plausible(_declared(file.id), path)
+            _Walk(file.id)
         yield file
 
 
-def _declared(group: Any, depth: int = 1) -> Iterator[int]:
-    """Memory that each member of a group asks for, none of which may be elsewhere."""
-    if depth > _DEEPEST:
-        raise ValueError("its groups hold one another without an end")
-    _require_readable_attributes(group)
-    for name in group:
-        link = group.links.get_info(name).type
-        if link == _h5.h5l.TYPE_EXTERNAL:
-            raise ValueError(f"its {_told(name)} is a link to another file")
-        try:
-            member = _h5.h5o.open(group, name)
-        except KeyError:
-            if link == _h5.h5l.TYPE_SOFT:  # to nothing: whoever needs it says so
-                continue
+def _opened(path: str | Path) -> h5py.File:
+    try:
+        return h5py.File(path)
+    except OSError as error:
+        if is_locked(error):
+            raise ValueError(
+                f"{path} is locked: another process has it open for writing, or its file system has no locks; close it "
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE to open it anyway."
+            ) from error
+        if error.errno is not None:
             raise
-        if isinstance(member, _h5.h5g.GroupID):
-            yield declared_rows(h5py.Group(member).attrs["shape"]) if _h5.h5a.exists(member, b"shape") else 0
-            yield from _declared(member, depth + 1)
-        elif isinstance(member, _h5.h5d.DatasetID):
-            _require_readable_attributes(member)
-            yield _declared_by(member, name)
+        if h5py.is_hdf5(path):
+            raise ValueError(f"{path} is an HDF5 file that is truncated or damaged ({in_short(error)}).") from error
+        kind = kind_of_file(path)
+        raise ValueError(f"{path} is {kind.name}: {kind.way_out}.") from error
 
 
-def _declared_by(dataset: Any, name: bytes) -> int:
-    creation, kind = dataset.get_create_plist(), dataset.get_type()
-    _require_readable(kind, name)
-    layout = creation.get_layout()
-    if layout == _h5.h5d.VIRTUAL or creation.get_external_count():
-        raise ValueError(f"its {_told(name)} is stored elsewhere: copy the file together with that, as by h5repack")
-    chunk = creation.get_chunk() if layout == _h5.h5d.CHUNKED else None
-    if kind.get_class() == _h5.h5t.REFERENCE:
+def is_locked(error: OSError) -> bool:
+    """Whether HDF5 did not open a file since it is locked, or its file system has no locks.
+
+    Examples
+    --------
+    >>> is_locked(OSError("unable to lock file, errno = 37"))
+    True
+    """
+    return "unable to lock file" in str(error)
+
+
+@contextmanager
+def naming_filters(path: str | Path) -> Iterator[None]:
+    """Raise what HDF5 cannot unpack as a ValueError that names the filters of the file which are not installed.
+
+    Examples
+    --------
+    >>> with naming_filters("cells.h5ad"):
+    ...     pass
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        if not (any(word in str(error) for word in ("plugin", "filter")) and h5py.is_hdf5(path)):
+            raise
+        with h5py.File(path) as file:
+            lacking = _lacking_filters(file)
+        if not lacking:
+            raise
         raise ValueError(
-            f"its {_told(name)} refers to other places of the file, which no file of counts or models does"
-        )
-    is_variable = kind.get_class() == _h5.h5t.STRING and kind.is_variable_str()
-    of_texts = _bytes_of_texts(dataset, creation) if is_variable else 0
-    is_text = kind.get_class() not in (_h5.h5t.INTEGER, _h5.h5t.FLOAT, _h5.h5t.ENUM, _h5.h5t.BITFIELD)
-    return of_texts + declared_bytes(dataset.shape, kind.get_size(), chunk, is_text=is_text)
+            f"{path} is packed with {' and '.join(lacking)}, which HDF5 reads with a plugin: pip install hdf5plugin."
+        ) from error
 
 
-def _bytes_of_texts(dataset: Any, creation: Any) -> int:
-    """Length of all texts, none of which may be longer than the file; those of packed chunks are not looked at."""
-    places, total = [], 0
-    if creation.get_layout() == _h5.h5d.CONTIGUOUS and dataset.get_offset() is not None:
-        places = [(dataset.get_offset(), dataset.get_storage_size())]
-    elif creation.get_layout() == _h5.h5d.CHUNKED and creation.get_nfilters() == 0:
-        dataset.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
-    with Path(os.fsdecode(_h5.h5i.get_file_id(dataset).name)).open("rb") as file:
-        n_bytes = file.seek(0, os.SEEK_END)
-        for offset, size in places:
-            file.seek(offset)
-            content = file.read(min(size, n_bytes))
-            references = np.frombuffer(content, REFERENCE, len(content) // REFERENCE.itemsize)
-            require_lengths(references, n_bytes)
-            total += int(references["length"].sum(dtype=np.int64))
-    return total
+def _lacking_filters(file: h5py.File) -> list[str]:
+    found: dict[int, str] = {}
+
+    def note(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            creation = item.id.get_create_plist()
+            for number, _flags, _values, name in map(creation.get_filter, range(creation.get_nfilters())):
+                if not _h5.h5z.filter_avail(number):
+                    told = in_short(name.decode(errors="replace").partition(";")[0]) or "the filter"
+                    found[number] = f"{told} (filter {number} of HDF5)"
+
+    file.visititems(note)
+    return list(found.values())
+
+
+class _Walk:
+    """Refuses external links, external storage and virtual datasets.
+
+    And groups without an end: where a reader's recursion ends in h5py, its lock is lost and other threads wait for it
+    for ever. What cannot be opened is left to its reader, who cannot open it either.
+    """
+
+    def __init__(self, root: Any):
+        self._has_soft = False
+        for self._follows_soft in (False, True):  # once it is known that they do not lead to other files
+            if self._follows_soft <= self._has_soft:
+                self._seen: set[int] = set()
+                self._look_at(root, b"/", ())
+
+    def _look_at(self, item: Any, place: bytes, above: tuple[int, ...]) -> None:
+        address = _h5.h5o.get_info(item).addr
+        if address in above or len(above) > _DEEPEST:
+            raise Unreadable("its groups hold one another without an end")
+        if address in self._seen:
+            return
+        self._seen.add(address)
+        _require_readable_attributes(item)
+        if isinstance(item, _h5.h5d.DatasetID):
+            creation = item.get_create_plist()
+            if creation.get_layout() == _h5.h5d.VIRTUAL or creation.get_external_count():
+                raise Unreadable(f"its {_told(place)} is stored elsewhere: copy the file together with that (h5repack)")
+        for name in item if isinstance(item, _h5.h5g.GroupID) else ():
+            link = item.links.get_info(name).type
+            if link == _h5.h5l.TYPE_EXTERNAL:
+                raise Unreadable(f"its {_told(name)} is a link to another file: copy what it leads to in its place")
+            if link != _h5.h5l.TYPE_HARD:
+                self._has_soft = True
+                if not self._follows_soft:
+                    continue
+            try:
+                inner = _h5.h5o.open(item, name)
+            except Exception:  # damaged, or a link to nothing
+                continue
+            self._look_at(inner, name, (*above, address))
 
 
 def _require_readable_attributes(item: Any) -> None:
-    for number in range(_h5.h5a.get_num_attrs(item)):
-        attribute = _h5.h5a.open(item, index=number)
-        _require_readable(attribute.get_type(), attribute.name)
-
-
-def _require_readable(kind: Any, name: bytes) -> None:
     """Refuse lists of a kind that there is not: one flipped bit, on which HDF5 (2.0) ends the interpreter."""
-    if kind.get_class() == _h5.h5t.VLEN and kind.encode()[3] & 15 > _TEXT:
-        raise ValueError(f"its {_told(name)} is of an unknown type")
+    for number in range(_h5.h5a.get_num_attrs(item)):
+        try:
+            attribute = _h5.h5a.open(item, index=number)
+            kind = attribute.get_type()
+        except Exception:  # of a type that h5py does not know: its reader is told
+            continue
+        if kind.get_class() == _h5.h5t.VLEN and kind.encode()[3] & 15 > _TEXT:
+            raise ValueError(f"its {_told(attribute.name)} is of an unknown type")
 
 
 def _told(name: bytes) -> str:

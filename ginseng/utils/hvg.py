@@ -8,7 +8,8 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from ginseng.utils.counts import Counts, copy_of, require_writable, whole_changes, with_columns
-from ginseng.utils.values import require_integer
+from ginseng.utils.messages import warn
+from ginseng.utils.values import require_flags, require_integer
 
 TARGET_SUM = 1e4  # counts of a cell before the logarithm
 _MIN_MEAN, _MAX_MEAN = 0.025, 0.995
@@ -23,7 +24,7 @@ def log_normalize(block: sparse.csr_matrix, target_sum: float) -> sparse.csr_mat
     >>> log_normalize(sparse.csr_matrix([[1.0, 3.0]]), 4.0).toarray().round(3)
     array([[0.693, 1.386]])
     """
-    totals = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-8)
+    totals = np.maximum(block @ np.ones(block.get_shape()[1]), 1e-8)
     scaled = block.data * np.repeat(target_sum / totals, np.diff(block.indptr))
     return sparse.csr_matrix((np.log1p(scaled), block.indices, block.indptr), shape=block.shape)
 
@@ -133,6 +134,7 @@ def select_hvgs(
     >>> int(adata.var["ginseng_genes"].sum())
     5
     """
+    require_flags(silent=silent, copy=copy)
     require_markable(adata, n_top_genes, layer, copy)
     if not 0.0 <= min_mean < max_mean <= 1.0:
         raise ValueError(f"`min_mean` < `max_mean` must be quantiles in [0, 1], but got {min_mean} and {max_mean}.")
@@ -141,18 +143,18 @@ def select_hvgs(
         raise ValueError(f"A variance needs at least two cells, but `adata` has {adata.n_obs}.")
 
     counts = Counts(adata, layer, nonnegative=target_sum is not None)
-    chosen = np.zeros(adata.n_vars, dtype=bool)
-    chosen[
-        most_variable(
-            ((stop - start, block) for start, stop, block in counts.blocks(chunk_size)),
-            (counts.n_cells, counts.n_genes),
-            n_top_genes,
-            target_sum=target_sum,
-            quantiles=(min_mean, max_mean),
-            n_bins=n_bins,
-            silent=silent,
-        )
-    ] = True
+    if counts.left_out:
+        warn(counts.left_out)
+    genes = most_variable(
+        ((stop - start, block) for start, stop, block in counts.blocks(chunk_size)),
+        (counts.n_cells, counts.n_genes),
+        n_top_genes,
+        target_sum=target_sum,
+        quantiles=(min_mean, max_mean),
+        n_bins=n_bins,
+        silent=silent,
+    )
+    chosen = np.isin(np.arange(adata.n_vars), counts.columns[genes])
     marked = copy_of(adata) if copy else adata
     with whole_changes(marked):
         marked.var = with_columns(marked.var, {"ginseng_genes": chosen})

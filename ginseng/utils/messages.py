@@ -136,4 +136,18 @@ def in_short(text: object, n_shown: int = 400) -> str:
     'no such...'
     """
     told = str(text)
-    return told if len(told) <= n_shown else f"{told[:n_shown]}..."
+    return printable(told if len(told) <= n_shown else f"{told[:n_shown]}...")
+
+
+def printable(text: str, kept: str = "") -> str:
+    r"""Escape what does not print, but for characters that are kept: a name may hold what a terminal would obey.
+
+    Examples
+    --------
+    >>> print(printable("AAAC-1\r"), printable("γδ T"))
+    AAAC-1\r γδ T
+    """
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)

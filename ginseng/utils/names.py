@@ -1,20 +1,23 @@
 """What genes are called: symbols and identifiers, tables of synonyms, and which names of data and model fit."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ginseng.utils.genes import GeneMap, match_genes, unversioned
+from ginseng.utils.genes import GeneMap, match_genes, plain_names
 from ginseng.utils.messages import require_one, shorten, warn
 from ginseng.utils.pairs import Pairs, read_pairs
+from ginseng.utils.values import texts
 
 _IDENTIFIER = re.compile(
     r"(ENS[A-Z]*G\d{11}|FBgn\d{7}|WBGene\d{8})(\.\d+)?"
 )  # as Ensembl has them, those of fly and worm too
+_BESIDE = re.compile(rf"[\W_]*{_IDENTIFIER.pattern}[\W_]*")
+_SEPARATOR = re.compile(r"[\s|;:,/_()]+")
 _SYMBOL_COLUMNS = (
     "gene_symbols",
     "gene_symbol",
@@ -29,6 +32,10 @@ _SYMBOL_COLUMNS = (
 )
 _N_LOOKED_AT = 2000
 _NOT_IN_TABLE = -2  # -1: no gene of the model
+_NUMBER = re.compile(r"\d+(\.0)?")
+_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!(chr)?\w+[:_-]\d+-\d+$)\S+")  # no number, place in a genome or sentence
+_MOSTLY = 0.9
+_SWAPPED = {"data": "model", "model": "data"}
 _CLEARLY = 1.1  # a few names that differ do not outvote the index
 
 GeneTable = Pairs
@@ -43,7 +50,7 @@ def kind_of_names(names: Iterable[Any]) -> str:
     ('gene_ids', 'gene_symbols')
     """
     known = [str(name) for name in names if name]
-    some = known[:: 1 + len(known) // _N_LOOKED_AT]
+    some = plain_names(pd.Index(known[:: 1 + len(known) // _N_LOOKED_AT], dtype=object))
     n_identifiers = sum(_IDENTIFIER.fullmatch(name) is not None for name in some)
     return "gene_ids" if n_identifiers > len(some) / 2 else "gene_symbols"
 
@@ -78,10 +85,10 @@ def second_names(var: pd.DataFrame) -> np.ndarray | None:
     --------
     >>> var = pd.DataFrame({"gene_ids": ["ENSG00000167286", "ENSG00000010610", np.nan]}, ["CD3D", "CD4", "CD8"])
     >>> second_names(var)
-    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype='<U15')
+    array(['ENSG00000167286', 'ENSG00000010610', ''], dtype=object)
     """
     column = second_column(var)
-    return None if column is None else _told_apart(_texts(column))
+    return None if column is None else _told_apart(texts(_texts(column), "gene"))
 
 
 def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, np.ndarray]:
@@ -99,10 +106,52 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     """
     if gene_key is not None:
         require_one("gene column", gene_key, "adata.var", var.columns)
-        return {f"adata.var['{gene_key}']": var[gene_key].to_numpy().astype(str)}
-    found = {"adata.var_names": var.index.to_numpy().astype(str)}
+        return {f"adata.var['{gene_key}']": texts(_texts(var[gene_key]), "gene")}
+    found = {"adata.var_names": texts(var.index, "gene")}
     column, second = second_column(var), second_names(var)
     return found if column is None or second is None else {**found, f"adata.var['{column.name}']": second}
+
+
+def called_by(var: pd.DataFrame, gene_key: str) -> pd.DataFrame:
+    """Take a column of ``var`` as its index, "" where it has no name; what the index was becomes a column.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> called_by(pd.DataFrame({"symbol": ["CD3D", None]}, ["ENSG00000167286", "ENSG00000010610"]), "symbol").index
+    Index(['CD3D', ''], dtype='object')
+    """
+    (names,) = names_by_place(var, gene_key).values()
+    before = {} if _share(_NUMBER, var.index) >= _MOSTLY or "gene_symbols" in var else {"gene_symbols": var.index}
+    return var.assign(**before).set_axis(pd.Index(names, dtype=object), axis=0)
+
+
+def column_of_names(var: Any) -> str | None:
+    """The column of ``var`` that looks like names of genes, where its index has numbers.
+
+    Examples
+    --------
+    >>> column_of_names(pd.DataFrame({"chromosome": ["11", "12"], "features": ["CD3D", "CD4"]}, ["0", "1"]))
+    'features'
+    """
+    if not len(var) or _share(_NUMBER, var.index) < _MOSTLY:
+        return None
+    texts = {name: _texts(column) for name, column in var.items() if column.dtype.kind not in "biufcmM"}
+    fit = [name for name, names in texts.items() if _share(_LIKE_A_NAME, names) >= _MOSTLY <= _distinct(names)]
+    usual = [name for name in fit if str(name).lower() in _SYMBOL_COLUMNS]
+    return next(iter([*usual, *fit]), None)
+
+
+def _share(pattern: re.Pattern, names: Iterable[Any]) -> float:
+    return float(np.mean([pattern.fullmatch(str(name).strip()) is not None for name in names]))
+
+
+def _distinct(names: np.ndarray) -> float:
+    return len(np.unique(names)) / len(names)
 
 
 def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -111,40 +160,48 @@ def agreed_names(of_inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     Examples
     --------
     >>> agreed_names([np.array(["a", "b", "", "d"]), np.array(["a", "x", "c", ""])])
-    array(['a', '', 'c', 'd'], dtype='<U1')
+    array(['a', '', 'c', 'd'], dtype=object)
     """
-    agreed = np.asarray(of_inputs[0])
+    agreed = np.asarray(of_inputs[0], object)
     is_contradicted = np.zeros(len(agreed), bool)
     for names in of_inputs[1:]:
-        is_contradicted |= (agreed != "") & (names != "") & (unversioned(agreed) != unversioned(names))
+        is_contradicted |= (agreed != "") & (names != "") & (plain_names(agreed) != plain_names(names))
         agreed = np.where(agreed == "", names, agreed)
     return _told_apart(np.where(is_contradicted, "", agreed))
 
 
-def require_second_names(names: Iterable[str], n_genes: int) -> np.ndarray:
+def require_second_names(names: Iterable[Any], n_genes: int) -> np.ndarray:
     """Second names as an array, or a ValueError if there is not one for each gene, or two genes share one.
 
     Examples
     --------
     >>> require_second_names(["ENSG00000167286", ""], 2)
-    array(['ENSG00000167286', ''], dtype='<U15')
+    array(['ENSG00000167286', ''], dtype=object)
     """
-    found = np.asarray(list(names), dtype=object).astype(str)
+    found = texts(names, "gene")
     if len(found) != n_genes:
         raise ValueError(f"`second_names` has {len(found):,} names, for {n_genes:,} genes.")
     known = found[found != ""]
-    if len(np.unique(known)) != len(known):
+    if len(set(known)) != len(known):
         raise ValueError('`second_names` must not name two genes the same; "" stands for a name that is not known.')
     return found
 
 
-def _texts(column: pd.Series) -> np.ndarray:
-    return column.astype(object).where(column.notna().to_numpy(), "").to_numpy().astype(str)
+def _texts(column: Any) -> np.ndarray:
+    return np.array([str(name) for name in column.astype(object).where(column.notna().to_numpy(), "")], dtype=object)
+
+
+def _once(names: np.ndarray) -> np.ndarray:
+    return np.where(pd.Index(names).duplicated(keep=False), "", names)
 
 
 def _told_apart(names: np.ndarray) -> np.ndarray | None:
-    once = np.where(pd.Index(names).duplicated(keep=False), "", names)
+    once = _once(names)
     return once if (once != "").any() else None
+
+
+def _each(function: Callable[[str], str], names: np.ndarray) -> np.ndarray:
+    return np.array([function(str(name)) for name in names], dtype=object)
 
 
 def read_gene_table(given: GeneTable) -> pd.DataFrame:
@@ -172,6 +229,44 @@ def read_gene_table(given: GeneTable) -> pd.DataFrame:
     return read_pairs(given, "gene_map", "gene names", columns).set_axis(["data", "model"], axis=1)
 
 
+def _in_r(name: str) -> str:
+    """A name as R's ``make.names`` writes it, and Seurat."""
+    return re.sub(r"^(?=\d)", "X", re.sub(r"[^A-Za-z0-9]", ".", name))
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A way in which names are written with something around them, or in other signs.
+
+    Attributes
+    ----------
+    undo : callable
+        Gives a name as it is compared.
+    of_both : bool
+        Whether names of the model are compared so, too.
+
+    Examples
+    --------
+    >>> SPELLINGS["identifier beside a symbol"].undo("CD3D_ENSG00000167286")
+    'ENSG00000167286'
+    """
+
+    undo: Callable[[str], str]
+    of_both: bool = False
+
+
+SPELLINGS = {
+    "blanks or quotes": Spelling(lambda name: name.strip(" \t\r\n'\"\ufeff")),
+    "identifier beside a symbol": Spelling(lambda name: found[0] if (found := _IDENTIFIER.search(name)) else name),
+    "symbol beside an identifier": Spelling(lambda name: _BESIDE.sub("", name)),
+    "before a separator": Spelling(lambda name: _SEPARATOR.split(name)[0]),
+    "after a separator": Spelling(lambda name: _SEPARATOR.split(name)[-1]),
+    "after a dash or dot": Spelling(lambda name: re.sub(r"^[^\W_]+[-.]", "", name)),
+    "before a dash or dot": Spelling(lambda name: re.sub(r"[-.][^\W_]+$", "", name)),
+    "signs of R": Spelling(_in_r, of_both=True),
+}
+
+
 @dataclass(frozen=True)
 class GeneNames:
     """What the genes of a model are called, and how names of data are compared with that.
@@ -187,6 +282,8 @@ class GeneNames:
         else; of several genes of the model for the first.
     ignore_case : bool
         See `match_genes`.
+    spelling : Spelling, optional
+        How names of the data are read that stand for no gene as they are written.
 
     Examples
     --------
@@ -199,6 +296,7 @@ class GeneNames:
     second: Sequence[str] | np.ndarray | None = None
     table: pd.DataFrame | None = None
     ignore_case: bool = False
+    spelling: Spelling | None = None
 
     def match(self, data: Mapping[str, np.ndarray]) -> GeneMap:
         """Match by those names of the data, and of the model, that find most of its genes.
@@ -217,14 +315,16 @@ class GeneNames:
         """
         if self.table is not None and (self._by_table(data) == _NOT_IN_TABLE).all():
             maps = [f"{of_data} to {of_model}" for of_data, of_model in self.table.to_numpy()]
+            is_turned = (self.turned()._by_table(data) != _NOT_IN_TABLE).any()
+            hint = " Its columns are swapped: the name in the data comes first." if is_turned else ""
             raise ValueError(
                 f"No gene of the data is in `gene_map`, which maps {shorten(maps, 3) or 'nothing'}; the data have "
-                f"{shorten(next(iter(data.values())), 3)}. Are its columns swapped?"
+                f"{shorten(next(iter(data.values())), 3)}.{hint}"
             )
         best, found = self.best(data)
         plain = next(iter(data)), "names"
         if best != plain:
-            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first)).n_found
+            n_plain = GeneMap.to(self._positions(data[plain[0]], self.first), np.asarray(self.first, object)).n_found
             warn(
                 f"Genes are matched by {best[0]} with the {best[1]} of the model, which finds {found.n_found:,} of "
                 f"{len(self.first):,}; {plain[0]} with its names finds {n_plain:,}."
@@ -239,14 +339,27 @@ class GeneNames:
         for place, names in data.items():
             for kind, genes in own.items():
                 positions = np.where(by_table == _NOT_IN_TABLE, self._positions(names, genes), by_table)
-                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first))
+                maps[place, kind] = GeneMap.to(positions, np.asarray(self.first, object))
         plain, best = next(iter(maps)), max(maps, key=lambda side: maps[side].n_found)  # the first of equals
         is_clear = maps[best].n_found > _CLEARLY * maps[plain].n_found
         return (best, maps[best]) if is_clear else (plain, maps[plain])
 
+    def turned(self) -> "GeneNames":
+        """The same with the columns of the table swapped."""
+        return self if self.table is None else replace(self, table=self.table.rename(columns=_SWAPPED))
+
     def _positions(self, names: np.ndarray, genes: Any) -> np.ndarray:
         """Match names to those of the model, of which "" stands for one that is not known."""
-        genes = np.asarray(genes)
+        genes = np.asarray(genes, object)
+        positions = self._known(names, genes)
+        if self.spelling is None:
+            return positions
+        names = np.where(positions < 0, _each(self.spelling.undo, names), "")
+        genes = _once(_each(self.spelling.undo, genes)) if self.spelling.of_both else genes.copy()
+        genes[positions[positions >= 0]] = ""  # is found as it is written
+        return np.where(positions < 0, self._known(names, genes), positions)
+
+    def _known(self, names: np.ndarray, genes: np.ndarray) -> np.ndarray:
         known = np.flatnonzero(genes != "")
         return np.append(known, -1)[match_genes(names, genes[known], ignore_case=self.ignore_case)]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.bounds import read_table
-from ginseng.utils.files import naming, replacing
+from ginseng.utils.files import local_path, naming
+from ginseng.utils.tables import SEPARATORS, save_table
 
 Pairs = str | Path | pd.DataFrame | Mapping[str, str]
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 
 def read_pairs(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> pd.DataFrame:
@@ -79,14 +79,7 @@ def read_mapping(path: str | Path, argument: str, columns: tuple[str, str]) -> d
 
 def write_mapping(path: Path, mapping: Mapping[str, str]) -> None:
     """Write what names stand for, as `read_mapping` reads it."""
-    with replacing(path) as fresh:
-        pd.DataFrame(list(mapping.items())).to_csv(fresh, sep=_SEPARATORS[path.suffix], header=False, index=False)
-
-
-def require_table_path(path: Path, argument: str) -> None:
-    """Raise a ValueError unless a path names a kind of file that is read here."""
-    if path.suffix not in _SEPARATORS:
-        raise ValueError(f"`{argument}` must be a .csv or .tsv file, but got {path}.")
+    save_table(pd.DataFrame(list(mapping.items())), path, header=False, index=False)
 
 
 def _table(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> pd.DataFrame:
@@ -97,8 +90,8 @@ def _table(given: Pairs, argument: str, what: str, columns: tuple[str, str]) -> 
     elif not isinstance(given, str | Path):
         raise ValueError(f"`{argument}` must be a file, a table of two columns or a dictionary, but got {given!r}.")
     else:
-        path = Path(given)
-        separator = next((_SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in _SEPARATORS), None)
+        path = local_path(given)
+        separator = next((SEPARATORS[suffix] for suffix in path.suffixes[-2:] if suffix in SEPARATORS), None)
         if separator is None:
             raise ValueError(f"`{argument}` must be a .csv or .tsv file, a table or a dictionary, but got {path}.")
         if not path.is_file():

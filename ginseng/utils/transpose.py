@@ -103,5 +103,6 @@ class TransposedRows:
             first = part * self._rows_per_part
             places = (entries["row"] - first, entries["column"])
             shape = (min(self._rows_per_part, self.shape[0] - first), self.shape[1])
-            self._held = part, sparse.csr_matrix((entries["value"], places), shape=shape)
+            values = entries["value"].astype(np.float64)  # in which entries for one place are added up
+            self._held = part, sparse.csr_matrix((values, places), shape=shape)
         return self._held[1]

@@ -463,7 +463,7 @@ writers = {
 whole, unlimited = os.path.getsize(folder / "source.h5ad"), resource.getrlimit(resource.RLIMIT_FSIZE)
 for kind, name in json.loads(sys.argv[3]):
     path, errors = str(folder / kind / name), io.StringIO()
-    sys.argv = ["ginseng", "annotate", model_file, str(folder / "source.h5ad"), "-o", path, "-q"]
+    sys.argv = ["ginseng", "annotate", model_file, str(folder / "source.h5ad"), "-o", path, "-q", "--overwrite"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096 + whole * (kind == "copy"), unlimited[1]))
     try:
         with contextlib.redirect_stderr(errors):

@@ -202,10 +202,20 @@ class TestCreate:
             GinsengDataset.create(tmp_path / "thesis", adata, "cell_type", silent=True)
         assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
-    def test_repeated_gene_names_are_refused(self, adata, tmp_path):
+    @pytest.mark.parametrize("genes", [None, ["GENE5", "GENE0"], "mask", "column", 30])
+    def test_repeated_gene_names_are_summed_with_a_warning(self, adata, tmp_path, genes):
+        x = adata.X.toarray()
         adata.var_names = ["GENE0", "GENE0", *adata.var_names[2:]]
-        with pytest.raises(ValueError, match=r"unique; repeated: GENE0.*var_names_make_unique"):
-            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        adata.var["chosen"] = np.isin(np.arange(30), [1, 7])
+        if isinstance(genes, str):
+            genes = {"mask": adata.var["chosen"].to_numpy(), "column": "chosen"}[genes]
+        with pytest.warns(UserWarning, match="1 genes occur more than once in the data; their counts are summed"):
+            dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", genes=genes, silent=True)
+        counts = next(dataset.stream(120, "all", shuffle=False))[0]
+        assert len(set(dataset.gene_names)) == len(dataset.gene_names)
+        np.testing.assert_array_equal(counts[:, dataset.gene_names.index("GENE0")], x[:, 0] + x[:, 1])
+        for gene in set(dataset.gene_names) - {"GENE0"}:
+            np.testing.assert_array_equal(counts[:, dataset.gene_names.index(gene)], x[:, int(gene[4:])])
 
     def test_opening_what_is_not_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no dataset"):

@@ -131,3 +131,109 @@ class TestOneLabel:
         tuned.fit(20, silent=True)
         assert tuned.label_names == ["B cell", "NK cell", "T cell", "γδ T cell"]
         assert tuned.holdout_scores.accuracy == 1.0
+
+
+class TestAtTheirWord:
+    """Labels and groups that say that there is none, or that are none."""
+
+    @pytest.fixture
+    def create(self, adata, tmp_path):
+        def made(column, label_key="label", **options):
+            adata.obs["label"] = column if label_key == "label" else "x"
+            adata.obs["group"] = column
+            return GinsengDataset.create(tmp_path / "c.zarr", adata, label_key, silent=True, **options)
+
+        return made
+
+    @staticmethod
+    def typed(name, n_cells=30):
+        return np.array([name] * n_cells + ["A", "B", "C"] * 30, dtype=object)
+
+    @pytest.mark.parametrize("name", ["nan", "NA", "None", " ", "", "N/A", "null", "<NA>", np.nan, None])
+    def test_what_says_none_is_missing(self, create, name):
+        said = rf" \(30 say {name!r}\) and are left out; to keep" if isinstance(name, str) else " and are left out."
+        with pytest.warns(UserWarning, match=rf"30 of 120 cells have no label in adata.obs\['label'\]{said}"):
+            made = create(self.typed(name))
+        assert made.label_names == ["A", "B", "C"]
+        assert len(made.labels) == 90
+        with pytest.raises(ValueError, match="30 of 120 cells have no label"):
+            create(self.typed(name), missing_labels="error")
+
+    def test_a_mapping_comes_first(self, create, recwarn):
+        assert create(self.typed("NA"), mapping={"NA": "natural"}).label_names == ["A", "B", "C", "natural"]
+        assert create(self.typed("NA"), mapping={"NA": "NA"}).label_names == ["A", "B", "C", "NA"]
+        assert create(self.typed("NA"), mapping={"NA": None, "A": "B"}).label_names == ["B", "C"]
+        assert not recwarn.list
+
+    @pytest.mark.parametrize("name", ["Unknown", "unassigned", "unlabeled"])
+    def test_what_is_not_known_is_a_type_unless_it_is_declared(self, create, name):
+        way_out = rf"30 of 120 cells are called '{name}' in .*unlabeled=\['{name}'\].*mapping={{'{name}': None}}"
+        with pytest.warns(UserWarning, match=way_out):
+            assert create(self.typed(name)).label_names == sorted(["A", "B", "C", name])
+        for unlabeled in (name.upper(), [name, "of another study"]):
+            with pytest.warns(UserWarning, match=rf"30 of 120 cells have no label in .* \(30 say '{name}'\)") as told:
+                assert create(self.typed(name), unlabeled=unlabeled).label_names == ["A", "B", "C"]
+            assert len(told) == 1
+
+    def test_names_that_differ_by_blanks_or_case_are_told(self, create):
+        with pytest.warns(UserWarning, match="'B' and 'B '; if they are the same, pass mapping={'B': 'B '}"):
+            assert create(self.typed("B ", 60)[:120]).label_names == ["A", "B", "B ", "C"]
+        with pytest.warns(UserWarning, match="differ by blanks or case alone count as different labels: 'B' and 'b'"):
+            create(self.typed("b"))
+
+    def test_floats_are_the_integers_that_they_were(self, create):
+        codes = np.repeat([0.0, 1.0, 2.0, np.nan], 30)
+        with pytest.warns(UserWarning, match="holds floats, which count as the integers that they were: 0.0 is '0'"):
+            assert create(codes).label_names == ["0", "1", "2"]
+        with pytest.warns(UserWarning, match="have no label"):
+            assert create(codes, mapping={0.0: "B", "1": "T"}).label_names == ["2", "B", "T"]
+        with pytest.warns(UserWarning, match="look like integers that became floats .*mapping={'0.0': '0'"):
+            assert create(codes.astype(str)).label_names == ["0.0", "1.0", "2.0"]
+
+    def test_what_is_no_label_is_refused(self, create):
+        with pytest.raises(ValueError, match=r"adata.obs\['label'\] holds measurements, such as 0.5"):
+            create(np.arange(120) / 2 + 0.5)
+        with pytest.raises(ValueError, match="120 labels in 120 cells: it looks like a name for each cell"):
+            create([f"barcode{cell}" for cell in range(120)])
+        with pytest.warns(UserWarning, match="40 labels in 120 cells, few of each"):
+            create([f"type{cell // 3}" for cell in range(120)])
+
+    @pytest.mark.parametrize("name", ["nan", "NA", "None", " ", np.nan])
+    def test_groups_that_say_none_are_refused(self, create, name):
+        with pytest.raises(
+            ValueError, match=r"30 cells have no group in adata.obs\['group'\].*; fill them in or leave"
+        ):
+            create(self.typed(name), label_key="cell_type", group_key="group")
+
+    def test_groups_are_read_by_the_same_rule(self, create):
+        options = {"label_key": "cell_type", "group_key": "group"}
+        with pytest.warns(UserWarning, match="integers that they were: 1.0 is '1'"):
+            assert create(np.repeat([1.0, 2.0], 60), **options).group_names == ["1", "2"]
+        with pytest.warns(UserWarning, match="30 of 120 cells are called 'unknown' in .* count as one group"):
+            create(self.typed("unknown"), **options)
+        with pytest.warns(UserWarning, match="different groups: 'A' and 'a'; rename"):
+            create(self.typed("a"), **options)
+        with pytest.warns(UserWarning, match="has 120 groups in 120 cells"):
+            create([f"barcode{cell}" for cell in range(120)], **options)
+
+    def test_further_columns_are_read_by_the_same_rule(self, create):
+        column = self.typed("NA")
+        with pytest.warns(UserWarning, match=r"of `further`, says nothing of some cells \(30 say 'NA'\)"):
+            names, codes = create(column, label_key="cell_type", further=["group"]).column("group")
+        assert names == ["A", "B", "C"]
+        assert (codes[:30] == -1).all()
+
+    def test_a_view_leaves_out_what_is_declared(self, create):
+        dataset = create(None, "cell_type")
+        view = dataset.renamed(unlabeled="nk CELL")
+        assert view.label_names == ["B cell", "T cell", "γδ T cell"]
+        assert names_of(view) == [name for name in names_of(dataset) if name != "NK cell"]
+        assert dataset.renamed({"B cell": "NK cell"}, unlabeled=["NK cell"]).label_names == ["T cell", "γδ T cell"]
+
+    def test_markers_are_of_the_same_labels(self, adata):
+        adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).replace("NK cell", "NA")
+        with pytest.warns(UserWarning, match="have no label"):
+            ginseng.select_markers(adata, "cell_type", 10, silent=True)
+        assert set(adata.uns["ginseng_markers"]["type"]) == {"B cell", "T cell", "γδ T cell"}
+        ginseng.select_markers(adata, "cell_type", 10, silent=True, mapping={"NA": "NK"})
+        assert set(adata.uns["ginseng_markers"]["type"]) == {"B cell", "NK", "T cell", "γδ T cell"}

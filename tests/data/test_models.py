@@ -1,6 +1,7 @@
 """Saving and loading models."""
 
 import dataclasses
+import json
 
 import anndata as ad
 import h5py
@@ -17,6 +18,7 @@ from ginseng import (
     save_model,
 )
 from ginseng.data.io import _load_pytree, _save_pytree
+from ginseng.describe import describe_model
 from tests.conftest import GOLDEN
 
 
@@ -230,3 +232,37 @@ def test_trees_of_any_depth(tmp_path):
         loaded = _load_pytree(file)
     np.testing.assert_array_equal(loaded["a"]["b"]["c"], tree["a"]["b"]["c"])
     np.testing.assert_array_equal(loaded["a"]["d"], tree["a"]["d"])
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 2], 3, "text", {"a": [1]}, {"types": 4, "calibration": [5]}, {"epoch": 7}, [], None]
+)
+@pytest.mark.parametrize("part", ["history", "card", "settings", "versions"])
+def test_metadata_of_another_kind_are_shown_as_they_are(state, tmp_path, part, value):
+    save_model(state, tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file.pop(f"metadata/{part}", None)
+        file[f"metadata/{part}"] = json.dumps(value)
+        del file["metadata"].attrs["metadata_digest"]
+    shown = describe_model(load_model(tmp_path / "m.h5"))
+    assert shown.startswith("ginseng model: 4 genes")
+    assert ("settings: lr=0.1" in shown) == (part != "settings")
+    if value and not isinstance(value, dict):
+        assert f"{part}: {value}" in shown
+
+
+def test_metadata_of_which_a_part_is_no_json_are_read_but_for_that(state, tmp_path):
+    save_model(state, tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        replace("metadata/history", "{broken")(file)
+        del file["metadata"].attrs["metadata_digest"]
+    with pytest.warns(UserWarning, match="cannot be read as to 'history'"):
+        assert load_model(tmp_path / "m.h5").metadata["settings"] == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("name", ["genes", "label_keys"])
+def test_names_are_texts_of_any_width_but_have_a_bound(state, name):
+    names = [*getattr(state, name)[:-1], "x" * 1000]
+    assert getattr(dataclasses.replace(state, **{name: names}), name).dtype == object
+    with pytest.raises(ValueError, match=r"'x{40}\.\.\.' has 1,001 characters, where a name has 1,000 at most"):
+        dataclasses.replace(state, **{name: [*names[:-1], "x" * 1001]})

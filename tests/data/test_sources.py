@@ -194,6 +194,20 @@ class TestANumberOfGenes:
         np.testing.assert_array_equal(streamed(dataset).sum(axis=1), adata.X.sum(axis=1).A1)
 
 
+def test_the_sum_of_the_others_is_of_genes_that_all_inputs_have(tmp_path):
+    whole, cut = simulate(40, seed=1), simulate(30, seed=2)[:, :20].copy()
+    names = [f"GENE{i}" for i in range(6)]
+    how = {"genes": names, "other_genes": True, "overwrite": True, "silent": True}
+    with pytest.warns(UserWarning, match="that of genes that all 2 inputs have; up to 10 of one are left out"):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", [whole, cut], "cell_type", **how)
+    assert dataset.gene_names == [*names, OTHER_GENES]
+    expected = np.concatenate([adata[:, [f"GENE{i}" for i in range(6, 20)]].X.sum(axis=1).A1 for adata in (whole, cut)])
+    np.testing.assert_array_equal(streamed(dataset)[:, -1], expected)
+    with pytest.warns(UserWarning, match="that all 2 inputs have; up to 24 of one are left out"):
+        dataset = GinsengDataset.create(tmp_path / "x.zarr", [whole, cut[:, :6].copy()], "cell_type", **how)
+    assert dataset.gene_names == names
+
+
 def test_a_gene_called_like_the_sum_of_the_others_is_part_of_it(adata, tmp_path):
     first = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=6, other_genes=True, silent=True)
     again = GinsengDataset.create(
@@ -217,6 +231,7 @@ def test_a_split_after_the_markers_were_chosen_draws_a_warning(adata, tmp_path):
     others = [{"genes": 6, "select": "variance"}, {"genes": None}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*have no count of the genes that are kept")
         for options in others:
             GinsengDataset.create(tmp_path / "y.zarr", adata, "cell_type", silent=True, **options).make_split(0.3)
         dataset.make_split(0.0)
@@ -261,12 +276,147 @@ def test_what_is_no_split_or_selection_leaves_the_old_dataset(adata, tmp_path):
     assert GinsengDataset(tmp_path / "x.zarr").n_genes == old.n_genes == 30
 
 
+def cite(adata, column="feature_types", gene="Gene Expression", n_others=5):
+    """The same cells with antibodies of large counts among the genes, one of them called as a gene is."""
+    rng = np.random.default_rng(1)
+    others = sparse.csr_matrix(rng.integers(500, 900, (adata.n_obs, n_others)).astype(np.float32))
+    kinds = ["Antibody Capture"] * (n_others - 1) + ["CRISPR Guide Capture"]
+    names = ["GENE3", *(f"CD{i}_TotalSeqB" for i in range(1, n_others))]
+    var = pd.DataFrame({column: [*kinds, *[gene] * adata.n_vars]}, [*names, *adata.var_names])
+    return ad.AnnData(sparse.hstack([others, adata.X]).tocsr(), obs=adata.obs, var=var)
+
+
+LEFT_OUT = "Left out features that are not genes: 4 Antibody Capture, 1 CRISPR Guide Capture."
+
+
+class TestFeaturesThatAreNoGenes:
+    @pytest.mark.parametrize("genes", [None, 6, "mask", "column", ["GENE3", "GENE7"]])
+    def test_they_are_left_out_and_told_once(self, adata, tmp_path, genes):
+        both = cite(adata)
+        for data in (adata, both):
+            data.var["chosen"] = data.var_names.isin(["GENE3", "GENE8"])
+        of = {"column": "chosen", "mask": both.var["chosen"].to_numpy()}
+        options = {"other_genes": True, "silent": True}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = GinsengDataset.create(
+                tmp_path / "x.zarr",
+                both,
+                "cell_type",
+                genes=of.get(genes, genes) if isinstance(genes, str) else genes,
+                **options,
+            )
+        assert [str(warning.message) for warning in told if "genes" in str(warning.message)] == [LEFT_OUT]
+        of["mask"] = adata.var["chosen"].to_numpy()
+        expected = GinsengDataset.create(
+            tmp_path / "y.zarr",
+            adata,
+            "cell_type",
+            genes=of.get(genes, genes) if isinstance(genes, str) else genes,
+            **options,
+        )
+        assert found.gene_names == expected.gene_names
+        np.testing.assert_array_equal(streamed(found), streamed(expected))
+
+    @pytest.mark.parametrize("kind", ["h5ad", "zarr", "dask", "csc", "raw", "view"])
+    def test_whatever_the_storage(self, adata, tmp_path, kind):
+        data, options = cite(adata), {}
+        if kind == "h5ad":
+            data.write_h5ad(tmp_path / "x.h5ad")
+            data = tmp_path / "x.h5ad"
+        elif kind == "zarr":
+            data.write_zarr(tmp_path / "x")
+            data = tmp_path / "x"
+        elif kind == "dask":
+            data.X = dask.array.from_array(data.X.toarray(), chunks=(50, 7))
+        elif kind == "csc":
+            data.X = data.X.tocsc()
+        elif kind == "raw":
+            data.raw, options = data, {"layer": "raw"}
+            data = data[:, :2].copy()
+        else:
+            data = data[:, :]
+        with pytest.warns(UserWarning, match=LEFT_OUT):
+            dataset = GinsengDataset.create(tmp_path / "c.zarr", data, "cell_type", silent=True, **options)
+        assert dataset.gene_names == list(adata.var_names)
+        np.testing.assert_array_equal(streamed(dataset), adata.X.toarray())
+
+    @pytest.mark.parametrize(
+        ("column", "gene"), [("feature_type", "gene_expression"), ("feature_biotype", "gene"), ("modality", "RNA")]
+    )
+    def test_other_spellings(self, adata, column, gene):
+        for select in (select_hvgs, lambda data, **how: select_markers(data, "cell_type", **how)):
+            with pytest.warns(UserWarning, match=LEFT_OUT):
+                marked = select(cite(adata, column, gene), n_top_genes=4, silent=True, copy=True)
+            alone = select(adata, n_top_genes=4, silent=True, copy=True)
+            assert not marked.var["ginseng_genes"].iloc[:5].any()
+            assert list(marked.var["ginseng_genes"].iloc[5:]) == list(alone.var["ginseng_genes"])
+
+    def test_another_vocabulary_is_left_to_the_reader(self, adata, tmp_path):
+        adata.var["feature_type"] = ["protein_coding", "lncRNA"] * 15
+        adata.var["feature_types"] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True).n_genes == 30
+
+
+class TestNamesOfGenes:
+    def test_numbers_are_told_and_the_column_is_taken(self, adata, tmp_path):
+        adata.var["features"], adata.var_names = adata.var_names, [str(i) for i in range(30)]
+        del adata.var["symbol"]
+        with pytest.warns(
+            UserWarning, match="numbers such as '0', but adata.var\\['features'\\] has names: pass gene_key="
+        ):
+            dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        assert dataset.gene_names[0] == "0"
+        with pytest.warns(UserWarning, match="has names, which were taken"):
+            fixed = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", fix=True, silent=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            named = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", gene_key="features", silent=True)
+        assert named.gene_names == fixed.gene_names == [f"GENE{i}" for i in range(30)]
+        with pytest.raises(ValueError, match="gene column 'feature' is not in adata.var; did you mean 'features'"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", gene_key="feature", silent=True)
+
+    @pytest.mark.parametrize("genes", [None, 9])
+    def test_genes_without_a_name_are_no_input(self, adata, tmp_path, genes):
+        adata.var["symbol"] = adata.var["symbol"].where(adata.var["symbol"] != "SYM2")
+        options = {"gene_key": "symbol", "genes": genes, "other_genes": True, "silent": True}
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", **options)
+        assert {"", "nan", "SYM2"}.isdisjoint(dataset.gene_names)
+        np.testing.assert_array_equal(streamed(dataset).sum(axis=1), adata.X.sum(axis=1).A1)
+        adata.var["symbol"] = np.array([None] * 30, dtype=object)
+        with pytest.raises(ValueError, match=r"No gene has a name in adata.var\['symbol'\]"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", **options)
+
+    def test_inputs_may_differ_in_versions_and_prefixes(self, tmp_path):
+        inputs = [simulate(40, seed=1), simulate(30, seed=2), simulate(20, seed=3)]
+        ids = [f"ENSG{i:011}" for i in range(30)]
+        for adata, way in zip(inputs, ("{}.3", "{}.12", "GRCh38_{}"), strict=True):
+            adata.var_names = [way.format(name) for name in ids]
+        x = np.vstack([adata.X.toarray() for adata in inputs])
+        inputs[1] = inputs[1][:, ::-1].copy()
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", inputs, "cell_type", silent=True)
+        assert dataset.gene_names == [f"{name}.3" for name in ids]
+        np.testing.assert_array_equal(streamed(dataset), x)
+
+    def test_summed_genes_of_several_identifiers_have_no_second_name(self, adata, tmp_path):
+        adata.var["gene_ids"] = [f"ENSG{i:011}" for i in range(30)]
+        adata.var_names = ["GENE1", *adata.var_names[1:]]
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+        assert dataset.second_names == ["", *adata.var["gene_ids"][2:]]
+
+
 class TestNumbersOfGenes:
     @pytest.mark.parametrize("n", [30, 31])
     def test_all_are_kept_where_there_are_no_more(self, adata, tmp_path, n):
         adata.X[:, 4] = 0
-        dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, silent=True)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", genes=n, silent=True)
         assert dataset.gene_names == list(adata.var_names)
+        expected = ["31 genes were to be chosen, but there are 30: all of them are kept."] if n == 31 else []
+        assert [str(warning.message) for warning in told if "genes" in str(warning.message)] == expected
 
     @pytest.mark.parametrize(
         ("genes", "message"),

@@ -1,5 +1,8 @@
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from enum import Enum
 from typing import Any
 
@@ -13,7 +16,7 @@ from jaxtyping import TypeCheckError
 
 from ginseng import AttentionClassifier, classify
 from ginseng.model.annotator import Annotator, load_annotator, save_annotator
-from tests.conftest import simulate
+from tests.conftest import REPOSITORY, SUBPROCESS_ENVIRONMENT, simulate
 
 GENES = [f"GENE{i}" for i in range(30)]
 LABELS = ["B", "γδ T", "NK"]
@@ -244,3 +247,41 @@ def test_bfloat16_gives_nearly_the_same():
     assert not np.array_equal(rounded, table_of(annotator, adata)[LABELS])
     with pytest.raises(ValueError, match="`precision` must be"):
         table_of(annotator, adata, precision="float16")
+
+
+FORKED = """
+import multiprocessing
+import ginseng
+from tests.conftest import simulate, untrained
+
+state, adata = untrained(), simulate(30)
+roads = {
+    "classify": lambda: ginseng.classify(state, adata, return_table=True, silent=True),
+    "explain": lambda: ginseng.explain(state, adata, silent=True),
+    "Annotator": lambda: ginseng.Annotator(state.module, state.genes, state.label_keys),
+    "GinsengClassifier": lambda: ginseng.GinsengClassifier(3, 2),
+    "GinsengClassifierTrainer": lambda: ginseng.GinsengClassifierTrainer(None, start=state),
+    "finetune": lambda: ginseng.finetune(state, None),
+}
+
+def ask(name):
+    try:
+        roads[name]()
+        return "done"
+    except RuntimeError as error:
+        return str(error)
+
+if __name__ == "__main__":
+    ask("classify")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        print(*pool.map_async(ask, list(roads)).get(120), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_forked_after_jax_was_used_says_so():
+    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, env=SUBPROCESS_ENVIRONMENT, cwd=REPOSITORY)
+    told = done.stdout.splitlines()
+    assert len(told) == 6, done.stderr
+    assert all("forked from one that uses JAX" in each and "'spawn'" in each for each in told), told

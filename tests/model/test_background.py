@@ -1,13 +1,16 @@
 """Genes that new data lack: their mean over training cells stands in for them."""
 
 import dataclasses
+import warnings
 
+import anndata as ad
 import equinox as eqx
 import h5py
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pandas as pd
 import pytest
 
 from ginseng import (
@@ -16,6 +19,7 @@ from ginseng import (
     GinsengClassifierTrainer,
     GinsengDataset,
     classify,
+    finetune,
     load_annotator,
     load_model,
     save_annotator,
@@ -25,6 +29,7 @@ from ginseng import (
 from ginseng.metrics import score
 from ginseng.model.annotator import Annotator
 from ginseng.model.background import Background, background_of, lacking
+from ginseng.utils.genes import OTHER_GENES
 from tests.conftest import simulate
 from tests.train.models import QUICK
 
@@ -159,3 +164,67 @@ def test_members_that_disagree_have_a_spread(model_file):
     assert "ginseng_spread" not in adata.obs
     rounded = classify(state, adata, precision="bfloat16", return_table=True, silent=True)
     np.testing.assert_allclose(rounded[state.output_labels], table[state.output_labels], atol=0.05)
+
+
+class TestTheSumOfOtherGenes:
+    """An input of a model that data lack which were cut to its genes."""
+
+    @pytest.fixture(scope="class")
+    def state(self, tmp_path_factory):
+        how = {"genes": 20, "other_genes": True, "silent": True}
+        dataset = GinsengDataset.create(tmp_path_factory.mktemp("rest") / "c.zarr", simulate(), "cell_type", **how)
+        trainer = GinsengClassifierTrainer(dataset, QUICK)
+        trainer.fit(6, silent=True)
+        return state_from_classifier_trainer(trainer)
+
+    def asked(self, state, adata):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            table = classify(state, adata, return_table=True)
+        return table, " ".join(str(warning.message) for warning in told)
+
+    def test_it_takes_its_mean_where_there_are_none_or_too_few(self, state):
+        adata, is_rest = simulate(seed=3), state.genes == OTHER_GENES
+        others = [name for name in adata.var_names if name not in state.genes]
+        cut = adata[:, [name for name in adata.var_names if name in state.genes]].copy()
+        table, told = self.asked(state, cut)
+        assert "The data have no genes beside the model's: the sum of these" in told
+        assert "takes its mean over the training cells" in told
+        assert "are not in the data" not in told  # it is no gene
+        x = np.hstack([cut[:, state.genes[~is_rest]].X.toarray(), np.zeros((cut.n_obs, 1))])
+        share = float(state.background.share[is_rest][0])
+        network = state.networks[0].normalizing(target_sum=state.target_sum * (1 - share))
+        inputs = jax.vmap(network.normalized)(jnp.asarray(x, jnp.float32)) + is_rest * state.background.expression
+        logits = jax.vmap(eqx.nn.inference_mode(network.normalizing(normalize=False)))(inputs)
+        expected = state.output_labels[np.asarray(logits).argmax(axis=1)]
+        assert (table["ginseng_cell_type"].astype(str) == expected).mean() > 0.98
+
+        sums = np.asarray(adata[:, others].X.sum(axis=0)).ravel()
+        few = adata[:, [*cut.var_names, others[int(sums.argmin())]]].copy()
+        with_few, told = self.asked(state, few)
+        assert f"few genes beside the model's, with 1% of the counts where they had {share:.0%} in training" in told
+        pd.testing.assert_frame_equal(with_few, table)
+
+    def test_nothing_is_said_where_it_is_known(self, state, tmp_path):
+        adata = simulate(seed=3)
+        table, told = self.asked(state, adata)
+        assert "beside the model's" not in told
+        how = {"genes": [*state.genes[:-1]], "other_genes": True, "silent": True}
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", **how)
+        assert dataset.gene_names == [*state.genes]
+        given, told = self.asked(state, ad.read_zarr(dataset.path))
+        assert "beside the model's" not in told
+        np.testing.assert_allclose(given["ginseng_confidence"], table["ginseng_confidence"], rtol=1e-4)
+
+    def test_the_matrix_that_has_them_is_named(self, state):
+        adata = simulate(seed=3)
+        adata.raw = adata
+        cut = adata[:, adata.var_names.isin(state.genes)].copy()
+        assert "adata.X 20 of the model's 20 genes and no others: pass layer=" in self.asked(state, cut)[1]
+
+    def test_fine_tuning_on_data_without_them_fills_it(self, state, tmp_path):
+        cut = simulate(seed=4)[:, simulate().var_names.isin(state.genes)].copy()
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", cut, "cell_type", silent=True)
+        with pytest.warns(UserWarning, match="1 of the 21 genes of the model are not in the data and take their mean"):
+            tuned = finetune(state, dataset, epochs=1, silent=True)
+        assert tuned.state.genes.tolist() == state.genes.tolist()

@@ -92,9 +92,18 @@ class TestClustersIn:
     def test_cells_without_one(self, over):
         assert clusters_in(OBS, over).codes.tolist() == [0, -1, 1]
 
+    def test_a_text_that_says_none_is_no_cluster(self):
+        with pytest.warns(UserWarning, match=r"no cluster in `over` \(1 says 'nan'\) and keep their own label"):
+            assert clusters_in(OBS, ["0", "nan", "1"]).codes.tolist() == [0, -1, 1]
+
+    def test_their_order_and_names(self):
+        assert list(clusters_in(OBS, np.array([10.0, 2.0, 2.0])).categories) == ["2", "10"]
+
     @pytest.mark.parametrize(
         ("over", "told"),
         [
+            (np.array([0, 1, np.inf]), "`over` holds measurements, such as inf"),
+            (pd.Categorical([0.0, 0.5, np.nan]), "`over` holds measurements, such as 0.5"),
             ("louvain", "column 'louvain' is not in adata.obs.* It has: leiden, total"),
             ("total", "column 'total' of adata.obs holds measurements, such as 3.5"),
             (["0", "1"], "one cluster for each of the 3 cells, but has the shape \\(2,\\)"),

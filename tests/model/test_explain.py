@@ -158,3 +158,18 @@ def test_known_markers_are_among_the_first_ten(real_data, name, markers, tmp_pat
     first = table.groupby("group").head(10)
     for group, expected in markers.items():
         assert set(expected) <= set(first.loc[first["group"] == group, "gene"])
+
+
+def test_groups_are_read_by_the_rule_of_labels(adata):
+    annotator, numbers = annotator_of(adata), np.repeat([0.0, 1.0, 2.0], 40)
+    adata.obs["group"] = numbers
+    adata.X[0] = 0  # a cell without counts is in no group, and no reason to call the others by floats
+    of_floats = explain(annotator, adata, "group", silent=True)
+    assert of_floats["group"].unique().tolist() == ["0", "1", "2"]
+    adata.obs["group"] = np.array(["0", "1", "nan"])[numbers.astype(int)]
+    with pytest.warns(UserWarning, match=r"Some cells are in no group of column 'group' .*\(40 say 'nan'\)"):
+        of_texts = explain(annotator, adata, "group", silent=True)
+    assert of_texts["group"].unique().tolist() == ["0", "1"]
+    adata.obs["group"] = numbers / 4
+    with pytest.raises(ValueError, match="column 'group' of adata.obs holds measurements"):
+        explain(annotator, adata, "group", silent=True)

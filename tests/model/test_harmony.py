@@ -1,5 +1,7 @@
 """Labels of two studies: those that are the same are found, finer ones are told, and others stay."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from ginseng import (
     GinsengDataset,
     harmonize,
     read_adata,
+    save_model,
     state_from_classifier_trainer,
 )
 from ginseng.model.harmony import Harmony
@@ -95,6 +98,29 @@ def shares(values, a, b):
     return pd.DataFrame(values, index=a, columns=b, dtype=float)
 
 
+def test_genes_may_have_their_names_in_a_column(a, b, tmp_path):
+    expected = harmonize(a[1], a[0], b[1], b[0], **COLUMN)
+    data_b = b[0].copy()
+    data_b.var = pd.DataFrame({"name": data_b.var_names, "id": "x"}, map(str, range(data_b.n_vars)))
+    for gene_key in ((None, "name"), "name"):
+        data_a = a[0].copy()
+        if gene_key == "name":
+            data_a.var = data_b.var
+        found = harmonize(a[1], data_a, b[1], data_b, gene_key=gene_key, **COLUMN)
+        pd.testing.assert_frame_equal(found.table, expected.table)
+    for state, data, name in ((a[1], a[0], "a"), (b[1], data_b, "b")):
+        save_model(state, tmp_path / f"{name}.h5")
+        data.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [tmp_path / name for name in ("a.h5", "a.h5ad", "b.h5", "b.h5ad")]
+    command = ["harmonize", *files, "--label-a", "cell_type", "-o", tmp_path / "pairs.csv"]
+    ginseng(*command, "--gene-key", "", "--gene-key", "name")
+    assert pd.read_csv(tmp_path / "pairs.csv")["relation"].tolist() == expected.table["relation"].tolist()
+    with pytest.raises(ValueError, match="gene column 'name' is not in adata.var"):
+        harmonize(a[1], a[0], b[1], data_b, gene_key="name", **COLUMN)
+    with pytest.raises(ValueError, match="a column of both data, or a pair of columns"):
+        harmonize(a[1], a[0], b[1], data_b, gene_key=("name",), **COLUMN)
+
+
 def test_relations_by_shares():
     a_to_b = shares([[0.15, 0.85, 0], [0, 0, 0], [0, 0, 0.11]], ["CD4", "plasma", "platelet"], ["memory", "naive", "P"])
     b_to_a = shares([[0.95, 0, 0], [0.95, 0.05, 0], [0, 0, 0.93]], a_to_b.columns, a_to_b.index)
@@ -141,6 +167,16 @@ def test_labels_that_are_no_texts_or_missing(a, b):
     assert "Only in B: NK cell." in harmony.report()
 
 
+@pytest.mark.parametrize("trained_as", ["0123", ["0.0", "1.0", "2.0", "3.0"]])
+def test_whole_floats_are_the_integers_that_they_were(a, trained_as):
+    names = dict(zip(sorted(a[0].obs["cell_type"].unique()), trained_as, strict=False))
+    model = dataclasses.replace(a[1], label_keys=[names[str(name)] for name in a[1].label_keys])
+    data = a[0].copy()
+    data.obs["cell_type"] = data.obs["cell_type"].astype(str).map(names).astype(float)
+    mapping = harmonize(model, data, model, data, **COLUMN).mapping
+    assert mapping == {name: name for name in names.values()}
+
+
 def test_cells_without_a_type_count_as_called_by_no_name(a, b):
     emptied = a[0].copy()
     is_t = (emptied.obs["cell_type"] == "T cell").to_numpy()
@@ -179,7 +215,7 @@ def test_the_command_keeps_the_names_for_create(model, tmp_path):
     ginseng("fit", tmp_path / "b.h5ad", "--label", "type", "-o", tmp_path / "b.h5", "-q", *QUICK)
     simulate().write_h5ad(tmp_path / "a.h5ad")
     files = model, tmp_path / "a.h5ad", tmp_path / "b.h5", tmp_path / "b.h5ad"
-    labels = ["--label-a", "cell_type", "--label-b", "type", "-o", tmp_path / "pairs.csv", "-q"]
+    labels = ["--label-a", "cell_type", "--label-b", "type", "-o", tmp_path / "pairs.csv", "-q", "--overwrite"]
     names = tmp_path / "names.csv"
     for options in ([], ["--merge"]):
         ginseng("harmonize", *files, *labels, "--mapping", names, *options)

@@ -1,5 +1,7 @@
 """What is told of annotated cells by `classify`, beyond their type."""
 
+import dataclasses
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -158,13 +160,30 @@ def test_bad_choices_change_nothing(state, cells, options, message):
     assert not cells.uns and not cells.obsm
 
 
-def test_a_cluster_that_is_unlike_training_is_named(state, cells):
+def test_the_table_of_clusters_has_one_that_is_unlike_training(state, cells, recwarn):
     counts = cells.X.toarray()
     rng = np.random.default_rng(0)
     strange = np.arange(90) < 25
     counts[strange] = rng.permuted(counts[strange], axis=1) + rng.poisson(3.0, (25, counts.shape[1]))
     cells.X = counts
     cells.obs["leiden"] = np.where(strange, "strange", cells.obs["cell_type"].astype(str))
-    with pytest.warns(UserWarning, match="Clusters unlike the training cells.*: strange"):
-        classify(state, cells, over="leiden")
+    classify(state, cells, over="leiden")
+    assert not [each for each in recwarn if "strange" in str(each.message)]  # of known types such are as often
     assert cells.uns["ginseng"]["clusters"].loc["strange", "is_novel"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "way_out"),
+    [
+        ("ginseng_status", {}, "pass another `key_added`"),
+        ("my_cell_type", {"key_added": "my"}, "pass another `key_added`"),
+        ("conf_score", {"compat": "celltypist"}, "leave `compat` out"),
+    ],
+)
+def test_a_type_called_as_a_column_of_the_table_is_refused_before_the_work(state, cells, name, options, way_out):
+    odd = dataclasses.replace(state, label_keys=[name, "NK cell", "T cell"])
+    with pytest.raises(ValueError, match=f"a type called '{name}', which is a column of the table: {way_out}"):
+        classify(odd, cells, return_table=True, silent=True, **options)
+    assert name in classify(odd, cells, return_table=True, silent=True, key_added="other").columns
+    classify(odd, cells, silent=True, **options)
+    assert name in cells.obs[f"{options.get('key_added', 'ginseng')}_cell_type"].cat.categories

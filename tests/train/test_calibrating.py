@@ -1,12 +1,26 @@
 import dataclasses
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
-from ginseng import GinsengClassifierTrainer, GinsengDataset, classify, load_model, plot, save_model
+from ginseng import (
+    Annotator,
+    GinsengClassifierTrainer,
+    GinsengDataset,
+    classify,
+    load_annotator,
+    load_model,
+    plot,
+    save_annotator,
+    save_model,
+)
 from ginseng import state_from_classifier_trainer as state_of
 from ginseng.describe import describe_model
 from ginseng.model.calibration import Geometry
+from ginseng.model.modules import weights_digest
+from ginseng.model.state import sealed
 from ginseng.train import calibrating
 from ginseng.train.card import require_card
 from tests.conftest import simulate
@@ -69,6 +83,85 @@ def test_weights_that_were_changed_are_not_calibrated(trainer, tmp_path):
     assert other.calibration is not None
     other.classifier.params = trainer.classifier.params
     assert other.calibration is None
+
+
+class TestOtherWeights:
+    @pytest.fixture(scope="class")
+    def state(self, trainer):
+        return state_of(trainer)
+
+    @staticmethod
+    def halved(state):
+        return dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf / 2, state.params))
+
+    def test_of_a_state_are_saved_without_what_was_known_of_the_earlier(self, state, tmp_path):
+        with pytest.warns(UserWarning, match="The weights have been replaced: what was known of the earlier ones"):
+            save_model(self.halved(state), tmp_path / "m.h5")
+        saved = load_model(tmp_path / "m.h5")
+        assert saved.calibration is None
+        assert not {"card", "history", "settings"} & set(saved.metadata)
+
+    def test_of_a_file_are_noticed_too(self, state, tmp_path):
+        save_model(state, tmp_path / "m.h5")
+        loaded = load_model(tmp_path / "m.h5")
+        with pytest.warns(UserWarning, match="The weights have been replaced"):
+            save_model(self.halved(loaded), tmp_path / "m.h5")
+        assert load_model(tmp_path / "m.h5").calibration is None
+
+    def test_annotate_without_status(self, state):
+        with pytest.warns(UserWarning, match="The calibration was learnt for other weights than the module has"):
+            table = classify(self.halved(state), simulate(), return_table=True)
+        assert "ginseng_status" not in table
+        annotator = Annotator.of(state)
+        assert "ginseng_status" in classify(annotator, simulate(), return_table=True)
+        module = eqx.tree_at(lambda network: network.head.bias, annotator.module, replace_fn=lambda bias: bias + 1)
+        with pytest.warns(UserWarning, match="The calibration was learnt for other weights"):
+            table = classify(dataclasses.replace(annotator, module=module), simulate(), return_table=True)
+        assert "ginseng_status" not in table
+
+    def test_are_saved_with_an_annotator_without_calibration(self, trainer, tmp_path):
+        annotator = Annotator(trainer.model, trainer.genes, trainer.label_names, calibration=trainer.calibration)
+        save_annotator(annotator, tmp_path / "a.eqx")
+        loaded = load_annotator(tmp_path / "a.eqx", trainer.model)
+        assert loaded.own_calibration is not None
+        other = eqx.tree_at(lambda network: network.head.bias, loaded.module, replace_fn=lambda bias: bias + 1)
+        with pytest.warns(UserWarning, match="The calibration was learnt for other weights"):
+            save_annotator(dataclasses.replace(loaded, module=other), tmp_path / "a.eqx")
+        assert load_annotator(tmp_path / "a.eqx", trainer.model).calibration is None
+
+    def test_that_are_the_same_keep_it(self, state, tmp_path, recwarn):
+        same = dataclasses.replace(state, params=jax.tree.map(np.array, state.params), dropout_rate=0.1)
+        save_model(same, tmp_path / "m.h5")
+        assert load_model(tmp_path / "m.h5").calibration is not None
+        assert "ginseng_status" in classify(same, simulate(), return_table=True)
+        assert not [each for each in recwarn if "weights" in str(each.message)]
+
+    def test_of_a_state_and_of_its_module_have_one_name(self, state):
+        several = dataclasses.replace(state, members=[jax.tree.map(lambda leaf: leaf + 1, state.params)])
+        for one in (state, several):
+            assert sealed(one).metadata["weights"] == weights_digest(one.module)
+
+    def test_with_a_calibration_of_their_own_keep_that(self, state, tmp_path):
+        own = dataclasses.replace(state.calibration, weights=None)
+        with pytest.warns(UserWarning, match="The weights have been replaced"):
+            save_model(dataclasses.replace(self.halved(state), calibration=own), tmp_path / "m.h5")
+        saved = load_model(tmp_path / "m.h5")
+        assert saved.calibration is not None
+        assert "card" not in saved.metadata
+
+    def test_are_no_start_with_the_history_of_others(self, state, trainer):
+        with pytest.warns(UserWarning, match="The weights have been replaced"):
+            other = GinsengClassifierTrainer(trainer.dataset, CALIBRATED, start=self.halved(state))
+        assert other.metadata()["start"] == {}
+
+    def test_that_are_assigned_begin_a_history_of_their_own(self, trainer, tmp_path):
+        dataset = GinsengDataset.create(tmp_path / "c.zarr", simulate(), "cell_type", silent=True)
+        other = GinsengClassifierTrainer(dataset, QUICK)
+        other.fit(2, silent=True)
+        other.classifier.params = trainer.classifier.params
+        metadata = state_of(other).metadata
+        assert metadata["history"]["epoch"] == []
+        assert not any("holdout_f1" in told for told in metadata["card"]["types"].values())
 
 
 @pytest.mark.parametrize("asked", ["auto", "holdout"])

@@ -1,5 +1,7 @@
 """A saved classifier learns from new cells, and what it forgets is told."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -262,6 +264,34 @@ def test_a_name_that_is_written_otherwise_is_told(state, mine):
         finetune(state, dataset, QUICK, epochs=0, silent=True)
 
 
+@one_network
+@pytest.mark.parametrize(("trained_as", "tuned_with"), [("012", ["0.0", "1.0", "2.0"]), (["0.0", "1.0", "2.0"], "012")])
+def test_labels_that_became_floats_are_those_of_the_model(state, mine, trained_as, tuned_with):
+    state = dataclasses.replace(state, label_keys=list(trained_as))
+    dataset = mine(KNOWN).renamed(dict(zip(KNOWN, tuned_with, strict=True)))
+    with pytest.warns(UserWarning, match="are those of the model as floats or integers"):
+        tuned = finetune(state, dataset, QUICK, epochs=0, silent=True)
+    assert tuned.added == []
+    assert list(tuned.state.output_labels) == list(trained_as)
+
+
+@one_network
+def test_names_with_a_dot_are_no_other_names(state, mine, recwarn):
+    state = dataclasses.replace(state, label_keys=["1", "11", "2"])
+    names = dict(zip(KNOWN, ["1.0", "1.1", "2"], strict=True))
+    tuned = finetune(state, mine(KNOWN).renamed(names), QUICK, epochs=0, silent=True)
+    assert tuned.added == ["1.0", "1.1"]
+    assert not [told for told in recwarn if "beside its" in str(told.message)]
+
+
+@one_network
+def test_labels_that_are_declared_to_say_none_are_left_out(state, mine):
+    dataset = mine(KNOWN).renamed({"B cell": "Unknown"})
+    tuned = finetune(state, dataset, QUICK, epochs=0, unlabeled="unknown", silent=True)
+    assert tuned.added == []
+    assert sorted(tuned.table.loc["new"].index) == ["NK cell", "T cell"]
+
+
 def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
     settings = tuning_settings(batch_size=32, calibrate="holdout", holdout_fraction=0.4)
     tuned = finetune(state, mine(KNOWN), settings, epochs=1, silent=True).state
@@ -269,11 +299,56 @@ def test_what_the_answers_are_worth_is_learnt_anew(state, mine, reference):
     assert not np.isnan(tuned.calibration.geometry.means).any()
     few = finetune(state, mine(KNOWN[:2]), settings, epochs=1, silent=True).state  # the mean of the third is known
     np.testing.assert_array_equal(few.calibration.geometry.means[2], state.calibration.geometry.means[2])
-    with pytest.warns(UserWarning, match="will not be calibrated, since no training cell is of NK cell, T cell"):
-        unknown = finetune(state, mine(["B cell", "γδ T cell"]), settings, epochs=1, silent=True).state
-    assert unknown.calibration is None
     with_old = finetune(state, mine(["B cell", "γδ T cell"]), settings, epochs=1, old=reference, silent=True).state
-    assert with_old.calibration is not None
+    assert not np.isnan(with_old.calibration.geometry.means).any()
+
+
+@one_network
+def test_new_labels_are_calibrated_by_what_there_is(state, mine):
+    with pytest.warns(UserWarning, match="No training cell is of NK cell, T cell: the novelty of"):
+        settings = tuning_settings(batch_size=32, holdout_fraction=0.4)
+        tuned = finetune(state, mine(["B cell", "γδ T cell"]), settings, epochs=3, silent=True)
+    calibration = tuned.state.calibration
+    assert calibration.source == "holdout"
+    assert len(calibration.labels) == len(tuned.trainer.dataset.test_idx)
+    assert np.isnan(calibration.geometry.means).all(axis=1).tolist() == [False, True, True, False]
+    table = classify(tuned.state, cells(), return_table=True, silent=True)
+    is_judged = table["ginseng_cell_type"].isin(["B cell", "γδ T cell"])
+    assert 0 < is_judged.sum() < len(table)
+    np.testing.assert_array_equal(table["ginseng_novelty"].notna(), is_judged)
+    assert not (table["ginseng_status"][~is_judged] == "novel").any()
+    assert "Not calibrated" not in tuned.report()
+
+
+@one_network
+def test_too_few_held_out_cells_are_told(state, mine):
+    tuned = finetune(state, mine(KNOWN, n_cells=60), tuning_settings(batch_size=32), epochs=0, silent=True)
+    assert tuned.state.calibration is None
+    n_cells = len(tuned.trainer.dataset.test_idx)
+    assert f"Not calibrated: {n_cells} cells of types that it knows are held out, and 20 are needed." in tuned.report()
+
+
+@one_network
+def test_a_model_is_calibrated_without_training(state, mine):
+    plain = dataclasses.replace(state, calibration=None)
+    dataset, settings = mine(KNOWN), tuning_settings(batch_size=32, holdout_fraction=0.3)
+    tuned = finetune(plain, dataset, settings, epochs=0, silent=True)
+    for part in ("features1", "head"):
+        np.testing.assert_array_equal(leaves(tuned.state, part), leaves(plain, part))
+    assert len(tuned.state.calibration.labels) == len(tuned.trainer.dataset.test_idx)
+    assert "ginseng_status" in classify(tuned.state, cells(), return_table=True, silent=True)
+
+
+@one_network
+def test_held_out_cells_of_old_data_tell_too_where_groups_are_left_out(state, reference, tmp_path):
+    path, settings = tmp_path / "groups.zarr", tuning_settings(batch_size=32)
+    adata = cells(["B cell", "γδ T cell"])
+    dataset = GinsengDataset.create(path, adata, "cell_type", group_key="donor", silent=True)
+    calibration = finetune(state, dataset, settings, epochs=1, old=reference, silent=True).state.calibration
+    assert calibration.source == "groups"
+    n_old = len(reference.test_idx)
+    np.testing.assert_array_equal(calibration.labels[-n_old:], reference.labels[np.sort(reference.test_idx)])
+    assert np.bincount(calibration.groups).tolist()[4:] == [n_old]
 
 
 def test_it_can_be_stopped_and_goes_on(state, mine, tmp_path):

@@ -6,7 +6,22 @@ import numpy as np
 import pytest
 from jax import lax
 
+from ginseng import (
+    GinsengClassifier,
+    GinsengClassifierTrainer,
+    GinsengClassifierTrainerSettings,
+    GinsengDataset,
+    Recipe,
+    Trainer,
+    classify,
+    explain,
+    finetune,
+    state_from_classifier_trainer,
+)
+from ginseng.model.nn import nn_linear
+from ginseng.train.opt import opt_adam_update, opt_init_adam
 from ginseng.utils.precision import bfloat16_products
+from tests.conftest import simulate
 from tests.train.models import attention, ensemble, new_head, plain, replaced_layer, sequential
 
 
@@ -67,3 +82,34 @@ def test_gradients_of_any_module_are_close_to_those_in_float32(make):
         assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
         similarity = jnp.sum(leaf * like) / (jnp.linalg.norm(leaf) * jnp.linalg.norm(like))
         assert similarity > 0.99 or not like.any()
+
+
+def test_all_of_it_works_where_nothing_is_promoted(tmp_path):
+    adata, more = simulate(200), simulate(200, n_types=4)[:, 5:].copy()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        dataset = GinsengDataset.create(tmp_path / "a.zarr", adata, "cell_type", silent=True)
+        how = {
+            "members": 2,
+            "ema": 0.9,
+            "label_smoothing": 0.1,
+            "class_weights": "balanced",
+            "distill": 0.1,
+            "clip": 1.0,
+        }
+        how |= {"rate": 0.1, "lam_max": 0.1, "lower": 0, "upper": 2, "hidden_dim": 4, "batch_size": 32}
+        trainer = GinsengClassifierTrainer(dataset, GinsengClassifierTrainerSettings(**how))
+        trainer.fit(1, silent=True)
+        state = state_from_classifier_trainer(trainer)
+        assert state.calibration is not None
+        new = GinsengDataset.create(tmp_path / "b.zarr", more, "cell_type", silent=True)
+        tuned = finetune(state, new, epochs=1, silent=True).state
+        assert "ginseng_status" in classify(tuned, more, return_table=True, silent=True)
+        assert len(explain(tuned, more, silent=True))
+        x, y = adata.X.toarray().astype(np.uint8), jnp.zeros(200, jnp.int32)
+        classifier = GinsengClassifier(30, 3, 4)
+        assert classifier.predict(x, training=True).dtype == jnp.float32
+        gradient = jax.grad(classifier.loss)(classifier.params, jr.key(0), x.astype(np.float32), y)
+        opt_adam_update(gradient, classifier.params, opt_init_adam(classifier.params), weight_decay=0.1)
+        assert nn_linear({"W": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((4, 3))).tolist() == [[4.0, 4.0]] * 4
+        model = eqx.nn.Linear(30, 3, key=jr.key(0))
+        Trainer(model, dataset, Recipe(schedule=lambda step: 1 / (1 + step)), teacher=model).fit(1, silent=True)

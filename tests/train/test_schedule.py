@@ -1,10 +1,17 @@
+import dataclasses
+
+import equinox as eqx
+import jax
 import numpy as np
 import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ginseng import GinsengClassifierTrainer, Recipe, Trainer, adam_l2
+from ginseng.train.recipe import warn_of_rates
 from ginseng.train.schedule import learning_rates, require_schedule
+from tests.train.models import QUICK
 
 
 @given(st.integers(1, 400), st.floats(0.0, 0.99), st.floats(1e-6, 1.0))
@@ -48,3 +55,30 @@ def test_unknown_schedules_are_refused():
         require_schedule("step", 0.0)
     with pytest.raises(ValueError, match=r"`warmup` must lie in \[0, 1\), but got 1.0"):
         require_schedule("cosine", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "is_told"),
+    [
+        (optax.adam(1e-3), optax.constant_schedule(1e-3), True),
+        (adam_l2(), optax.cosine_decay_schedule(3e-4, 100), True),
+        (optax.adam(1.0), optax.constant_schedule(1e-3), False),  # the rate is the schedule's
+        (optax.adam(1e-3), optax.cosine_decay_schedule(1.0, 100), False),
+        (optax.adam(1e-3), optax.linear_schedule(0.0, 1.0, 10_000), False),  # it rises still
+        (optax.adam(1e-3), "cosine", False),
+    ],
+)
+def test_rates_in_place_of_factors_are_told(optimizer, schedule, is_told, recwarn):
+    recipe = Recipe(optimizer=optimizer, schedule=schedule)
+    warn_of_rates(recipe, learning_rates(schedule, 1.0, 0.0, 50))
+    told = [str(each.message) for each in recwarn if "`schedule` look like learning rates" in str(each.message)]
+    assert len(told) == is_told
+
+
+def test_training_tells_of_rates_and_the_settings_take_them(dataset, recwarn):
+    rates = optax.constant_schedule(1e-3)
+    GinsengClassifierTrainer(dataset, dataclasses.replace(QUICK, schedule=rates)).fit(1, silent=True)
+    assert not [each for each in recwarn if "look like learning rates" in str(each.message)]
+    trainer = Trainer(eqx.nn.Linear(30, 3, key=jax.random.key(0)), dataset, Recipe(schedule=rates))
+    with pytest.warns(UserWarning, match=r"look like learning rates \(at most 0.001\).* change 1,000 times less"):
+        trainer.fit(1, silent=True)

@@ -54,16 +54,53 @@ BAD = {
     "Trainer(model, dataset, patience=1.5)": "`patience` must be an integer of at least 1, but got 1.5.",
     "Trainer(model, dataset).fit(1.5)": "`epochs` must be an integer of at least 0, but got 1.5.",
 }
+FLAGS = {
+    **{
+        f"classify(annotator, dataset.path, {name}='no')": name
+        for name in (
+            *("backed", "randomness", "copy", "store_probs", "return_table"),
+            *("silent", "ignore_case", "fix", "calibrate"),
+        )
+    },
+    "classify(annotator, dataset.path, randomness=0)": "randomness",
+    "ginseng.explain(annotator, dataset.path, silent='no')": "silent",
+    "ginseng.finetune('model.h5', dataset, silent='no')": "silent",
+    "ginseng.harmonize(annotator, None, annotator, None, label_a='a', silent='no')": "silent",
+    "ginseng.read_adata('cells.h5ad', backed='no')": "backed",
+    "ginseng.data.io.read_10x_mtx('folder', make_unique='no')": "make_unique",
+    "ginseng.data.io.read_10x_h5('cells.h5', gex_only='no')": "gex_only",
+    "ginseng.select_hvgs(None, copy='no')": "copy",
+    "ginseng.select_markers(None, 'type', silent='no')": "silent",
+    "ginseng.adam_l2(decoupled='no')": "decoupled",
+    "GinsengDataset.create(dataset.path, None, 'type', overwrite='no')": "overwrite",
+    "dataset.make_split(stratify_group='no')": "stratify_group",
+    "dataset.stream(2, 'all', shuffle='no')": "shuffle",
+    "AttentionClassifier(4, 2, normalize='no', key=key)": "normalize",
+    "ginseng.GinsengClassifier(4, 2, normalize='no')": "normalize",
+    "ginseng.GinsengClassifier(4, 2).predict(np.ones((1, 4)), training='no')": "training",
+    "ginseng.model.nn.nn_dropout(key, np.ones(4), 0.5, training='no')": "training",
+    "ginseng.model.functional.nn_annotate({}, key, np.ones((1, 4)), return_attn='no')": "return_attn",
+    "Annotator(model, dataset.gene_names, dataset.label_names, takes_counts='no')": "takes_counts",
+    "Trainer(model, dataset).fit(1, silent='no')": "silent",
+    "GinsengLogger().report(flush='no')": "flush",
+}
+BAD |= {
+    code: f"`{name}` must be True or False, but got {0 if '=0)' in code else 'no'!r}." for code, name in FLAGS.items()
+}
 GOOD = [
     "Sampling(batch_size=np.int64(16), seed=np.uint32(3))",
     "Settings(hidden_dim=np.int32(8), patience=np.int64(2), dropout_rate=0, clip=inf, target_sum=np.float32(10))",
     "Trainer(model, dataset).fit(np.int8(0), silent=True)",
+    "classify(annotator, dataset.path, return_table=np.True_, silent=True)",
 ]
 TRY = """
 import json, sys
 import equinox as eqx
 import jax
+import ginseng
+import ginseng.data.io, ginseng.model.functional, ginseng.model.nn
 import numpy as np
+from ginseng.train.logger import GinsengLogger
 from numpy import inf, nan
 from ginseng import Annotator, AttentionClassifier, GinsengDataset, Recipe, Sampling, Trainer, classify
 from ginseng import GinsengClassifierTrainerSettings as Settings

@@ -1,3 +1,7 @@
+import functools
+import tempfile
+from unittest import mock
+
 import anndata as ad
 import dask.array as da
 import numpy as np
@@ -9,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from ginseng.utils.counts import Counts
+from ginseng.utils.transpose import by_rows
 
 STORAGES = [
     "dense",
@@ -146,3 +151,54 @@ def test_masked_counts_are_refused_and_those_of_which_nothing_is_masked_are_read
         Counts(ad.AnnData(values))
     ((_, _, block),) = Counts(ad.AnnData(np.ma.array(values.data))).blocks(3)
     np.testing.assert_array_equal(block.toarray(), values.data)
+
+
+NARROW = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
+
+
+def in_pieces(x, dtype, rng):
+    """Counts of which each is stored as two entries, as far as the type holds them, in any order."""
+    largest = 1 if dtype == "bool" else 127
+    row, column = np.nonzero(x)
+    total = np.minimum(x[row, column], 2 * largest)
+    first = np.minimum(total, largest)
+    order = rng.permutation(2 * len(row))
+    values = np.concatenate([first, total - first]).astype(dtype)[order]
+    places = np.tile(row, 2)[order], np.tile(column, 2)[order]
+    whole = np.zeros(x.shape)
+    whole[row, column] = total
+    by_row = np.argsort(places[0], kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(places[0], minlength=len(x)))])
+    return sparse.csr_matrix((values[by_row], places[1][by_row], ends), shape=x.shape), whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(NARROW),
+    storage=st.sampled_from(["csr", "csc", "backed csr", "backed csc", "raw", "columns by parts"]),
+    seed=st.integers(0, 99),
+)
+def test_entries_for_one_place_add_up_in_any_type(dtype, storage, seed):
+    rng = np.random.default_rng(seed)
+    matrix, whole = in_pieces(rng.integers(0, 300, (6, 5)) * rng.integers(0, 2, (6, 5)), dtype, rng)
+    if "csc" in storage or "columns" in storage:
+        matrix = matrix.tocsc()  # which keeps entries for one place apart
+    with tempfile.TemporaryDirectory() as folder:
+        adata = ad.AnnData(matrix)
+        if storage == "raw":
+            adata.raw = adata.copy()
+            adata = adata[:, :2].copy()
+        elif storage not in ("csr", "csc"):
+            adata.write_h5ad(f"{folder}/x.h5ad")
+            adata = ad.read_h5ad(f"{folder}/x.h5ad", backed="r")
+        by_parts = functools.partial(by_rows, memory=256 if "parts" in storage else 2**28)
+        with mock.patch("ginseng.utils.counts.by_rows", by_parts):
+            counts = Counts(adata, "raw" if storage == "raw" else None, nonnegative=True, raw=True)
+            np.testing.assert_array_equal(read_all(counts, 4), whole)
+        del counts, adata
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, "float16"])
+def test_dense_counts_of_any_type(dtype):
+    x = np.array([[1, 0, 1], [0, 0, 1]], dtype)
+    np.testing.assert_array_equal(read_all(Counts(ad.AnnData(x), nonnegative=True, raw=True), 1), x.astype(float))

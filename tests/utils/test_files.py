@@ -1,10 +1,15 @@
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
 import pytest
 
+from ginseng.utils.ahead import read_ahead
+from ginseng.utils.counts import Counts
 from ginseng.utils.files import replacing
 from ginseng.utils.messages import unknown_name
+from tests.conftest import SUBPROCESS_ENVIRONMENT
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -77,3 +82,45 @@ def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
     stopped.set()
     thread.join()
     assert not list(tmp_path.iterdir())
+
+
+class TestBeingAskedToEnd:
+    SCRIPT = """
+import os, signal, sys, types
+from ginseng import interruption
+from ginseng.interruption import leave_if_asked, leaving_when_asked
+library = types.ModuleType(sys.argv[1])
+code = "import os, signal\\ndef call():\\n    os.kill(os.getpid(), signal.SIGTERM)\\n    print('went on', flush=True)"
+exec(code, library.__dict__)
+with leaving_when_asked():
+    try:
+        library.call()
+        print("back", flush=True)
+        leave_if_asked()
+        print("lost", flush=True)
+    finally:
+        print("cleaned", flush=True)
+        if sys.argv[2] == "twice":
+            interruption._MOMENT = -1
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("too late", flush=True)
+"""
+
+    @pytest.mark.parametrize(
+        ("within", "times", "printed"),
+        [("mine", "once", "cleaned"), ("jax.fake", "once", "went on back cleaned"), ("mine", "twice", "cleaned")],
+    )
+    def test_it_is_at_once_but_where_jax_runs(self, within, times, printed):
+        command = [sys.executable, "-c", self.SCRIPT, within, times]
+        done = subprocess.run(command, capture_output=True, text=True, env=SUBPROCESS_ENVIRONMENT)
+        assert (done.returncode, done.stdout.split(), done.stderr) == (143, printed.split(), "")
+
+    def test_loops_and_outputs_end(self, adata, tmp_path, monkeypatch):
+        monkeypatch.setattr("ginseng.interruption._asked_at", 0.0)
+        with pytest.raises(SystemExit, match="143"):
+            next(read_ahead(iter("ab")))
+        with pytest.raises(SystemExit, match="143"):
+            next(Counts(adata).blocks(2))
+        with pytest.raises(SystemExit, match="143"), replacing(tmp_path / "a.csv") as fresh:
+            fresh.write_text("new")
+        assert not list(tmp_path.iterdir())

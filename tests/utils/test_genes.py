@@ -30,7 +30,9 @@ def test_genes_that_are_no_input_may_be_summed(names, n_known, seed):
     np.testing.assert_array_equal(aligned.toarray(), np.transpose(expected))
     np.testing.assert_array_equal(gene_map.has_counts(aligned), np.any(expected[:-1], axis=0))
     assert gene_map.n_found == len(set(names) & set(model))
-    assert gene_map.is_lacking.sum() == n_known - gene_map.n_found
+    has_others = bool(set(names) - set(model))
+    assert gene_map.is_lacking.sum() == n_known - gene_map.n_found + (not has_others)
+    assert gene_map.is_lacking[-1] == gene_map.lacks_rest == (not has_others)
 
 
 def test_versions_of_identifiers_are_ignored_but_suffixes_of_symbols_are_not():
@@ -47,6 +49,31 @@ def test_versions_count_where_the_model_tells_two_apart():
 def test_repeated_genes_of_a_model_are_refused():
     with pytest.raises(ValueError, match=r"unique.*'A'"):
         match_genes(np.array(["A"]), np.array(["A", "B", "A"]))
+
+
+@given(
+    dtype=st.sampled_from(
+        ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32"]
+    ),
+    names=NAMES,
+    n_known=st.integers(1, 8),
+    has_rest=st.booleans(),
+    twice=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_sums_do_not_wrap_in_any_type(dtype, names, n_known, has_rest, twice, seed):
+    model = [*"HGFEDCBA"[:n_known], *[OTHER_GENES] * has_rest]
+    largest = 1 if dtype == "bool" else 127
+    x = np.full((2, len(names)), largest) * np.random.default_rng(seed).integers(0, 2, (2, len(names)))
+    counts = sparse.csr_matrix(x.astype(dtype))
+    if twice:
+        ends, x = 2 * counts.indptr, 2 * x
+        counts = sparse.csr_matrix((counts.data.repeat(2), counts.indices.repeat(2), ends), shape=x.shape)
+    expected = [x[:, np.array(names) == gene].sum(axis=1) for gene in model]
+    if has_rest:
+        expected[-1] = x.sum(axis=1) - np.sum(expected[:-1], axis=0)
+    aligned = GeneMap.matching(np.array(names), np.array(model)).of(counts)
+    np.testing.assert_array_equal(aligned.astype(float).toarray(), np.transpose(expected))
 
 
 def test_sums_may_be_larger_than_the_type_of_the_counts():

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 
 from ginseng.utils.genes import OTHER_GENES, match_genes
-from ginseng.utils.names import GeneNames, agreed_names, read_gene_table, second_names
+from ginseng.utils.names import (
+    SPELLINGS,
+    GeneNames,
+    agreed_names,
+    called_by,
+    column_of_names,
+    read_gene_table,
+    second_names,
+)
 
 SYMBOLS = ["CD3D", "CD4", "CD8A", "MS4A1"]
 IDS = ["ENSG00000167286", "ENSG00000010610", "ENSG00000153563.8", "ENSG00000156738"]
@@ -123,11 +131,76 @@ class TestGeneNames:
 
     def test_a_table_of_other_genes_is_refused(self):
         table = read_gene_table({"CD3D": "Cd3d", "CD4": "Cd4"})
-        message = (
-            "No gene of the data is in `gene_map`, which maps CD3D to Cd3d, CD4 to Cd4; the data have x, y.*swapped"
-        )
+        message = "No gene of the data is in `gene_map`, which maps CD3D to Cd3d, CD4 to Cd4; the data have x, y.$"
         with pytest.raises(ValueError, match=message):
             GeneNames(SYMBOLS, table=table).match({"a": np.array(["x", "y"])})
+
+    def test_a_table_the_other_way_round_is_named(self):
+        table = read_gene_table({"CD3D": "Cd3d", "CD4": "Cd4"})
+        model, data = GeneNames(SYMBOLS, table=table), {"a": np.array(["Cd4", "y"])}
+        with pytest.raises(ValueError, match="columns are swapped: the name in the data comes first"):
+            model.match(data)
+        assert model.turned().match(data).positions.tolist() == [1, -1]
+
+
+class TestSpellings:
+    WAYS = (
+        "GRCh38_{symbol}",
+        "GRCh38______{symbol}",
+        "hg19_{id}.3",
+        "GRCh38-2020-A_{symbol}",
+        "{symbol}_{id}",
+        "{id}_{symbol}",
+        "{id}.7_{symbol}",
+        "{symbol}|{id}",
+        "{symbol}|123",
+        "{symbol} ({id})",
+        "{symbol};{id}.2",
+        "gene:{id}",
+        "gene:{symbol}",
+        "gene-{symbol}",
+        "human_{symbol}",
+        "{symbol} ",
+        " {id}",
+        '"{symbol}"',
+        "{id}.12_PAR_Y",
+    )
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_what_surrounds_a_name_can_be_left_out(self, way):
+        genes, ids = [f"HLA-D{i}" for i in range(20)], [f"ENSG{i:011}" for i in range(20)]
+        names = np.array([way.format(symbol=gene, id=id_) for gene, id_ in zip(genes, ids, strict=True)])
+        found = [
+            GeneNames(genes, ids, spelling=spelling).best({"a": names})[1].positions for spelling in SPELLINGS.values()
+        ]
+        assert max(found, key=lambda positions: (positions >= 0).sum()).tolist() == list(range(20))
+
+    def test_signs_of_r_stand_for_the_gene_that_has_them(self):
+        model = GeneNames(["HLA-DRA", "7SK", "AC0.1", "A-1", "A.1"], spelling=SPELLINGS["signs of R"])
+        names = np.array(["HLA.DRA", "X7SK", "AC0.1", "A_1"])
+        assert model.best({"a": names})[1].positions.tolist() == [0, 1, 2, -1]
+
+    def test_what_is_found_as_it_is_written_is_not_added_to(self):
+        model = GeneNames(["CD4", "CD8A"], spelling=SPELLINGS["before a separator"])
+        assert model.best({"a": np.array(["CD4", "CD4_1", "CD8A_1"])})[1].positions.tolist() == [0, -1, 1]
+
+
+class TestNamesToTrainOn:
+    def test_a_column_is_found_where_the_index_has_numbers(self):
+        numbers, symbols = ["0", "1", "2", "3"], pd.Categorical(SYMBOLS)
+        others = {"chromosome": ["chr1"] * 4, "n": [1, 2, 3, 4], "place": [f"chr{i}:{i}-9" for i in range(4)]}
+        assert column_of_names(pd.DataFrame({**others, "features": symbols}, numbers)) == "features"
+        assert column_of_names(pd.DataFrame({**others, "id": IDS, "feature_name": SYMBOLS}, numbers)) == "feature_name"
+        assert column_of_names(pd.DataFrame(others, numbers)) is None
+        assert column_of_names(pd.DataFrame({"features": SYMBOLS}, IDS)) is None
+        assert column_of_names(pd.DataFrame({"features": []}, [])) is None
+
+    def test_the_index_becomes_the_second_names(self):
+        var = called_by(pd.DataFrame({"symbol": SYMBOLS}, IDS), "symbol")
+        assert (list(var.index), second_names(var).tolist()) == (SYMBOLS, IDS)
+        var = called_by(pd.DataFrame({"id": IDS}, SYMBOLS), "id")
+        assert (list(var.index), second_names(var).tolist()) == (IDS, SYMBOLS)
+        assert second_names(called_by(pd.DataFrame({"symbol": SYMBOLS}, ["0", "1", "2", "3"]), "symbol")) is None
 
 
 def test_case_is_ignored_where_one_gene_is_meant():

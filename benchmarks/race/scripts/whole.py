@@ -38,6 +38,7 @@ train, test, table = (folder / name for name in ("train.h5ad", "test.h5ad", "lab
 table.unlink(missing_ok=True)
 if package == "ginseng":
     model = folder / "whole.h5"
+    model.unlink(missing_ok=True)
     fit = ["-m", "ginseng", "fit", train, "--label", "cell_type", "-o", model, "--quiet"]
     annotate = ["-m", "ginseng", "annotate", model, test, "-o", table, "--quiet"]
 else:
