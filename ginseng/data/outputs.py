@@ -134,7 +134,7 @@ def _write_anndata(
 
 
 def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
-    """Take out of ``uns`` what cannot be written in a format; gives its names."""
+    """Take out of ``uns``, and of the columns, what cannot be written in a format; gives its names."""
     left_out: list[str] = []
 
     def writable(values: Mapping[str, Any], place: str, scratch: Any) -> dict[str, Any]:
@@ -153,6 +153,10 @@ def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
     with h5py.File(io.BytesIO(), "w") as file, _writing_zarr():
         root = zarr.open_group({}, mode="w", zarr_format=ad.settings.zarr_write_format) if suffix == ".zarr" else file
         adata.uns = writable(adata.uns, "uns", root)
+        for part in ("obs", "var"):
+            table = getattr(adata, part)
+            kept = writable({name: table[[name]] for name in table}, part, root)
+            setattr(adata, part, table[list(kept)])
     return left_out
 
 

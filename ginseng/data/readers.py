@@ -270,6 +270,7 @@ def _holds_genes(modality: Any) -> bool:
 
 def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
     """As anndata reads it, unless something in it cannot be read, or is unsound."""
+    backed = backed and "X" in file  # anndata 0.7 leaves out an X of None, and what is backed by it cannot be written
     try:
         return _sound(ad.read_h5ad(path, backed="r" if backed else None))
     except Exception:
