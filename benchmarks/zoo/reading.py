@@ -97,9 +97,7 @@ def require_kept(path: Path, output: Path) -> None:
     after = as_anndata(output)
     for name in ("obs", "var", "obsm", "varm", "obsp", "uns", "layers"):
         members = getattr(before, name)
-        lost = {
-            key for key in set(members) - set(getattr(after, name)) if writable(members[key], output.suffix == ".zarr")
-        }
+        lost = {key for key in set(members) - set(getattr(after, name)) if writable(members[key], output.suffix)}
         if lost:
             raise Refused(f"lost of {name}: {sorted(lost)}")
     if (before.raw is None) != (after.raw is None):
