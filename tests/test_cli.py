@@ -511,8 +511,8 @@ class TestExitCodes:
     ("command", "told", "typed"),
     [
         (commands.annotate, "`min_overlap` must lie in [0, 1]", "--min-overlap must lie in [0, 1]"),
-        (commands.annotate, "pass fix=True (--fix), or", "pass --fix, or"),
-        (commands.annotate, 'layer="counts" (--layer counts) has them', "--layer counts has them"),
+        (commands.annotate, "pass fix=True, or", "pass --fix, or"),
+        (commands.annotate, 'layer="counts" has them', "--layer counts has them"),
         (commands.annotate, "pass layer='my counts'.", "pass --layer 'my counts'."),
         (commands.annotate, "gene_key=None would match 3", "no --gene-key would match 3"),
         (commands.annotate, "pass gene_map=, a table", "pass --gene-map, a table"),

@@ -31,7 +31,6 @@ _ROOM = 2**27  # bytes: on a full disk JAX leaves entries that are cut short, an
 _NOT_READ = 128 + 13  # what a shell reports of a program whose output nobody reads (SIGPIPE)
 _LITERAL = r"""None|True|False|-?\d[\d.]*(?:e-?\d+)?|'[^']*'|"[^"]*"|\{[^{}]*\}|(?=[,;.\s]|$)"""
 _ARGUMENT = re.compile(rf"`(?P<named>\w+)`|(?<![\w.'\"(\[-])(?P<given>\w+)=(?P<value>{_LITERAL})")
-_TWICE = re.compile(r"(--[\w-]+(?: [^()]+)?) \(\1\)")
 _UNREADABLE = (PermissionError, BlockingIOError, IsADirectoryError, NotADirectoryError)
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 input refused"
 
@@ -170,7 +169,7 @@ def as_typed(text: str, kept: str = "") -> str:
     '`lr` must be positive: pass lr=0.1.'
     """
     typed = _ARGUMENT.sub(lambda found: _typed(found) or found.group(), text)
-    return printable(_TWICE.sub(r"\1", typed), kept)
+    return printable(typed, kept)
 
 
 def _typed(found: re.Match[str]) -> str | None:

@@ -158,7 +158,7 @@ def _ways(var: Any, model: GeneNames, gene_key: str | None) -> Iterator[_Way]:
         of_data = names_by_place(var, gene_key)[spelled.by]
         pairs = ((of_data[n], model.first[at]) for n, at in enumerate(spelled.genes.positions) if at >= 0)
         read = next((f"'{name}' is read as '{gene}'" for name, gene in pairs if name != gene), "")
-        yield spelled._replace(argument=f"fix=True (--fix), by which {read},", what=f"where {read}")
+        yield spelled._replace(argument=f"fix=True, by which {read},", what=f"where {read}")
 
 
 def _hint_of_cells(cells: Iterable[str], model: GeneNames, n_found: int) -> str | None:

@@ -14,7 +14,7 @@ from scipy import sparse
 from ginseng.data.matching import GeneMatch, gene_weights, matched_genes
 from ginseng.model.annotator import Annotator
 from ginseng.utils import forms
-from ginseng.utils.counts import Counts, layer_names, x_of
+from ginseng.utils.counts import Counts, NoMatrix, layer_names
 from ginseng.utils.forms import Form, form_of, forms_by_cell
 from ginseng.utils.genes import GeneMap, kinds_of_others, told_repeated
 from ginseng.utils.messages import warn
@@ -84,10 +84,10 @@ class Candidate(NamedTuple):
         """How to ask for it."""
         if self.layer is None:
             said = "leave `layer` out"
-            return f"{said} and pass fix=True (--fix)" if self.needs_fix else said
+            return f"{said} and pass fix=True" if self.needs_fix else said
         if self.needs_fix:
-            return f'pass layer="{self.layer}", fix=True (--layer {self.layer} --fix)'
-        return f'pass layer="{self.layer}" (--layer {self.layer})'
+            return f'pass layer="{self.layer}", fix=True'
+        return f'pass layer="{self.layer}"'
 
     @property
     def needs_fix(self) -> bool:
@@ -153,7 +153,7 @@ class Preflight:
     >>> adata = AnnData(np.log1p(np.random.default_rng(0).poisson(1.0, (50, 30))))
     >>> print(checked_counts(adata)[1].report())  # doctest: +NORMALIZE_WHITESPACE
     X (used): log1p of raw counts
-    refused: adata.X holds log1p of raw counts, such as 0.6931, where raw counts are expected: pass fix=True (--fix), by
+    refused: adata.X holds log1p of raw counts, such as 0.6931, where raw counts are expected: pass fix=True, by
     which this is undone, or normalize=False for a network that takes such values.
     """
 
@@ -209,19 +209,20 @@ def forms_of(adata: AnnData, known: Mapping[str | None, Form] | None = None) -> 
     >>> {layer: form.kind for layer, form in forms_of(adata).items()}
     {None: 'raw counts', 'scaled': 'scaled'}
     """
-    layers: list[str | None] = [] if x_of(adata) is None else [None]
-    layers += layer_names(adata)
-    layers += ["raw"] if _has_raw(adata) else []
-    found = {}
+    layers = [None, *layer_names(adata), *(["raw"] if _has_raw(adata) else [])]
+    found = {} if known is None else dict(known)
     for layer in layers:
-        if known is not None and layer in known:
-            found[layer] = known[layer]
-            continue
-        try:
-            found[layer] = form_of_counts(Counts(adata, layer))
-        except ValueError:  # text, or damaged: no counts
-            continue
+        if layer not in found and (form := _form_in(adata, layer)) is not None:
+            found[layer] = form
     return found
+
+
+def _form_in(adata: AnnData, layer: str | None) -> Form | None:
+    """The form of a matrix; None if it holds no counts: text, or what is damaged."""
+    try:
+        return form_of_counts(Counts(adata, layer))
+    except ValueError:
+        return None
 
 
 def form_of_counts(counts: Counts) -> Form:
@@ -308,8 +309,11 @@ def checked_counts(
     >>> checked_counts(adata, fix=True)[1].used
     'layer umis'
     """
-    counts = None if layer is None and x_of(adata) is None else Counts(adata, layer, file=file)
-    form = Form(forms.EMPTY) if counts is None else form_of_counts(counts)
+    try:
+        counts = Counts(adata, layer, file=file)
+        form = form_of_counts(counts)
+    except NoMatrix:
+        counts, form = None, Form(forms.EMPTY)
     has_raw = _has_raw(adata)
 
     @cache
@@ -326,7 +330,7 @@ def checked_counts(
     if looks_at_all or (normalizes and form.kind != forms.RAW):
         found |= forms_of(adata, found)
     elif normalizes and has_raw and candidate("raw", form).has_clearly_more_than(candidate(layer, form)):
-        found["raw"] = form_of_counts(Counts(adata, "raw", file=file))
+        found |= {} if (of_raw := _form_in(adata, "raw")) is None else {"raw": of_raw}
     order = [layer, None, "counts", *found]
     asked, *others = [
         candidate(place, found[place])
@@ -389,8 +393,8 @@ def checked_reference(
     Examples
     --------
     >>> adata = AnnData(np.eye(3), var=pd.DataFrame({"features": ["CD3D", "CD4", "LYZ"]}, ["0", "1", "2"]))
-    >>> checked_reference(adata)[1].warnings[0][-71:]
-    "adata.var['features'] has names: pass gene_key='features' (--gene-key)."
+    >>> checked_reference(adata)[1].warnings[0][-59:]
+    "adata.var['features'] has names: pass gene_key='features'."
     """
     counts, found = checked_counts(adata, layer, fix=fix, **look)
     fixed, warnings, better = [], [], None if gene_key is not None else column_of_names(counts.var)
@@ -400,7 +404,7 @@ def checked_reference(
             gene_key = better
             fixed.append(f"{said}, which were taken.")
         else:
-            warnings.append(f"{said}: pass gene_key={better!r} (--gene-key).")
+            warnings.append(f"{said}: pass gene_key={better!r}.")
     if gene_key is not None:
         counts.var = called_by(counts.var, gene_key)
     known = pd.Index([name for name in counts.var.index if name])
@@ -425,7 +429,7 @@ def require_counts(sample: np.ndarray, name: str) -> None:
         if form.kind in (forms.LOGARITHMS, forms.ROOTS):
             raise ValueError(
                 f"{name} holds {form.name}, such as {form.example:.4g}, where raw counts are expected: create it anew "
-                "with fix=True (--fix) or the layer of raw counts, or train with normalize=False."
+                "with fix=True or the layer of raw counts, or train with normalize=False."
             )
     if (form := form_of(values)).kind in _TO_BE_WARNED_OF:
         warn(_warning(name, form))
@@ -454,9 +458,9 @@ def _way_out(asked: Candidate, best: Candidate) -> str:
     if best is not asked:
         holds = f"adata.X holds {best.form.name}" if best.layer is None else f"which has {best.form.name}"
         named = f"{best.argument}{':' if best.layer is None else ','} {holds}"
-        return f"{named}; fix=True (--fix) {'alone ' * best.needs_fix}does so"
+        return f"{named}; fix=True {'alone ' * best.needs_fix}does so"
     if asked.form.function:
-        return "pass fix=True (--fix), by which this is undone, or normalize=False for a network that takes such values"
+        return "pass fix=True, by which this is undone, or normalize=False for a network that takes such values"
     if asked.form.kind == forms.MIXED:
         return "bring all cells into one form before they are joined, best the raw counts"
     return (

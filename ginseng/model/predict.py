@@ -315,10 +315,9 @@ def classify(
         require_key(key_added)
         if calibrate and annotator.calibration is None and not isinstance(model_state, Annotator):
             warn(
-                "The model is not calibrated (as those of ginseng 0.2.1 and of few held-out cells): there is no "
-                "status and no novelty, and cells of types that it does not know are given one that it knows. Labelled "
-                "cells that it was not trained on calibrate it: ginseng.finetune with epochs=0, or ginseng finetune "
-                "MODEL CELLS --label COLUMN --epochs 0 -o NEW. calibrate=False (--no-calibrate) goes without."
+                "The model is not calibrated: there is no status and no novelty, and cells of types that it does not "
+                "know get one that it knows. Labelled cells calibrate it: ginseng finetune MODEL CELLS --label COLUMN "
+                "--epochs 0 -o NEW (in Python ginseng.finetune with epochs=0). To go without: calibrate=False."
             )
         promises = target_error, class_error, novel_error
         judgement = Judgement.of(annotator, only, exclude, hierarchy, *promises, calibrate=calibrate)

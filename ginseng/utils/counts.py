@@ -121,6 +121,10 @@ def x_of(adata: AnnData) -> Any:
         return None
 
 
+class NoMatrix(ValueError):
+    """There is no X."""
+
+
 class Counts:
     """The count matrix of an AnnData, read in blocks of rows as CSR whatever its storage.
 
@@ -207,7 +211,7 @@ class Counts:
             raise unknown_name("layer", layer, "adata.layers", [*layer_names(adata), *raws])
         if self._matrix is None:
             layers = shorten(layer_names(adata)) or "none"
-            raise ValueError(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
+            raise NoMatrix(f"adata.X is empty; name the layer that holds the counts. Layers: {layers}.")
         self._require_numbers()
         others = kinds_of_others(self.var)
         self.columns, self.left_out = np.flatnonzero(others == ""), left_out(others)

@@ -412,7 +412,7 @@ class TestOtherFiles:
         adata.layers["counts"] = adata.X
         adata.X = None
         adata.write_h5ad(tmp_path / "x.h5ad")
-        with pytest.raises(ValueError, match=r"adata.X is empty; name the layer that holds the counts. Layers: counts"):
+        with pytest.raises(ValueError, match='adata.X has no count: pass layer="counts"'):
             classify(state, tmp_path / "x.h5ad", backed=backed, silent=True)
         assert classify(state, tmp_path / "x.h5ad", layer="counts", backed=backed, return_table=True, silent=True).size
 
@@ -494,7 +494,7 @@ def full_disks(state, tmp_path_factory):
         if kind == "dataset":
             GinsengDataset.create(home / kind / name, simulate(), "cell_type", silent=True)
         else:
-            (home / kind / name).write_text("old")
+            (home / kind / name).write_text("epoch,old")
     before = {kind: contents(home / kind) for kind in FULL_DISKS}
     arguments = [str(home), str(home / "source.h5"), json.dumps(list(FULL_DISKS.items()))]
     run = subprocess.run(
@@ -511,7 +511,7 @@ def test_a_full_disk_is_an_error_by_name_and_leaves_the_old_file(full_disks, kin
     folder, before, told = full_disks[kind]
     assert re.search(rf"File too large.*{FULL_DISKS[kind]}", told), told
     if kind == "log":
-        assert (folder / FULL_DISKS[kind]).read_text().startswith("old\n")
+        assert (folder / FULL_DISKS[kind]).read_text().startswith("epoch,old\n")
     else:
         assert contents(folder) == before
     assert [path.name for path in folder.iterdir()] == [FULL_DISKS[kind]]
