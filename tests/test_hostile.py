@@ -175,6 +175,10 @@ LEFT_OUT = {
     "index in obsm": (lambda f: f["obsm/sparse/indices"].__setitem__(0, 10**6), "obsm/sparse .*index of 1,000,000"),
     "index in obsp": (lambda f: f["obsp/near/indices"].__setitem__(0, 10**6), "obsp/near .*index of 1,000,000"),
     "row ends in obsp": (lambda f: f["obsp/near/indptr"].__setitem__(5, 10**6), "obsp/near .*row ends do not rise"),
+    "texts in 32 dimensions": (
+        lambda f: f["uns"].create_dataset("deep", (2, *[1] * 31), h5py.string_dtype(), fillvalue="a"),
+        "uns/deep .*HDF5 ends the interpreter",
+    ),
     "rows of obsm": (lambda f: replaced(f, "obsm/X_pca", data=np.zeros((7, 2))), "obsm/X_pca"),
 }
 

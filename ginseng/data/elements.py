@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import zarr
@@ -14,6 +15,7 @@ from anndata import AnnData
 
 from ginseng.data.typed import folder_of
 from ginseng.utils.files import Unreadable
+from ginseng.utils.hdf5 import ends_the_interpreter
 from ginseng.utils.messages import in_short, shorten, warn
 from ginseng.utils.soundness import require_sound_where_stored
 
@@ -38,6 +40,8 @@ def read_element(item: Any) -> Any:
     >>> read_element(zarr.group().create_array("labels", data=np.arange(3)))
     array([0, 1, 2])
     """
+    if isinstance(item, h5py.Group | h5py.Dataset) and ends_the_interpreter(item):
+        raise Unreadable("it has texts in 32 dimensions, on which HDF5 ends the interpreter")
     try:
         return ad.io.read_elem(item)
     except Exception as error:

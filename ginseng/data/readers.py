@@ -1,7 +1,7 @@
 """Counts from files and URLs: .h5ad, 10x folders and files, .zarr."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ginseng.data.typed import folder_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
-from ginseng.utils.hdf5 import opened_hdf5
+from ginseng.utils.hdf5 import ends_the_interpreter, opened_hdf5
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.soundness import require_sound
 from ginseng.utils.values import require_flags
@@ -271,10 +271,10 @@ def _holds_genes(modality: Any) -> bool:
 def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
     """As anndata reads it, unless something in it cannot be read, or is unsound."""
     backed = backed and "X" in file  # anndata 0.7 leaves out an X of None, and what is backed by it cannot be written
-    try:
-        return _sound(ad.read_h5ad(path, backed="r" if backed else None))
-    except Exception:
-        return assembled(file, path, in_memory=True, file=h5py.File(path) if backed else None)
+    if not ends_the_interpreter(file):
+        with suppress(Exception):
+            return _sound(ad.read_h5ad(path, backed="r" if backed else None))
+    return assembled(file, path, in_memory=True, file=h5py.File(path) if backed else None)
 
 
 def _sound(adata: AnnData) -> AnnData:

@@ -22,6 +22,7 @@ with suppress(ImportError):  # of which the import tells HDF5 how to unpack what
 _h5: Any = h5py  # of whose low level there are no types
 _TEXT = 1  # in HDF5's description of a type: 0 of a list, 1 of a text
 _DEEPEST = 100  # groups within groups
+_MOST_DIMENSIONS = 32  # that HDF5 has
 _PAGE = 2**16  # bytes
 
 
@@ -235,6 +236,24 @@ def _lacking_filters(file: h5py.File) -> list[str]:
 
     file.visititems(note)
     return list(found.values())
+
+
+def ends_the_interpreter(item: Any) -> bool:
+    """Whether a group holds, or a dataset is, texts of any length in 32 dimensions: HDF5 divides by zero there.
+
+    Examples
+    --------
+    >>> ends_the_interpreter(h5py.File("cells.h5", "w", driver="core", backing_store=False))
+    False
+    """
+
+    def is_so(_: str, item: Any) -> bool | None:
+        if not isinstance(item, h5py.Dataset) or item.id.rank < _MOST_DIMENSIONS:
+            return None
+        kind = item.id.get_type()
+        return True if kind.get_class() == _h5.h5t.STRING and kind.is_variable_str() else None
+
+    return bool(item.visititems(is_so) if isinstance(item, h5py.Group) else is_so("", item))
 
 
 class _Walk:
