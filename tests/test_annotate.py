@@ -196,7 +196,8 @@ class TestChangedInputs:
         source, target = tmp_path / f"cells.{kind}", tmp_path / f"out{suffix}"
         getattr(adata, f"write_{kind}")(source)
         getattr(simulate(seed=1), f"write_{kind}")(tmp_path / f"new.{kind}")
-        ginseng("annotate", model, source, "-o", target, "-q")
+        annotate = ["annotate", model, source, "-o", target, "-q", "--overwrite"]
+        ginseng(*annotate)
         before = annotated_as(target)
 
         def classify_and_replace(*args, **kwargs):
@@ -206,7 +207,7 @@ class TestChangedInputs:
             return answer
 
         monkeypatch.setattr(annotating, "classify", classify_and_replace)
-        refused = ginseng("annotate", model, source, "-o", target, "-q", fails=3)
+        refused = ginseng(*annotate, fails=3)
         assert f"{source} has been replaced or changed since it was opened: {target} is not written" in refused
         assert str(annotated_as(target)) == str(before)
 
@@ -477,7 +478,7 @@ class TestShards:
     def test_counts_that_have_changed_are_another_input_and_a_copy_is_the_same(self, model, rich, tmp_path):
         first, second = self.sharded(model, [rich], 2, tmp_path, ".csv")
         copied = shutil.copy(rich, tmp_path / "copied.h5ad")
-        part = ["--shard", "2/2", "--batch-size", BATCH, "-q"]
+        part = ["--shard", "2/2", "--batch-size", BATCH, "-q", "--overwrite"]
         ginseng("annotate", model, copied, "-o", second, *part)
         ginseng("merge", first, second, "-o", tmp_path / "merged.csv")
         before = rich.stat()

@@ -82,7 +82,7 @@ class TestCreate:
         assert dataset.gene_names == list(trained_on.var_names[trained_on.var["ginseng_genes"]])
         ginseng("fit", store, "-o", tmp_path / "m.h5", "-q", *QUICK)
         assert load_model(tmp_path / "m.h5").n_genes == 10
-        for options, n_genes in (([], 26), (["--no-other-genes"], 25), (["--genes", 0], 25)):
+        for options, n_genes in (([], 25), (["--no-other-genes"], 25), (["--genes", 0], 25), (["--genes", 10], 11)):
             ginseng(*create, "-o", store, *options)
             assert GinsengDataset(store).n_genes == n_genes
         both = ginseng(*create, "-o", store, "--genes", 10, "--gene-column", "mine", fails=True)
@@ -277,6 +277,7 @@ class TestFit:
         adata.var["name"] = [f"GENE{i}" for i in range(30)]
         adata.write_h5ad(tmp_path / "n.h5ad")
         tuned = ["finetune", model, tmp_path / "n.h5ad", "--label", "cell_type", "-o", tmp_path / "t.h5", "--epochs", 1]
+        tuned += ["--overwrite"]
         ginseng(*tuned, "--gene-key", "name")
         assert load_model(tmp_path / "t.h5").genes.tolist() == list(adata.var["name"])
         assert "the model knows GENE0" in ginseng(*tuned, "--gene-key", "symbol", fails=True)

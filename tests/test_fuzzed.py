@@ -33,7 +33,7 @@ def test_a_share_of_the_cases():
 def shards(folder, suffix):
     paths = [folder / f"{number}{suffix}" for number in (1, 2)]
     for number, path in enumerate(paths, start=1):
-        mark = {"number": number, "of": 2, "model": "a", "input": "b", "options": {"key_added": "ginseng"}}
+        mark = {"number": number, "of": 2, "model": "a", "input": "b", "form": [], "options": {"key_added": "ginseng"}}
         write_annotated(pd.DataFrame({"type": ["B", "T"], "n": [1.0, 2.0]}, index=["x", "y"]), path, mark=mark)
     return paths
 

@@ -111,10 +111,10 @@ def create(
             seed=seed,
         )
         how = how_to_create(chosen, select, other_genes, require_labels, settings.split() if splits else None, quiet)
-        how |= {"group_key": group, "gene_key": gene_key, "fix": fix}
-        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         free_place(output)
         require_outputs({"--output": output}, {"DATA": data, "--mapping": mapping}, overwrite=overwrite)
+        how |= {"group_key": group, "gene_key": gene_key, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
     with warnings_unless(quiet), refusing(InputRefused):
         counts = data if cells is None else [cells_of(read_adata(source, backed=False), cells) for source in data]
         dataset = GinsengDataset.create(output, counts, label, layer, **how)
@@ -225,12 +225,12 @@ def fit(
         how = how_to_create(
             chosen_genes(genes, gene_column), select, other_genes, require_labels, settings.split(), quiet
         )
-        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
-        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         if dataset is not None:
             free_place(dataset)
         inputs = {"DATA": data, "--mapping": mapping}
         output = model_output(output, inputs, checkpoint, log, overwrite, {"--dataset": dataset})
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
     with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
         made = labelled_data(data, dataset or folder / "train.zarr", cells, how, of_counts, holdout, hold_out_groups)
         trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)

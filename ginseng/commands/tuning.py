@@ -140,10 +140,10 @@ def finetune(
         )
         chosen = chosen_genes(None, None) if genes == "dataset" else None
         how = how_to_create(chosen, None, None, require_labels, settings.split(), quiet)
-        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
-        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
         inputs = {"MODEL": model, "DATA": data, "--mapping": mapping, "--relabel": relabel, "--old": old}
         output = model_output(output, inputs, checkpoint, log, overwrite, {})
+        how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
+        how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
     with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
         tuned = ginseng.finetune(
             load_model(model),

@@ -393,7 +393,7 @@ def checked_reference(
     Examples
     --------
     >>> adata = AnnData(np.eye(3), var=pd.DataFrame({"features": ["CD3D", "CD4", "LYZ"]}, ["0", "1", "2"]))
-    >>> checked_reference(adata)[1].warnings[0][-59:]
+    >>> checked_reference(adata)[1].warnings[0][-58:]
     "adata.var['features'] has names: pass gene_key='features'."
     """
     counts, found = checked_counts(adata, layer, fix=fix, **look)

@@ -103,11 +103,13 @@ def opened_counts(path: str | Path, annotation: bool = False) -> Iterator[AnnDat
     ...     print(adata.X)
     CSRDataset: backend zarr, shape (2700, 13714), data_dtype uint16
     """
-    path, parts = path if is_url(path) else local_path(path), EVERYTHING if annotation else _COUNTS
+    path = path if is_url(path) else local_path(path)
+    parts = EVERYTHING if annotation else _COUNTS
     if is_zarr_url(path) or (not is_url(path) and is_zarr(path)):
         root = _open_zarr(path)
         with naming(path):
-            adata = assembled(root, path, parts, in_memory=not _is_encoded(root))
+            is_encoded = _is_encoded(root)  # of others, uns has names of categories
+            adata = assembled(root, path, parts if is_encoded else EVERYTHING, in_memory=not is_encoded)
         yield adata
         return
     if _is_hdf5(path):

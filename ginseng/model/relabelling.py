@@ -58,7 +58,7 @@ def relabelled(state: GinsengClassifierState, mapping: Mapping[str, str | None])
     ...     hidden_dim=4, normalize=True, target_sum=1e4, dropout_rate=0.2,
     ... )
     >>> relabelled(state, {"CD4 T": "T", "CD8 T": "T"}).output_labels
-    array(['T', 'mono'], dtype='<U4')
+    array(['T', 'mono'], dtype=object)
     """
     known = [str(label) for label in state.output_labels]
     for name in mapping:
@@ -175,7 +175,7 @@ def with_labels(
     ...     normalize=True, target_sum=1e4, dropout_rate=0.2,
     ... )
     >>> with_labels(state, ["B"], {"B": np.array([[1.0, 1.0], [1.0, 2.0]])}).output_labels
-    array(['T', 'mono', 'B'], dtype='<U4')
+    array(['T', 'mono', 'B'], dtype=object)
     """
     if known := [label for label in labels if label in state.output_labels]:
         raise ValueError(f"The model has outputs for {shorten(known)} already; only new labels can be added.")

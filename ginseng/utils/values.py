@@ -83,7 +83,7 @@ def require_flags(**flags: Any) -> None:
     >>> require_flags(randomness="no", silent=True)
     Traceback (most recent call last):
         ...
-    ValueError: `randomness` must be True or False, but got 'no'.
+    ginseng.utils.values.WrongValue: `randomness` must be True or False, but got 'no'.
     """
     for name, value in flags.items():
         require_flag(name, value)

@@ -623,7 +623,7 @@ class TestDoctor:
         assert "numbers" not in output
         assert "warning: 1 genes occur more than once in the data; their counts are summed." in output
         assert "which were taken" in self.ask(tmp_path / "x.h5ad", "--fix")[1]
-        assert self.ask(tmp_path / "x.h5ad", "--gene-key", "none")[0] == 1
+        assert self.ask(tmp_path / "x.h5ad", "--gene-key", "none")[0] == 3
 
     @pytest.mark.parametrize(
         ("adata", "what"),

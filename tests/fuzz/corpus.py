@@ -211,7 +211,7 @@ def annotated(suffix: str, rows: slice) -> ad.AnnData | pd.DataFrame:
 
 def mark(number: int) -> dict:
     """What a shard tells of itself."""
-    return {"number": number, "of": 2, "model": "a", "input": "b", "options": {"key_added": "ginseng"}}
+    return {"number": number, "of": 2, "model": "a", "input": "b", "form": [], "options": {"key_added": "ginseng"}}
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {

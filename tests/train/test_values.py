@@ -112,7 +112,7 @@ for code in json.loads(sys.argv[2]):
         eval(code)
         told[code] = "accepted"
     except Exception as error:
-        told[code] = f"{type(error).__name__}: {error}"
+        told[code] = ("ValueError" if isinstance(error, ValueError) else type(error).__name__) + f": {error}"
 print(json.dumps(told))
 """
 
