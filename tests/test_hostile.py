@@ -202,6 +202,35 @@ def test_what_cannot_be_read_is_left_out(sources, tmp_path, state, case, backed)
     assert (adata.uns.get("note") == {"by": "us"}) == (case != "encoding in uns")
 
 
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError("no memory")])
+@pytest.mark.parametrize("place", ["uns/note/by", "obsm/X_pca", "layers/counts", "obs/donor/codes", "raw/X/data"])
+def test_errors_of_the_machine_leave_nothing_out(sources, monkeypatch, place, error, backed):
+    """Such as of a network file system: what could not be read now can be read the next time."""
+    if backed and place == "raw/X/data":  # stays on disk
+        return
+    read = h5py.Dataset.__getitem__
+
+    def failing(item, *args, **how):
+        if item.name == f"/{place}" or item.name.startswith(f"/{place}/"):
+            raise error
+        return read(item, *args, **how)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", failing)
+    monkeypatch.setattr(h5py.Dataset, "read_direct", lambda item, target, *_: target.__setitem__(..., item[()]))
+    with pytest.raises(OSError, match="c.h5ad|Input/output") as caught:
+        read_adata(sources / "c.h5ad", backed=backed)
+    assert caught.value.errno is not None
+
+
+def test_a_backed_file_that_is_unsound_is_closed(sources, tmp_path):
+    path = harmed(sources / "c.h5ad", tmp_path, LEFT_OUT["index in obsm"][0])
+    with pytest.warns(UserWarning, match="left out"):
+        read_adata(path).file.close()
+    with h5py.File(path, "r+") as file:
+        assert file["X"]
+
+
 def edited(store, place, **changes):
     """Change the metadata of an array or of a group, of zarr v2 or v3."""
     path = next(store / place / n for n in ("zarr.json", ".zarray", ".zattrs") if (store / place / n).exists())
@@ -548,6 +577,31 @@ class TestWhatIsRightIsRead:
         found = ad.read_h5ad(path) if suffix == ".h5ad" else ad.read_zarr(path)
         assert (found.X != read_adata(sources / "c.h5ad", backed=False).X).nnz == 0
         assert "donor" not in found.obs and list(found.obsm) == ["sparse"] and found.uns == {"note": {}}
+
+    @pytest.mark.parametrize("place", ["varm/loadings", "raw/X/data"])
+    def test_what_is_damaged_or_packed_otherwise_stays_in_the_copy(self, sources, tmp_path, place):
+        """It is left out of what is read here, and its bytes may be read elsewhere."""
+        source, path = tmp_path / "x.h5ad", tmp_path / "y.h5ad"
+        adata = read_adata(sources / "c.h5ad", backed=False)
+        adata.varm["loadings"] = np.arange(90.0).reshape(30, 3)
+        adata.write_h5ad(source)
+        with h5py.File(source, "r+") as file:
+            values = file[place][:]
+            attributes = dict(file[place].attrs)
+            del file[place]
+            file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True).attrs.update(attributes)
+            chunk = file[place].id.get_chunk_info(0)
+        with source.open("r+b") as file:
+            file.seek(chunk.byte_offset)
+            file.write(b"\x01" * 8)
+        with pytest.warns(UserWarning, match=f"left out .*{place.partition('/')[0]}"):
+            adata = read_adata(source, backed=False)
+        adata.obs["new"] = 1
+        write_annotated(adata, path, source)
+        with h5py.File(path) as file, h5py.File(source) as before:
+            stored, expected = (of[place].id.read_direct_chunk((0,) * values.ndim) for of in (file, before))
+            assert stored == expected
+            assert "new" in file["obs"]
 
     def test_constant_layers(self, tmp_path, state):
         """Zeros compress without limit, and zarr leaves them out."""

@@ -55,6 +55,17 @@ def read_element(item: Any) -> Any:
         ) from error
 
 
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether an error is no fault of what is read: memory is short, or the system cannot read.
+
+    Examples
+    --------
+    >>> is_of_the_machine(OSError(5, "Input/output error")), is_of_the_machine(OSError("bad checksum"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+
+
 def on_disk(matrix: Any) -> Any:
     """Matrix that is read when it is sliced; of a group a sparse one, and None of what AnnData writes for None."""
     if hasattr(matrix, "keys"):
@@ -100,6 +111,8 @@ def assembled(
     ------
     Exception
         Whatever anndata raises if X, or the names of cells or genes, cannot be read.
+    MemoryError, OSError
+        If the machine, and not what is stored, is why something cannot be read.
 
     Examples
     --------
@@ -134,6 +147,11 @@ class _Elements:
         self._root, self.matrix = root, matrix
         self.left_out: dict[str, Exception] = {}
 
+    def _leave_out(self, place: str, error: Exception) -> None:
+        if is_of_the_machine(error):
+            raise error
+        self.left_out[place] = error
+
     def table(self, place: str) -> pd.DataFrame:
         """A table; column by column, if it cannot be read at once."""
         item = self._root[place]
@@ -141,8 +159,9 @@ class _Elements:
             return _structured_table(item)
         try:
             found = read_element(item)
-        except Exception:
-            if item.attrs.get("encoding-type") != "dataframe" or item.attrs["encoding-version"] not in _TABLES:
+        except Exception as error:
+            is_by_columns = item.attrs.get("encoding-type") == "dataframe" and item.attrs["encoding-version"] in _TABLES
+            if is_of_the_machine(error) or not is_by_columns:
                 raise
             found = self._by_columns(item, place)
         if isinstance(found, pd.DataFrame):
@@ -162,7 +181,7 @@ class _Elements:
                     raise ValueError(f"it has {len(values):,} values, where there are {len(index):,} names")
                 columns[name] = values
             except Exception as error:
-                self.left_out[f"{place}/{name}"] = error
+                self._leave_out(f"{place}/{name}", error)
         return pd.DataFrame(columns, index=index)
 
     def raw(self, n_cells: int, *, without_x: bool) -> dict[str, Any] | None:
@@ -178,7 +197,7 @@ class _Elements:
                 if raw["X"].shape != (n_cells, len(raw["var"])):
                     raise ValueError(f"its shape is {raw['X'].shape}, not {(n_cells, len(raw['var']))}")
         except Exception as error:
-            self.left_out["raw"] = error
+            self._leave_out("raw", error)
             return None
         if f"{place}varm" in self._root:
             raw["varm"] = dict(self._read(self._root[f"{place}varm"], _read_matrix))
@@ -198,7 +217,7 @@ class _Elements:
             try:
                 target[key] = value
             except Exception as error:  # of another shape
-                self.left_out[f"{name}/{key}"] = error
+                self._leave_out(f"{name}/{key}", error)
 
     def _read(self, group: Any, read: Callable[[Any], Any], *, is_nested: bool = False) -> Iterator[tuple[str, Any]]:
         """Members of a group; of nested groups only what cannot be read is left out."""
@@ -206,9 +225,10 @@ class _Elements:
             try:
                 yield name, read(group[name])
             except Exception as error:
-                inner = _plain_group(group, name) if is_nested and not isinstance(error, RecursionError) else None
+                is_inside = is_nested and not isinstance(error, RecursionError) and not is_of_the_machine(error)
+                inner = _plain_group(group, name) if is_inside else None
                 if inner is None:
-                    self.left_out[f"{group.name.strip('/')}/{name}"] = error
+                    self._leave_out(f"{group.name.strip('/')}/{name}", error)
                 else:
                     yield name, dict(self._read(inner, read, is_nested=True))
 
@@ -219,7 +239,9 @@ def _plain_group(group: Any, name: str) -> Any:
         inner = group[name]
         is_plain = hasattr(inner, "keys") and inner.attrs.get("encoding-type", "dict") == "dict"
         return inner if is_plain and "h5sparse_format" not in inner.attrs else None
-    except Exception:
+    except Exception as error:
+        if is_of_the_machine(error):
+            raise
         return None
 
 

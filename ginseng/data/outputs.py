@@ -20,7 +20,7 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 
-from ginseng.data.elements import names_in
+from ginseng.data.elements import names_in, read_element
 from ginseng.data.inputs import Identity, require_as_opened
 from ginseng.data.readers import is_encoded_anndata, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
@@ -111,7 +111,9 @@ def write_annotated(
         try:
             _write_anndata(annotated, path, source, mark, identity)
         except Exception as error:
-            if isinstance(error, OSError) or not (left_out := _leave_out_unwritable(annotated, path.suffix)):
+            if isinstance(error, MemoryError | OSError):
+                raise
+            if not (left_out := _leave_out_unwritable(annotated, path.suffix)):
                 raise
             warn(f"{path}: left out what anndata reads and does not write: {shorten(left_out)}.")
             _write_anndata(annotated, path, source, mark, identity)
@@ -143,7 +145,9 @@ def _leave_out_unwritable(adata: AnnData, suffix: str) -> list[str]:
             try:
                 ad.io.write_elem(scratch, "x", value)
                 kept[name] = value
-            except Exception:
+            except Exception as error:
+                if isinstance(error, MemoryError | OSError):
+                    raise
                 if isinstance(value, Mapping):
                     kept[name] = writable(value, f"{place}/{name}", scratch)
                 else:
@@ -326,17 +330,34 @@ def _raised(error: OSError) -> None:
 
 
 def _write_annotation(root: Any, adata: AnnData) -> None:
-    """Write what annotating changes, and take away what could not be read."""
+    """Write what annotating changes, and take away what anndata could not read for what it is."""
     for name in _ANNOTATION:
         annotation: Any = getattr(adata, name)
         ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
     if set(root["var"].attrs.get("column-order", ())) != set(adata.var.columns):
         ad.io.write_elem(root, "var", adata.var)
-    if adata.raw is None and "raw" in root:
+    if adata.raw is None and "raw" in root and not _is_kept(root, "raw", adata.shape[:1]):
         del root["raw"]
-    for name in ("layers", "varm", "obsp", "varp"):
+    n_cells, n_genes = adata.shape
+    shapes = {"layers": adata.shape, "varm": (n_genes,), "obsp": (n_cells, n_cells), "varp": (n_genes, n_genes)}
+    for name, shape in shapes.items():
         for key in set(names_in(root[name]) if name in root else ()) - set(getattr(adata, name)):
-            del root[name][key]
+            if not _is_kept(root[name], key, shape):
+                del root[name][key]
+
+
+def _is_kept(group: Any, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether what was left out of a copy stays in it: its bytes are damaged, or packed by what is not installed.
+
+    Not what has an unknown encoding or another shape, by which anndata could not read the copy anywhere.
+    """
+    try:
+        found: Any = read_element(group[name])
+    except (MemoryError, OSError):
+        return True
+    except Exception:
+        return False
+    return getattr(found, "shape", ())[: len(shape)] == shape
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Counts from files and URLs: .h5ad, 10x folders and files, .zarr."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import zarr
 from anndata import AnnData
 
 from ginseng.data.downloads import downloaded
-from ginseng.data.elements import EVERYTHING, assembled
+from ginseng.data.elements import EVERYTHING, assembled, is_of_the_machine
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.data.typed import folder_of
@@ -274,9 +274,22 @@ def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
     """As anndata reads it, unless something in it cannot be read, or is unsound."""
     backed = backed and "X" in file  # anndata 0.7 leaves out an X of None, and what is backed by it cannot be written
     if not ends_the_interpreter(file):
-        with suppress(Exception):
-            return _sound(ad.read_h5ad(path, backed="r" if backed else None))
-    return assembled(file, path, in_memory=True, file=h5py.File(path) if backed else None)
+        adata = None
+        try:
+            adata = ad.read_h5ad(path, backed="r" if backed else None)
+            return _sound(adata)
+        except Exception as error:  # of the file: what is left out, and why, is told below
+            if adata is not None and adata.isbacked:
+                adata.file.close()
+            if is_of_the_machine(error):
+                raise
+    kept_open = h5py.File(path) if backed else None
+    try:
+        return assembled(file, path, in_memory=True, file=kept_open)
+    except BaseException:
+        if kept_open is not None:
+            kept_open.close()
+        raise
 
 
 def _sound(adata: AnnData) -> AnnData:
