@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ginseng.data.readers import is_zarr
-from ginseng.utils.files import is_url, local_path
+from ginseng.utils.bounds import require_own_files, require_regular
+from ginseng.utils.files import is_url, local_path, naming
 
 _OF_10X = ("matrix.mtx", "barcodes.tsv", "features.tsv", "genes.tsv")
 _AT_ONCE = 2**24  # bytes hashed by a thread
@@ -63,6 +64,11 @@ def identity_of(path: str | Path) -> Identity:
 def contents_of(path: str | Path) -> str:
     """A digest of the bytes of an input, wherever it lies: 0.7 GB a second and processor, or as fast as the disk.
 
+    Raises
+    ------
+    ValueError
+        If a file of it is none but a pipe or a device, or a zarr store has links out of it.
+
     Examples
     --------
     >>> import tempfile
@@ -72,6 +78,11 @@ def contents_of(path: str | Path) -> str:
     '...'
     """
     files, around = files_of(path), local_path(path)
+    with naming(path):
+        if files and is_zarr(path):
+            require_own_files(around)
+        for file in files:
+            require_regular(file)
     parts = [(file, start) for file in files for start in range(0, file.stat().st_size or 1, _AT_ONCE)]
     contents = hashlib.blake2b(digest_size=16)
     for file in files:
