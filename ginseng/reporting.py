@@ -27,6 +27,7 @@ from ginseng.utils.messages import in_short, printable, require_one, warn
 _UMAP = "X_umap"
 _MOST_DRAWN = 50_000  # cells of a UMAP
 _N_MARKERS, _N_CANDIDATES = 8, 10
+_NUMBERS = ("confidence", "novelty", "consensus_share")
 
 
 def report(
@@ -62,7 +63,7 @@ def report(
     Raises
     ------
     ValueError
-        If there is no annotation of that key, no column of that name, or the file is no .html.
+        If there is no annotation of that key, or one of another kind, no column of that name, or the file is no .html.
 
     Examples
     --------
@@ -117,7 +118,23 @@ class _Told:
         if f"{self.key}_{name}" not in self._obs:
             return None
         require_one("annotation", f"{self.key}_{name}", "the annotated cells", self._obs.columns)
-        return self._obs[f"{self.key}_{name}"]
+        return self._of_its_kind(name, self._obs[f"{self.key}_{name}"])
+
+    def _of_its_kind(self, name: str, values: Any) -> Any:
+        is_there = values.notna()
+        if name in _NUMBERS:
+            is_number = pd.api.types.is_numeric_dtype(values) and values.dtype.kind in "iuf"
+            is_right = is_number or not is_there.any()
+            expected = "numbers are"
+        else:
+            is_right = name != "status" or values[is_there].isin(STATUSES).all()
+            expected = f"only {', '.join(STATUSES)} are"
+        if not is_right:
+            raise ValueError(
+                f"column '{self.key}_{name}' of the annotated cells holds '{in_short(values[is_there].iloc[0], 40)}' "
+                f"({values.dtype}), where {expected} expected: annotate the cells anew, or drop the column."
+            )
+        return values.astype(float) if name in _NUMBERS else values
 
     def by_status(self) -> dict[str, Any] | None:
         """For each cell, whether it is of each status."""

@@ -269,3 +269,35 @@ def test_uns_of_another_kind_is_no_end_of_a_page(tmp_path, name, value):
     assert "Cell types" in Page(tmp_path / "r.html").text
     told = [str(warning.message) for warning in drawn]
     assert (name == "ginseng") != any(f"adata.uns['{name}'] is of another kind" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("confidence", ["high"] * 60, r"'high' \(.*\), where numbers are expected"),
+        ("confidence", pd.Categorical(["0.9"] * 60), r"'0.9' \(category\), where numbers are expected"),
+        ("confidence", [True] * 60, r"'True' \(bool\), where numbers"),
+        ("novelty", ["0.5"] * 60, "where numbers are expected"),
+        ("consensus_share", pd.Categorical([0.5] * 60), "where numbers are expected"),
+        ("status", np.arange(60), r"'0' \(int64\), where only assigned, ambiguous, novel are expected"),
+        ("status", ["sure"] * 60, "'sure' .*, where only assigned"),
+    ],
+)
+def test_a_column_of_another_kind_is_named(tmp_path, name, values, expected):
+    adata = with_everything()
+    adata.obs[f"ginseng_{name}"] = values
+    write_adata(adata, tmp_path / "a.h5ad")
+    for found in (adata, adata.obs, ginseng.data.readers.read_annotation(tmp_path / "a.h5ad")):
+        with pytest.raises(ValueError, match=f"column 'ginseng_{name}' of the annotated cells holds .*{expected}"):
+            ginseng.report(found, tmp_path / "r.html", truth="truth")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("name", ["confidence", "novelty", "status", "consensus_share"])
+@pytest.mark.parametrize("values", [[np.nan] * 60, [None] * 60])
+def test_a_column_without_a_value_is_no_end_of_a_page(tmp_path, name, values):
+    adata = with_everything()
+    adata.obs[f"ginseng_{name}"] = values
+    ginseng.report(adata, tmp_path / "r.html")
+    adata.obs["ginseng_confidence"] = pd.array([0.9] * 59 + [None], dtype="Float64")
+    ginseng.report(adata, tmp_path / "r.html")
