@@ -215,6 +215,11 @@ class Counts:
         self._require_numbers()
         others = kinds_of_others(self.var)
         self.columns, self.left_out = np.flatnonzero(others == ""), left_out(others)
+        if len(others) and not len(self.columns):
+            raise ValueError(
+                f"{self._place} has no gene: this is the modality of {shorten(dict.fromkeys(others), 3)}. Pass the one "
+                "of gene expression."
+            )
         self.n_columns, self.n_genes = len(self.var), len(self.columns)
         if self.left_out:
             self.var = self.var.iloc[self.columns]

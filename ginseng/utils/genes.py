@@ -27,14 +27,22 @@ _GENOME = re.compile(  # as the assemblies are called by those who make them, an
     r"^((?:GRC[a-z]+|BDGP|hg|mm|rn|dm|ce|[a-z]{3}[A-Z][a-z]{2})\d+)[\w.-]*?(?:_premrna)?_+(?=[^_])"
 )
 _FEATURE_COLUMNS = ("featuretypes", "featuretype", "featurebiotype", "modality")  # of 10x and scanpy, CELLxGENE, muon
-_GENE_KINDS = ("geneexpression", "gex", "genes", "gene", "rna")
+_GENE_KINDS = ("geneexpression", "gex", "genes", "gene", "rna", "mrna")
+_OTHER_KINDS = frozenset(
+    (
+        *("antibodycapture", "antibody", "antibodies", "abseq", "abc", "protein", "proteins", "prot", "adt", "adts"),
+        *("peaks", "peak", "atac", "chromatinaccessibility", "crisprguidecapture", "crispr", "guide", "guides", "sgrna"),
+        *("grna", "multiplexingcapture", "hashtag", "hashtags", "hto", "htos", "cellhashing", "custom", "customfeature"),
+        *("antigencapture", "cmo", "vdj", "vdjt", "vdjb", "tcr", "bcr", "sampletag", "sampletags"),
+    )
+)
 
 
 def kinds_of_others(var: Any) -> np.ndarray:
     """What features are that are no genes, such as antibodies and peaks; "" for genes.
 
-    Columns of ``var`` such as ``feature_types`` tell. One that calls no feature a gene is of another vocabulary and
-    tells nothing, nor does a value that is missing.
+    Columns of ``var`` such as ``feature_types`` tell. Where one calls a feature a gene, all others that it names are
+    none; where it does not, those of a kind that is known to be none. A value that is missing tells nothing.
 
     Examples
     --------
@@ -48,9 +56,12 @@ def kinds_of_others(var: Any) -> np.ndarray:
             continue
         kinds = column.astype(object).where(column.notna().to_numpy(), "").astype(str).to_numpy(dtype=object)
         folded = {kind: _folded(kind) for kind in set(kinds)}
-        if any(kind in _GENE_KINDS for kind in folded.values()):
-            is_other = np.array([folded[kind] not in ("", *_GENE_KINDS) for kind in kinds], bool)
-            others = np.where(is_other, kinds, others)
+        names_genes = any(kind in _GENE_KINDS for kind in folded.values())
+        is_left_out = {
+            kind: plain not in ("", *_GENE_KINDS) if names_genes else plain in _OTHER_KINDS
+            for kind, plain in folded.items()
+        }
+        others = np.where(np.array([is_left_out[kind] for kind in kinds], bool), kinds, others)
     return others
 
 

@@ -513,3 +513,25 @@ def test_explicit_zeros_are_not_stored_and_the_source_keeps_them(tmp_path):
     assert dataset.root["X/data"].shape == (5,)
     assert adata.X.nnz == 6
     np.testing.assert_array_equal(streamed(dataset), adata.X.toarray())
+
+
+class TestFeaturesThatAreNoGenesBesideUnknownOnes:
+    @pytest.mark.parametrize("kind", ["Antibody Capture", "AbSeq", "Proteins", "ADT", "CRISPR_Guide_Capture", "Custom"])
+    @pytest.mark.parametrize("beside", [np.nan, "", "mRNA", "protein_coding"])
+    def test_they_are_left_out(self, tmp_path, kind, beside):
+        adata = simulate(40)
+        adata.var["feature_types"] = pd.Series([kind] * 3 + [beside] * 27, adata.var_names, dtype=object)
+        with pytest.warns(UserWarning, match=f"Left out features that are not genes: 3 {kind}"):
+            dataset = GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+        assert dataset.gene_names == list(adata.var_names[3:])
+
+    def test_nothing_is_left_out_where_nothing_is_known(self, tmp_path):
+        adata = simulate(40)
+        adata.var["feature_types"] = ["protein_coding", "lncRNA"] * 15
+        assert GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True).n_genes == 30
+
+    def test_data_without_a_gene_are_refused(self, tmp_path):
+        adata = simulate(40)
+        adata.var["feature_types"] = "Antibody Capture"
+        with pytest.raises(ValueError, match="this is the modality of Antibody Capture. Pass the one of gene expr"):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
