@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -14,14 +15,14 @@ import pytest
 import zarr
 from scipy import sparse
 
-from ginseng import GinsengDataset, classify, read_adata
+from ginseng import GinsengDataset, classify, read_adata, save_model
 from ginseng.commands import annotating
 from ginseng.commands.runs import Record
 from ginseng.data import outputs
-from ginseng.data.inputs import InputChanged, identity_of
+from ginseng.data.inputs import InputChanged, contents_of, identity_of
 from ginseng.data.outputs import read_mark, write_annotated
 from ginseng.data.parts import merge_shards
-from tests.conftest import SUBPROCESS_ENVIRONMENT, ginseng, simulate
+from tests.conftest import SUBPROCESS_ENVIRONMENT, contents, ginseng, simulate, untrained
 
 
 class TestAnnotate:
@@ -318,20 +319,29 @@ class TestSeveral:
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
         out = tmp_path / "out"
         made = lambda *options: ginseng(*annotate, *options).count("cells annotated")  # noqa: E731
-        assert [made(), made(), made("--overwrite"), made("--batch-size", 16), made("--batch-size", 16)] == [
-            3,
-            0,
-            3,
-            3,
-            0,
-        ]
+        assert [made(), made(), made("--overwrite"), made()] == [3, 0, 3, 0]
         (out / "a.h5ad").unlink()
+        assert made() == 1
+        before = contents(out)
         simulate(70).write_h5ad(inputs / "b.h5ad")
-        assert made("--batch-size", 16) == 2
+        (out / "c.h5ad").unlink()
+        for options in ([], ["--batch-size", 16]):
+            refused = ginseng(*annotate, *options, fails=2)
+            assert "exists, and is not what this call finishes" in refused and "--overwrite" in refused
+            assert not (out / "c.h5ad").exists()
+        (out / "b.h5ad").unlink()
+        assert made() == 2
         assert ad.read_h5ad(out / "b.h5ad").n_obs == 70
-        (out / "c.h5ad").write_text("not what was written")
-        assert made("--batch-size", 16) == 1
-        assert ad.read_h5ad(out / "c.h5ad").n_obs == 60
+        assert contents(out).keys() == before.keys()
+
+    def test_what_a_user_has_changed_is_replaced_on_request_only(self, model, inputs, tmp_path):
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out", "--format", "csv"]
+        ginseng(*annotate)
+        changed = tmp_path / "out" / "b.csv"
+        changed.write_text("curated by hand")
+        assert f"{changed} exists, and is not what" in ginseng(*annotate, fails=2)
+        assert changed.read_text() == "curated by hand"
+        assert ginseng(*annotate, "--overwrite").count("cells annotated") == 3
 
     def test_an_input_of_equal_size_and_time_is_another_and_a_copy_is_not(self, model, inputs, tmp_path):
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
@@ -342,9 +352,12 @@ class TestSeveral:
         os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert changed.stat().st_size == before.st_size
         (inputs / "c.h5ad").touch()
+        annotated = tmp_path / "out" / "b.h5ad"
+        assert f"{annotated} exists, and is not what" in ginseng(*annotate, fails=2)
+        annotated.unlink()
         printed = ginseng(*annotate)
         assert printed.count("is finished already") == 2
-        assert f"cells annotated: saved {tmp_path / 'out' / 'b.h5ad'}" in printed
+        assert f"cells annotated: saved {annotated}" in printed
 
     def test_an_output_of_another_is_replaced_on_request_only(self, model, inputs, tmp_path):
         (tmp_path / "out").mkdir()
@@ -366,13 +379,41 @@ class TestSeveral:
         assert (tmp_path / "out" / "a.h5ad").exists()
         ginseng(*annotate)
 
-    def test_what_a_damaged_record_is_of_is_made_again(self, model, inputs, tmp_path):
+    def test_what_a_damaged_record_is_of_is_made_again_on_request_only(self, model, inputs, tmp_path):
         annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
         ginseng(*annotate)
         for name, content in {"a": b"\xff", "b": b"[]", "c": b"{}"}.items():
             (tmp_path / "out" / ".ginseng" / f"{name}.h5ad.json").write_bytes(content)
-        assert ginseng(*annotate).count("cells annotated") == 3
+        assert "a.h5ad exists, and is not what" in ginseng(*annotate, fails=2)
+        assert ginseng(*annotate, "--overwrite").count("cells annotated") == 3
         assert ginseng(*annotate).count("is finished already") == 3
+
+    @pytest.mark.parametrize("is_finished", [False, True])
+    def test_one_that_may_not_be_read_does_not_stop_the_others(self, model, inputs, tmp_path, monkeypatch, is_finished):
+        read = []
+
+        def locked(path):
+            if str(path).endswith("in/b.h5ad"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            read.append(str(path))
+            return contents_of(path)
+
+        annotate = ["annotate", model, inputs / "*", "-o", tmp_path / "out"]
+        if is_finished:
+            ginseng(*annotate)
+            (tmp_path / "out" / "c.h5ad").unlink()
+        monkeypatch.setattr("ginseng.commands.runs.contents_of", locked)
+        printed = ginseng(*annotate, fails=3)
+        assert "Permission denied" in printed and "1 of 3 inputs were refused" in printed
+        assert (tmp_path / "out" / "b.h5ad").exists() == is_finished
+        assert (tmp_path / "out" / "c.h5ad").exists()
+        assert len(read) == len(set(read)) == 4  # an input is read once
+
+    def test_that_a_model_is_not_calibrated_is_told_once(self, inputs, tmp_path):
+        save_model(untrained(), tmp_path / "m.h5")
+        with pytest.warns(UserWarning, match="is not calibrated") as told:
+            ginseng("annotate", tmp_path / "m.h5", inputs / "*", "-o", tmp_path / "out")
+        assert sum("is not calibrated" in str(warning.message) for warning in told) == 1
 
     @pytest.mark.parametrize("content", ["", "[" * 100_000, '{"made_with": {}}'])
     def test_a_damaged_record_is_none(self, tmp_path, content):

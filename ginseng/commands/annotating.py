@@ -1,5 +1,6 @@
 """The commands that annotate, at once or in shards."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from ginseng.commands.registry import (
     tell_error,
     warnings_unless,
 )
-from ginseng.commands.runs import Record, inputs_of, is_begun, outputs_of, require_there, stamp
+from ginseng.commands.runs import Record, has_record, inputs_of, is_finished, outputs_of, require_there, stamp
 from ginseng.data.inputs import InputChanged, identity_of, require_as_opened
 from ginseng.data.models import load_model
 from ginseng.data.outputs import SUFFIXES, TABLES, read_told, require_keys, write_annotated
@@ -149,8 +150,8 @@ def annotate(
 ) -> None:
     """Annotate new counts with a trained classifier.
 
-    Of several inputs, those whose outputs a run before has finished are left as they are; others that such a run has
-    begun are made anew.
+    Of several inputs, those whose outputs a run before has finished are left as they are; one that it has only begun
+    is made anew; one that was changed since, or was made otherwise, is replaced with --overwrite only.
 
     Example: ginseng annotate model.h5 new.h5ad -o annotated.h5ad
     """
@@ -171,7 +172,7 @@ def annotate(
                 raise WrongUse("--report is of all cells of one input: for others, see `ginseng report`.")
             require_page(report)
         inputs_read = {"MODEL": model, "DATA": inputs, "--gene-map": gene_map, "--hierarchy": hierarchy}
-        begun = [target for target in outputs if is_begun(target)] if is_folder else []
+        begun = [target for target in outputs if has_record(target)] if is_folder else []
         require_outputs({"--output": outputs, "--report": report}, inputs_read, overwrite=overwrite, begun=begun)
     write_page = None if report is None else partial(ginseng.report, path=report)  # before the work: it needs an extra
     if is_folder:
@@ -215,24 +216,33 @@ def annotate(
         told[name] = None if file is None else digest(np.fromfile(file, np.uint8))
     made_with = {"model": digest(np.fromfile(model, np.uint8)), "options": told}
     run = _Run(state, how, made_with, cells, truth, part, write_page, quiet)
+    finished: dict[Path, dict[str, float] | InputRefused | None] = {}
+    if is_folder and not overwrite:
+        with refusing(WrongUse):
+            for source, target in zip(inputs, outputs, strict=True):
+                if is_finished(target):
+                    try:
+                        finished[target] = run.record(source, target).found_or_refused()
+                    except InputRefused as error:
+                        finished[target] = error
     n_refused, exceeded = 0, []
     with warnings_unless(quiet):
         for source, target, rows in zip(inputs, outputs, run.rows(inputs), strict=True):
-            record = Record(target, {**made_with, "input": stamp(source), "shard": part}) if is_folder else None
-            shares = None if record is None or overwrite else record.found()
-            if shares is not None:
+            shares = finished.get(target)
+            if isinstance(shares, dict):
                 say(quiet, f"{target} is finished already; --overwrite makes it anew")
             else:
                 try:
-                    shares = run.annotate(source, target, rows, record if is_folder else None)
+                    if shares is not None:
+                        raise shares
+                    shares = run.annotate(source, target, rows, is_recorded=is_folder)
+                    warnings.filterwarnings("ignore", "The model is not calibrated")  # told once
                 except InputRefused as error:
                     if not is_folder:
                         raise
                     tell_error(error if source in str(error) else f"{source}: {error}")
                     n_refused += 1
                     continue
-                if record is not None:
-                    record.keep(shares)
             exceeded += _exceeded(limits, shares, target)
     if n_refused:
         raise InputRefused(f"{n_refused} of {len(inputs)} inputs were refused; the others are annotated.")
@@ -295,9 +305,17 @@ class _Run:
                 sizes.append(adata.n_obs)
         return [*self.part.rows(sizes, self.how["batch_size"])]
 
-    def annotate(self, source: str, target: Path, rows: slice | None, record: Record | None) -> dict[str, float]:
+    def record(self, source: str, target: Path) -> Record:
+        """What is kept of an output."""
+        with refusing(InputRefused):
+            return Record(target, {**self.made_with, "input": stamp(source), "shard": self.part})
+
+    def annotate(self, source: str, target: Path, rows: slice | None, *, is_recorded: bool) -> dict[str, float]:
         """Annotate one input, and give the shares of its cells that may be limited."""
-        is_table, mark, identity = target.suffix in TABLES, None, identity_of(source)
+        is_table, mark = target.suffix in TABLES, None
+        with refusing(InputRefused):
+            identity = identity_of(source)
+        record = self.record(source, target) if is_recorded else None
         is_whole, whole = self.part is None and self.cells is None, None
         with ExitStack() as files:
             with refusing(InputRefused):
@@ -308,7 +326,7 @@ class _Run:
                     mark = {
                         "number": self.part.number,
                         "of": self.part.n_shards,
-                        "input": stamp(source),
+                        "input": stamp(source) if record is None else record.made_with["input"],
                         "form": [form["used"], form["forms"]],
                     }
                     whole = adata
@@ -339,7 +357,10 @@ class _Run:
         if true_types is not None:
             say(False, score(true_types, obs[f"{self.how['key_added']}_cell_type"]).report())
         say(self.quiet, f"{len(obs):,} cells annotated: saved {target}")
-        return _shares(obs, self.how["key_added"])
+        shares = _shares(obs, self.how["key_added"])
+        if record is not None:
+            record.keep(shares)
+        return shares
 
     def _explain(self, adata: AnnData) -> None:
         """Keep what genes contribute to each type, by some of the cells, for the page."""

@@ -84,15 +84,26 @@ def stamp(path: str | Path) -> str:
     return str(path) if is_url(path) else contents_of(path)
 
 
-def is_begun(output: Path) -> bool:
-    """Whether a run over several inputs has begun an output, see `Record`.
+def has_record(output: Path) -> bool:
+    """Whether a run over several inputs has begun or finished an output, see `Record`.
 
     Examples
     --------
-    >>> is_begun(Path("cells.csv"))
+    >>> has_record(Path("cells.csv"))
     False
     """
     return any(path.exists() for path in _records_of(output))
+
+
+def is_finished(output: Path) -> bool:
+    """Whether an output is there that such a run has finished, as far as its record says.
+
+    Examples
+    --------
+    >>> is_finished(Path("cells.csv"))
+    False
+    """
+    return _records_of(output)[0].exists() and output.exists()
 
 
 def _records_of(output: Path) -> tuple[Path, Path]:
@@ -122,7 +133,7 @@ class Record:
     """
 
     def __init__(self, output: Path, made_with: dict[str, Any]):
-        self._output, self._made_with = output, json.loads(json.dumps(made_with, default=str))
+        self._output, self.made_with = output, json.loads(json.dumps(made_with, default=str))
         self._path, self._begun = _records_of(output)
         remove_leftovers(self._path.parent)
 
@@ -135,10 +146,28 @@ class Record:
             return None
         try:
             kept = read_json(self._path.read_bytes())
-            is_same = kept["made_with"] == self._made_with and kept["output"] == stamp(self._output)
+            is_same = kept["made_with"] == self.made_with and kept["output"] == stamp(self._output)
             return kept["shares"] if is_same else None
         except (ValueError, KeyError, TypeError):
             return None
+
+    def found_or_refused(self) -> dict[str, float] | None:
+        """What `found` gives of an output that is finished; None if it was begun once more, and has to be made.
+
+        Raises
+        ------
+        ValueError
+            If it or its making is another: it may be the work of a user, or of a run that is still wanted.
+        """
+        shares = self.found()
+        if shares is not None:
+            self._begun.unlink(missing_ok=True)  # as is left by a kill in `keep`
+        elif not self._begun.exists():
+            raise ValueError(
+                f"{self._output} exists, and is not what this call finishes: it was changed, or made of another input, "
+                "model or options. Move it away, or --overwrite replaces all outputs."
+            )
+        return shares
 
     def begin(self) -> None:
         """Keep that the output is begun: a run after a kill may replace it."""
@@ -147,7 +176,7 @@ class Record:
 
     def keep(self, shares: dict[str, float]) -> None:
         """Keep that the output is finished."""
-        kept = {"made_with": self._made_with, "output": stamp(self._output), "shares": shares}
+        kept = {"made_with": self.made_with, "output": stamp(self._output), "shares": shares}
         with replacing(self._path) as fresh:
             fresh.write_text(json.dumps(kept))
         self._begun.unlink(missing_ok=True)
