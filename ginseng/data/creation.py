@@ -1,5 +1,6 @@
 """Making a dataset of labelled counts: which cells are held out, then which genes are kept, then the counts."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from anndata import AnnData
 from scipy import sparse
 from tqdm.auto import tqdm
 
@@ -21,6 +23,7 @@ from ginseng.utils.messages import unknown_name, warn
 from ginseng.utils.values import WrongValue, require_flags, require_integer
 
 _WAYS_TO_SPLIT = ("fraction", "seed", "stratify_group", "stratify_label", "keep_rare")
+_OF_ZARR = ("zarr.json", ".zgroup", ".zattrs")
 
 
 def create_dataset(
@@ -47,6 +50,8 @@ def create_dataset(
 ) -> None:
     """Write a dataset at `path`, see `GinsengDataset.create`."""
     require_flags(overwrite=overwrite, other_genes=other_genes, normalize=normalize, fix=fix, silent=silent)
+    adata = [adata] if isinstance(adata, str | Path | AnnData) else list(adata)
+    require_apart(path, adata)
     path = free_place(path, overwrite)
     require_integer("chunk_size", chunk_size, 1)
     require_list(further)
@@ -119,6 +124,25 @@ def free_place(path: str | Path, overwrite: bool = True) -> Path:
         raise FileExistsError(f"{path} exists and is not a ginseng dataset; it is not replaced. Name another path.")
     require_writable_place(path)
     return path
+
+
+def require_apart(path: str | Path, inputs: Iterable[Any]) -> None:
+    """Raise a ValueError if a dataset would be written over one of its inputs, into it, or around it."""
+    if is_url(path):
+        return
+    out = Path(os.path.realpath(local_path(path)))
+    for source in inputs:
+        named = source.filename if isinstance(source, AnnData) else source
+        if not isinstance(named, str | Path) or is_url(named):
+            continue
+        place = Path(os.path.realpath(local_path(named)))
+        is_same = place == out or (out.exists() and place.exists() and out.samefile(place))
+        is_inside = out.is_relative_to(place) and any((place / name).exists() for name in _OF_ZARR)
+        if is_same or is_inside or place.is_relative_to(out):
+            raise ValueError(
+                f"{path} is the input {named}, holds it, or lies in it: the dataset would replace what it is made of, "
+                "whatever `overwrite` says. Name another path."
+            )
 
 
 def _checked(split: Mapping[str, Any]) -> Mapping[str, Any]:

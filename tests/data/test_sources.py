@@ -535,3 +535,27 @@ class TestFeaturesThatAreNoGenesBesideUnknownOnes:
         adata.var["feature_types"] = "Antibody Capture"
         with pytest.raises(ValueError, match="this is the modality of Antibody Capture. Pass the one of gene expr"):
             GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+
+
+class TestOutputOverAnInput:
+    @pytest.mark.parametrize("overwrite", [True, False])
+    def test_no_input_is_replaced(self, tmp_path, overwrite):
+        path, link = tmp_path / "d" / "d.zarr", tmp_path / "link"
+        path.parent.mkdir()
+        GinsengDataset.create(path, simulate(40), "cell_type", silent=True)
+        link.symlink_to(path)
+        for output, inputs in (
+            (path, str(path)),
+            (link, [path]),
+            (path, [simulate(40), link]),
+            (path / "inside.zarr", path),
+            (path.parent, path),
+        ):
+            with pytest.raises(ValueError, match=r"d.zarr|link.*is the input .*, holds it, or lies in it.*another path"):
+                GinsengDataset.create(output, inputs, "cell_type", genes=10, overwrite=overwrite, silent=True)
+        assert GinsengDataset(path).n_genes == 30
+
+    def test_beside_it_is_fine(self, tmp_path):
+        GinsengDataset.create(tmp_path / "d.zarr", simulate(40), "cell_type", silent=True)
+        made = GinsengDataset.create(tmp_path / "d.zarr2", tmp_path / "d.zarr", "cell_type", genes=10, silent=True)
+        assert made.n_genes == 10
