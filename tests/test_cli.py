@@ -248,7 +248,7 @@ class TestFit:
         assert first.metadata["settings"]["precision"] == "bfloat16"
         for name, layer in first.params.items():
             np.testing.assert_array_equal(layer["W"], second.params[name]["W"])
-        result = ginseng("fit", counts, "-o", tmp_path / "third.h5", *options, fails=True)
+        result = ginseng("fit", counts, "-o", tmp_path / "third.h5", *options, fails=1)
         assert "precision was bfloat16, now float32" in " ".join(result.split())
 
     def test_gene_column_and_layer(self, adata, tmp_path):
@@ -354,6 +354,8 @@ class TestOutputs:
             ("annotate m.h5 cells.h5ad -o cells.h5ad", "--output cells.h5ad is DATA cells.h5ad itself"),
             ("annotate m.h5 cells.h5ad -o sub/../cells.h5ad", "--output sub/../cells.h5ad is DATA cells.h5ad itself"),
             ("annotate m.h5 cells.h5ad -o o.csv --report o.csv", "o.csv must end in .html"),
+            ("annotate m.h5 ~/cells.h5ad -o ~/cells.h5ad", "/cells.h5ad is DATA"),
+            ("fit ~/m.h5 -o m.h5 --label x", "--output m.h5 is DATA"),
             ("annotate m.h5 cells.h5ad -o names.csv --gene-map names.csv", "is --gene-map names.csv itself"),
             ("annotate m.h5 cells.h5ad -o hard.csv --gene-map names.csv", "hard.csv is --gene-map names.csv itself"),
             ("annotate m.h5 cells.h5ad -o names.csv --hierarchy names.csv", "is --hierarchy names.csv itself"),
@@ -378,6 +380,8 @@ class TestOutputs:
     )
     def test_an_input_stays_as_it_is(self, folder, monkeypatch, command, message):
         monkeypatch.chdir(folder)
+        if "~" in command:
+            monkeypatch.setenv("HOME", str(folder))
         before = contents(folder)
         assert message in ginseng(*command.split(), "--overwrite", fails=2)
         assert contents(folder) == before
@@ -427,13 +431,26 @@ class TestOutputs:
         refused = ginseng("explain", model, ".", "-o", "genes.tsv", "--overwrite", fails=2)
         assert "--output genes.tsv lies within DATA ." in refused
 
-    def test_a_call_may_replace_what_it_began(self, counts, tmp_path):
+    def test_a_call_may_replace_what_it_began(self, counts, tmp_path, monkeypatch):
         """As after a kill between saving the dataset, or the model, and the end."""
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
         fit = ["fit", counts, "--label", "cell_type", "-o", tmp_path / "m.h5", "--dataset", tmp_path / "d.zarr", "-q"]
         fit += ["--calibrate", "none", *QUICK]
-        ginseng(*fit, "--checkpoint", tmp_path / "run")
-        ginseng(*fit, "--checkpoint", tmp_path / "run")
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr("ginseng.commands.training.forget", killed)
+            ginseng(*fit, "--checkpoint", tmp_path / "run")
         assert "m.h5 exists" in ginseng(*fit, "--checkpoint", tmp_path / "another", fails=2)
+        ginseng(*fit, "--checkpoint", tmp_path / "run")
+        assert "m.h5 exists" in ginseng(*fit, "--checkpoint", tmp_path / "run", fails=2)
+
+    def test_a_refused_call_has_begun_nothing(self, counts, tmp_path):
+        fit = ["fit", counts, "-o", tmp_path / "m.h5", "--checkpoint", tmp_path / "run", "--label"]
+        ginseng(*fit, "no such column", fails=3)
+        (tmp_path / "m.h5").write_text("mine")
+        assert "m.h5 exists" in ginseng(*fit, "cell_type", fails=2)
 
 
 class TestExitCodes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ginseng.commands.registry import WrongUse
 from ginseng.data.readers import is_zarr
 from ginseng.utils.bounds import read_json
-from ginseng.utils.files import is_url, replacing
+from ginseng.utils.files import is_url, local_path, replacing
 
 Named = Mapping[str, str | Path | Collection[str] | Collection[Path] | None]  # what options and arguments name
 _BEGUN = "outputs.json"  # in the folder of a checkpoint
@@ -66,7 +66,7 @@ def _each(named: Named) -> Iterator[tuple[str, Path]]:
     for option, given in named.items():
         for path in [given] if isinstance(given, str | Path) else given or []:
             if not is_url(path):
-                yield option, Path(path)
+                yield option, local_path(path)
 
 
 def _identities(place: Path) -> Iterator[object]:
@@ -115,3 +115,9 @@ def begin(checkpoint: Path | None, outputs: Collection[Path | None]) -> None:
     if checkpoint is not None:
         with replacing(checkpoint / _BEGUN) as fresh:
             fresh.write_text(json.dumps([os.path.realpath(path) for path in outputs if path is not None]))
+
+
+def forget(checkpoint: Path | None) -> None:
+    """Forget which outputs a call has begun, since it has ended well: they are no longer its own to replace."""
+    if checkpoint is not None:
+        (checkpoint / _BEGUN).unlink(missing_ok=True)

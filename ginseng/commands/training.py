@@ -40,7 +40,7 @@ from ginseng.arguments import (
     require_group,
     require_split,
 )
-from ginseng.commands.paths import Named, begin, begun_with, require_outputs
+from ginseng.commands.paths import Named, begin, begun_with, forget, require_outputs
 from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
 from ginseng.data import store
 from ginseng.data.creation import free_place
@@ -231,12 +231,16 @@ def fit(
         output = model_output(output, inputs, checkpoint, log, overwrite, {"--dataset": dataset})
         how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
         how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
-    with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
-        made = labelled_data(data, dataset or folder / "train.zarr", cells, how, of_counts, holdout, hold_out_groups)
-        trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
+    with warnings_unless(quiet), temporary_folder() as folder:
+        with refusing(InputRefused):
+            path = dataset or folder / "train.zarr"
+            made = labelled_data(data, path, cells, how, of_counts, holdout, hold_out_groups)
+            trainer = GinsengClassifierTrainer(made, settings, memory=memory, card=told)
+        begin(checkpoint, [output, dataset])
         trainer.fit(epochs, silent=quiet, checkpoint=checkpoint, log=log)
         trained = state_from_classifier_trainer(trainer)
     save_model(trained, output)
+    forget(checkpoint)
     say_what_was_saved(quiet, trained, output, calibrate)
 
 
@@ -260,7 +264,6 @@ def model_output(
     outputs = {"--output": output, **further, "--checkpoint": saved, "--log": log}
     going_on = [path for path in (saved, log) if path is not None]
     require_outputs(outputs, inputs, overwrite=overwrite, begun=[*begun_with(checkpoint), *going_on])
-    begin(checkpoint, [output, *further.values()])
     return output
 
 

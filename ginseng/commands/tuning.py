@@ -31,6 +31,7 @@ from ginseng.arguments import (
     how_to_create,
     mapping_in,
 )
+from ginseng.commands.paths import begin, forget
 from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
 from ginseng.commands.training import labelled_data, model_output, say_what_was_saved
 from ginseng.data.models import load_model, save_model
@@ -145,9 +146,12 @@ def finetune(
         how |= {"label_key": label, "layer": layer, "gene_key": gene_key, "group_key": group, "fix": fix}
         how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
     with warnings_unless(quiet), temporary_folder() as folder, refusing(InputRefused):
+        state = load_model(model)
+        made = labelled_data(data, folder / "new.zarr", cells, how, {}, holdout, hold_out_groups)
+        begin(checkpoint, [output])
         tuned = ginseng.finetune(
-            load_model(model),
-            labelled_data(data, folder / "new.zarr", cells, how, {}, holdout, hold_out_groups),
+            state,
+            made,
             settings,
             epochs=epochs,
             genes=genes,
@@ -163,6 +167,7 @@ def finetune(
             silent=quiet,
         )
     save_model(tuned.state, output)
+    forget(checkpoint)
     say(quiet, tuned.report())
     say_what_was_saved(quiet, tuned.state, output, "none" if tuned.state.calibration is None else calibrate)
 
