@@ -17,7 +17,7 @@ from ginseng.data.typed import folder_of
 from ginseng.utils.files import Unreadable
 from ginseng.utils.hdf5 import ends_the_interpreter
 from ginseng.utils.messages import in_short, shorten, warn
-from ginseng.utils.soundness import require_sound_where_stored
+from ginseng.utils.soundness import require_sound
 
 EVERYTHING = ("X", "var", "raw", "layers", "obsm", "varm", "obsp", "varp", "uns")
 _ON_DISK = ("layers", "obsp", "varp")  # unless all is read
@@ -73,20 +73,25 @@ def on_disk(matrix: Any) -> Any:
     return None if matrix is None or matrix.attrs.get("encoding-type") == "null" else matrix
 
 
-def names_in(group: Any) -> list[str]:
-    """Names of the members of a group, of which zarr tells none where it cannot open one.
+def member_names(group: Any) -> list[str]:
+    """Names of the members of a group, of which zarr tells none where it cannot open one; none of what is no group.
 
     Examples
     --------
     >>> group = zarr.group()
     >>> _ = group.create_array("labels", data=np.arange(3))
-    >>> names_in(group)
-    ['labels']
+    >>> member_names(group), member_names(group["labels"])
+    (['labels'], [])
     """
+    if not hasattr(group, "keys"):
+        return []
     folder = folder_of(group) if isinstance(group, zarr.Group) else None
     if folder is None:
-        return list(group)
+        return sorted(group)
     return sorted(entry.name for entry in folder.iterdir() if any((entry / name).is_file() for name in _OF_ZARR))
+
+
+names_in = member_names  # as `ginseng.data.presence` calls it
 
 
 def assembled(
@@ -221,7 +226,7 @@ class _Elements:
 
     def _read(self, group: Any, read: Callable[[Any], Any], *, is_nested: bool = False) -> Iterator[tuple[str, Any]]:
         """Members of a group; of nested groups only what cannot be read is left out."""
-        for name in names_in(group):
+        for name in member_names(group):
             try:
                 yield name, read(group[name])
             except Exception as error:
@@ -246,8 +251,12 @@ def _plain_group(group: Any, name: str) -> Any:
 
 
 def _read_matrix(item: Any) -> Any:
-    require_sound_where_stored(item)
-    return read_element(item)
+    """A matrix that is sound; of a sparse one anndata reads the arrays as they are, and only slicing trusts them."""
+    if hasattr(item, "keys") and "indptr" in item:
+        require_sound(on_disk(item))  # its lengths and row ends, before the rest is read
+    matrix = read_element(item)
+    require_sound(matrix)
+    return matrix
 
 
 def _read_column(table: Any, name: str) -> Any:

@@ -20,7 +20,7 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 
-from ginseng.data.elements import names_in, read_element
+from ginseng.data.elements import member_names, read_element
 from ginseng.data.inputs import Identity, require_as_opened
 from ginseng.data.readers import is_encoded_anndata, is_zarr, read_adata, read_annotation
 from ginseng.utils.bounds import read_json, require_own_files
@@ -341,7 +341,7 @@ def _write_annotation(root: Any, adata: AnnData) -> None:
     n_cells, n_genes = adata.shape
     shapes = {"layers": adata.shape, "varm": (n_genes,), "obsp": (n_cells, n_cells), "varp": (n_genes, n_genes)}
     for name, shape in shapes.items():
-        for key in set(names_in(root[name]) if name in root else ()) - set(getattr(adata, name)):
+        for key in set(member_names(root[name]) if name in root else ()) - set(getattr(adata, name)):
             if not _is_kept(root[name], key, shape):
                 del root[name][key]
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import pandas as pd
 import zarr
 from anndata import AnnData
 
 from ginseng.data.downloads import downloaded
-from ginseng.data.elements import EVERYTHING, assembled, is_of_the_machine
+from ginseng.data.elements import EVERYTHING, assembled, is_of_the_machine, member_names, read_element
 from ginseng.data.presence import require_files
 from ginseng.data.tenx import is_10x_h5, read_10x_h5, read_10x_mtx
 from ginseng.data.typed import folder_of
 from ginseng.utils.bounds import require_own_files
 from ginseng.utils.counts import layer_names, x_of
 from ginseng.utils.files import is_url, is_zarr_url, local_path, naming
+from ginseng.utils.genes import kinds_of_others
 from ginseng.utils.hdf5 import ends_the_interpreter, opened_hdf5
 from ginseng.utils.messages import shorten, warn
 from ginseng.utils.soundness import require_sound
@@ -227,16 +229,12 @@ def _open_zarr(path: str | Path) -> zarr.Group:
 
 def _of_another_kind(path: str | Path, root: zarr.Group) -> str:
     """What a zarr store is that is none of AnnData."""
-    tables = [f"{name}/{table}" for name in ("tables", "table") if name in root for table in _names_in(root[name])]
+    tables = [f"{name}/{table}" for name in ("tables", "table") if name in root for table in member_names(root[name])]
     if tables:
         return f"{path} is SpatialData: pass its table, {Path(path) / tables[0]}; it has: {shorten(tables)}."
     if "row_attrs" in root and "col_attrs" in root:
         return f"{path} is a loom store: convert it to .h5ad."
     return f"{path} is a zarr store, but not one of AnnData; as a dataset, train on it."
-
-
-def _names_in(group: Any) -> list[str]:
-    return sorted(group) if hasattr(group, "keys") else []
 
 
 def _is_mudata(root: Any) -> bool:
@@ -250,7 +248,7 @@ def _anndata_in(path: str | Path, root: Any) -> Any:
     """
     if not _is_mudata(root):
         return root
-    modalities = _names_in(root.get("mod"))
+    modalities = member_names(root.get("mod"))
     candidates = [name for name in modalities if name.lower() in _GENE_EXPRESSION]
     candidates = candidates or [name for name in modalities if _holds_genes(root["mod"][name])]
     candidates = candidates or (modalities if len(modalities) == 1 else [])
@@ -266,8 +264,9 @@ def _anndata_in(path: str | Path, root: Any) -> Any:
 def _holds_genes(modality: Any) -> bool:
     if "var" not in modality or "feature_types" not in modality["var"]:
         return False
-    kinds: Any = ad.io.read_elem(modality["var/feature_types"])
-    return set(kinds) == {"Gene Expression"}
+    kinds = pd.Series(read_element(modality["var/feature_types"]), dtype=object).dropna()
+    told = pd.DataFrame({"feature_types": [*kinds, "gene"]})  # beside a gene, whatever is called otherwise is none
+    return len(kinds) > 0 and bool((kinds_of_others(told) == "").all())
 
 
 def _whole_h5ad(path: str | Path, file: h5py.File, backed: bool) -> AnnData:
