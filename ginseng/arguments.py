@@ -1,5 +1,6 @@
 """What the commands take: the options that they share, and what these stand for."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,6 +144,12 @@ def chosen_genes(number: int | None, column: str | None) -> str | int | None:
     if number is not None and column is not None:
         raise WrongValue("Genes are chosen by --genes or by --gene-column, not by both.")
     return column or (N_GENES if number is None else number) or None
+
+
+def ignore_few_genes(number: int | None) -> None:
+    """Leave out the warning of fewer genes than were to be chosen, where no number was given with --genes."""
+    if number is None:
+        warnings.filterwarnings("ignore", "[0-9,]+ genes were to be chosen")
 
 
 def mapping_in(table: Path | None, option: str = "mapping") -> dict[str, str | None] | None:

@@ -150,6 +150,14 @@ class TestCreate:
         assert "and no whole groups: make the dataset anew" in ginseng(*fit, fails=True)
         assert "--select must be one of markers, variance" in ginseng(*create, "--select", "best", fails=2)
 
+    @pytest.mark.parametrize("command", ["create", "fit"])
+    @pytest.mark.parametrize("options", [[], ["--genes", 1000]])
+    def test_too_few_genes_are_told_of_a_number_that_was_given(self, counts, tmp_path, recwarn, command, options):
+        more = ["-o", tmp_path / "x.zarr"] if command == "create" else ["-o", tmp_path / "m.h5", *QUICK]
+        ginseng(command, counts, "--label", "cell_type", *more, *options)
+        told = [str(warning.message) for warning in recwarn if "were to be chosen" in str(warning.message)]
+        assert len(told) == (1 if options else 0)
+
     def test_a_dataset_is_replaced_only_on_request(self, counts, tmp_path):
         command = ["create", counts, "--label", "cell_type", "-o", tmp_path / "cells.zarr", "-q"]
         assert ginseng(*command) == ""
@@ -487,6 +495,8 @@ class TestExitCodes:
             ),
             ("inspect broken.h5ad", 3, "broken.h5ad"),
             ("merge cells.h5ad -o n.h5ad", 3, "is no shard"),
+            ("doctor cells.h5ad --ignore-case", 2, "--ignore-case cannot be chosen without a model"),
+            ("report table.csv -o n.html", 3, "annotate with -o annotated.h5ad"),
             ("report cells.h5ad -o n.html", 3, "is not in the annotated cells"),
             ("doctor m.h5 cells.h5ad --min-overlap 2", 2, "--min-overlap must lie in"),
             ("doctor broken.h5ad", 3, "broken.h5ad"),
@@ -503,6 +513,7 @@ class TestExitCodes:
         logs.write_h5ad("logs.h5ad")
         logs.layers["counts"] = adata.X
         logs.write_h5ad("layers.h5ad")
+        (tmp_path / "table.csv").write_text("cell,ginseng_cell_type\nc1,B cell\n")
         (tmp_path / "broken.h5ad").write_bytes((tmp_path / "cells.h5ad").read_bytes()[:3000])
         before = contents(tmp_path)
         said = ginseng(*command.split(), fails=code)
@@ -540,6 +551,16 @@ class TestExitCodes:
         (commands.fit, "`label_key`, `holdout_fraction` and `dropout_rate`", "--label, --holdout and --dropout"),
         (commands.finetune, "mapping={'Ts': 'T'}.", "--mapping with a table that has the line 'Ts,T'."),
         (commands.demo, "`n_genes`", "--genes"),
+        (commands.fit, "pass unlabeled=['Unknown'] to count", "pass --unlabeled Unknown to count"),
+        (commands.fit, "unlabeled=['of [it]', \"d'un\"]", "--unlabeled 'of [it]' --unlabeled 'd'\"'\"'un'"),
+        (
+            commands.annotate,
+            "pass fix=True, by which this is undone, or normalize=False for a network that takes such values",
+            "pass --fix, by which this is undone",
+        ),
+        (commands.fit, "was scaled, or pass normalize=False for a network that takes such values", "was scaled"),
+        (commands.fit, "make it from raw counts, or train with normalize=False.", "make it from raw counts."),
+        (commands.annotate, "are swapped, pass adata.T", "are swapped, transpose the file (in Python: adata.T)"),
     ],
 )
 def test_messages_name_options(monkeypatch, command, told, typed):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ginseng.arguments import Fix, GeneKey, Layer, Mapping, Unlabeled, mapping_in
+from ginseng.arguments import Fix, GeneKey, Layer, Mapping, Unlabeled, mapping_in, refuse
 from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say
 from ginseng.data.annotation import groups_of, labels_of
 from ginseng.data.models import load_model
@@ -49,6 +49,9 @@ def doctor(
     if len(models) > 1:
         raise WrongUse(f"A model and a file of counts are looked at, or only the latter, but got {len(files)} files.")
     with refusing(WrongUse):
+        if not models:
+            of_a_model = {"--gene-map": gene_map, "--min-overlap": min_overlap, "--ignore-case": ignore_case or None}
+            refuse(of_a_model, "without a model: name it before the data")
         least_genes(1, min_overlap)
         names = None if gene_map is None else read_gene_table(gene_map)
         renamed = mapping_in(mapping)

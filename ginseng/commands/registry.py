@@ -29,8 +29,15 @@ from ginseng.utils.workspace import temporary_folder
 _NUMBA = "NUMBA_CACHE_DIR"
 _ROOM = 2**27  # bytes: on a full disk JAX leaves entries that are cut short, and are never replaced
 _NOT_READ = 128 + 13  # what a shell reports of a program whose output nobody reads (SIGPIPE)
-_LITERAL = r"""None|True|False|-?\d[\d.]*(?:e-?\d+)?|'[^']*'|"[^"]*"|\{[^{}]*\}|(?=[,;.\s]|$)"""
+_LITERAL = (
+    r"""None|True|False|-?\d[\d.]*(?:e-?\d+)?|'[^']*'|"[^"]*"|\{[^{}]*\}|\[(?:[^][{}'"]|'[^']*'|"[^"]*")+\]"""
+    r"""|(?=[,;.\s]|$)"""
+)
 _ARGUMENT = re.compile(rf"`(?P<named>\w+)`|(?<![\w.'\"(\[-])(?P<given>\w+)=(?P<value>{_LITERAL})")
+_OF_PYTHON = (  # ways out that no option is
+    (re.compile(r",? or (pass |train with )?normalize=False( for a network that takes such values)?"), ""),
+    (re.compile(r"\bpass adata\.T\b"), "transpose the file (in Python: adata.T)"),
+)
 _UNREADABLE = (PermissionError, BlockingIOError, IsADirectoryError, NotADirectoryError)
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 input refused"
 
@@ -168,6 +175,9 @@ def as_typed(text: str, kept: str = "") -> str:
     >>> as_typed("`lr` must be positive: pass lr=0.1.")
     '`lr` must be positive: pass lr=0.1.'
     """
+    if _options:
+        for way_out, instead in _OF_PYTHON:
+            text = way_out.sub(instead, text)
     typed = _ARGUMENT.sub(lambda found: _typed(found) or found.group(), text)
     return printable(typed, kept)
 
@@ -185,7 +195,9 @@ def _typed(found: re.Match[str]) -> str | None:
         if isinstance(given, dict):
             lines = " and ".join(f"'{old},{'' if new is None else new}'" for old, new in given.items())
             return f"{option.name} with a table that has the line {lines}"
-        return f"{option.name} {shlex.quote(str(given))}"
+        return " ".join(
+            f"{option.name} {shlex.quote(str(one))}" for one in (given if isinstance(given, list) else [given])
+        )
     return None
 
 

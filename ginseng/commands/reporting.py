@@ -9,6 +9,7 @@ import ginseng
 from ginseng.arguments import Cells, Data, GeneKey, Layer, Overwrite, Quiet, cells_of
 from ginseng.commands.paths import require_outputs
 from ginseng.commands.registry import InputRefused, WrongUse, command, refusing, say, warnings_unless
+from ginseng.data.outputs import TABLES
 from ginseng.data.readers import read_adata, read_annotation
 from ginseng.multiqc import require_mqc
 from ginseng.page import require_page
@@ -44,6 +45,10 @@ def report(
             require_mqc(mqc)
         require_outputs({"--output": output, "--mqc": mqc}, {"DATA": data, "--model": model}, overwrite=overwrite)
     with warnings_unless(quiet), refusing(InputRefused):
+        if data.suffix in TABLES and data.is_file():
+            raise InputRefused(
+                f"{data} is a table, and a report is made of .h5ad or .zarr: annotate with -o annotated.h5ad."
+            )
         adata = read_annotation(data)
         if mqc is not None:
             ginseng.mqc(adata, mqc, sample=sample, key=key)

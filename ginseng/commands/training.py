@@ -35,6 +35,7 @@ from ginseng.arguments import (
     cells_of,
     chosen_genes,
     how_to_create,
+    ignore_few_genes,
     mapping_in,
     refuse,
     require_group,
@@ -117,6 +118,7 @@ def create(
         how |= {"mapping": mapping_in(mapping), "unlabeled": unlabeled or ()}
     with warnings_unless(quiet), refusing(InputRefused):
         counts = data if cells is None else [cells_of(read_adata(source, backed=False), cells) for source in data]
+        ignore_few_genes(genes)
         dataset = GinsengDataset.create(output, counts, label, layer, **how)
     say(quiet, f"{dataset}: saved {output}")
 
@@ -296,6 +298,7 @@ def labelled_data(
         columns = read_adata(data).obs.columns
         raise WrongUse(f"--label is needed: the column with the cell types, of: {shorten(columns)}.")
     counts = data if cells is None else cells_of(read_adata(data, backed=False), cells)
+    ignore_few_genes(of_counts.get("--genes"))
     made = GinsengDataset.create(path, counts, **how)
     warnings.filterwarnings("ignore", ".* holds fractions")  # told a moment ago
     return made
