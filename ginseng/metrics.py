@@ -97,7 +97,7 @@ def in_the_same_terms(truth: Any, predicted: Any) -> tuple[Any, Any]:
     """
     if len(truth) != len(predicted):
         raise ValueError(f"`truth` has {len(truth)} cells, but `predicted` has {len(predicted)}.")
-    given = names_in(predicted, "`predicted`")
+    given = names_in(predicted, "`predicted`", unused=True)
     true, _ = without_none(names_in(truth, "`truth`"), given.categories)
     for name in set(filter(says_unknown, true.categories)) - set(given.categories):
         warn(f"Cells of the true type {name!r} count as wrong; leave them out to compare the others alone.")

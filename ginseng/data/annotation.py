@@ -24,9 +24,12 @@ from ginseng.utils.values import is_integer, texts
 Genes = str | int | np.integer | list[str] | np.ndarray | None
 
 
-def require_column(obs: Any, kind: str, key: str | None) -> None:
+def require_column(obs: Any, kind: str, key: str | None, var: Any = None) -> None:
     """Raise a ValueError if the column of labels or groups does not exist, or there are several of its name."""
     if key is not None:
+        if key not in obs.columns and var is not None and key in var.columns:
+            error = unknown_name(f"{kind} column", key, "adata.obs", obs.columns)
+            raise UnknownName(f"{error} adata.var has it: are cells and genes swapped? If so, pass adata.T.")
         require_one(f"{kind} column", key, "adata.obs", obs.columns)
 
 
@@ -152,7 +155,7 @@ def labels_of(
         names, codes = new_names(list(labels.categories), mapping, place)
         is_left_out = (labels.codes >= 0) & (np.append(codes, -1)[labels.codes] < 0)
         labels = pd.Categorical.from_codes(np.append(codes, -1)[labels.codes], pd.Index(names, dtype=object))
-    labels, also_said = without(labels, declared(labels.categories, unlabeled))
+    labels, also_said = without(labels, declared(labels.categories, unlabeled, place, found.categories))
     labelled = labels.codes >= 0
     if n_missing := int((~labelled & ~is_left_out).sum()):
         said = ", ".join(filter(None, (said, also_said)))

@@ -13,11 +13,12 @@ from ginseng.model.annotator import Annotator
 from ginseng.model.attention import AttentionClassifier
 from ginseng.model.ensemble import members_of
 from ginseng.utils.genes import GeneMap, least_genes, plain_names
-from ginseng.utils.names import SPELLINGS, GeneNames, names_by_place
+from ginseng.utils.names import SPELLINGS, GeneNames, are_numbers, names_by_place
 
 _FEW_FOUND = 0.5  # of the model's genes: other names are then looked for
 _CLEARLY_MORE = 1.5
 _N_LOOKED_AT = 2000
+_CUT = 1000  # characters of the name of a cell
 _IDENTIFIER = re.compile(r"(ENS[A-Z]*)G\d{11}")
 _SPECIES = {"ENS": "human", "ENSMUS": "mouse", "ENSRNO": "rat", "ENSDAR": "zebrafish", "ENSSSC": "pig"}
 
@@ -163,7 +164,8 @@ def _ways(var: Any, model: GeneNames, gene_key: str | None) -> Iterator[_Way]:
 
 def _hint_of_cells(cells: Iterable[str], model: GeneNames, n_found: int) -> str | None:
     """What to say where the cells are called as genes are."""
-    of_cells = model.best({"adata.obs_names": np.asarray(cells).astype(str)})[1].n_found
+    names = np.array([str(name)[:_CUT] for name in cells], dtype=object)  # no gene is called so at length
+    of_cells = model.best({"adata.obs_names": names})[1].n_found
     if of_cells <= _CLEARLY_MORE * n_found:
         return None
     return f"adata.obs_names would match {of_cells:,} of them: cells and genes are swapped, pass adata.T"
@@ -183,6 +185,8 @@ def _stripped(names: np.ndarray, of_model: Any, positions: np.ndarray) -> str | 
 
 
 def _hint(of_data: Iterable[str], of_model: Iterable[str]) -> str:
+    if are_numbers(of_data) and not are_numbers(of_model):
+        return "the genes are called by numbers: pass gene_key=, a column of adata.var with names, or set var_names"
     species = _species(of_data), _species(of_model)
     if None not in species and species[0] != species[1]:
         return f"the data are of {species[0]}, the model is of {species[1]}: pass gene_map=, a table of orthologs"

@@ -18,7 +18,7 @@ from ginseng.utils.counts import Counts, NoMatrix, layer_names
 from ginseng.utils.forms import Form, form_of, forms_by_cell
 from ginseng.utils.genes import GeneMap, kinds_of_others, told_repeated
 from ginseng.utils.messages import warn
-from ginseng.utils.names import GeneNames, called_by, column_of_names, names_by_place
+from ginseng.utils.names import GeneNames, are_numbers, called_by, column_of_names, names_by_place
 
 _TO_BE_WARNED_OF = (forms.CORRECTED, forms.NORMALISED, forms.FRACTIONS, forms.BINARY)
 _GIVES_COUNTS = {  # or values in proportion to them; the lower the better
@@ -407,6 +407,11 @@ def checked_reference(
             warnings.append(f"{said}: pass gene_key={better!r}.")
     if gene_key is not None:
         counts.var = called_by(counts.var, gene_key)
+    if better is None and are_numbers(counts.var.index):
+        warnings.append(
+            f"The genes are called by numbers such as '{counts.var.index[0]}': a model of these finds no gene in other "
+            "data. Name a column of adata.var with their names by gene_key, or set adata.var_names."
+        )
     known = pd.Index([name for name in counts.var.index if name])
     if not len(known):
         raise ValueError(f"No gene has a name in adata.{'var_names' if gene_key is None else f'var[{gene_key!r}]'}.")
@@ -524,7 +529,7 @@ def preflight(
     genes: 3 of the model's 3, by adata.var_names; 3 are needed; those that lack carry 0.0% of its weight
     """
     names = GeneNames(annotator.genes, annotator.second_names, gene_map, ignore_case)
-    weights = partial(gene_weights, annotator)
+    weights = cache(partial(gene_weights, annotator))
 
     def held_genes(var: pd.DataFrame) -> HeldGenes:
         try:

@@ -122,7 +122,7 @@ class Sources:
             try:
                 adata = self._opened(source)
                 for kind, key in (("label", label_key), ("group", group_key), *(("further", key) for key in further)):
-                    require_column(adata.obs, kind, key)
+                    require_column(adata.obs, kind, key, adata.var)
                 file = None if isinstance(source, AnnData) else source
                 how: dict[str, Any] = {"fix": fix, "file": file, "held_genes": lambda var: _held(var, genes, gene_key)}
                 counts, found = checked_reference(adata, layer, gene_key, normalizes=normalize, **how)

@@ -81,7 +81,7 @@ def renamed(dataset: Dataset, mapping: Any = None, *, unlabeled: str | Sequence[
     ['B', 'T']
     """
     label_names, codes = new_names(dataset.label_names, {} if mapping is None else mapping, str(dataset.path))
-    if left_out := declared(label_names, unlabeled):
+    if left_out := declared(label_names, unlabeled, str(dataset.path), dataset.label_names):
         label_names, kept = new_names(label_names, dict.fromkeys(left_out), str(dataset.path))
         codes = np.append(kept, -1)[codes]
     labels = np.append(codes, -1).astype(np.int32)[dataset.labels]  # the last one of cells left out before

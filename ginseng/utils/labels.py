@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ginseng.utils.files import naming
-from ginseng.utils.messages import shorten, warn
+from ginseng.utils.messages import shorten, unknown_name, warn
 
 _NONE = frozenset(("", "nan", "na", "n/a", "#n/a", "none", "null", "<na>", "nat"))
 _UNKNOWN = frozenset(
@@ -44,7 +44,7 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, int | np.integer | np.bool_)
 
 
-def names_in(column: Any, place: str) -> pd.Categorical:
+def names_in(column: Any, place: str, *, unused: bool = False) -> pd.Categorical:
     """The names in a column of labels, groups or clusters, missing where it is.
 
     Parameters
@@ -53,6 +53,8 @@ def names_in(column: Any, place: str) -> pd.Categorical:
         Text, integers, whole floats, booleans, or categories of these.
     place : str
         Where they are, for messages.
+    unused : bool
+        Keep categories that no value has.
 
     Returns
     -------
@@ -72,6 +74,7 @@ def names_in(column: Any, place: str) -> pd.Categorical:
     """
     with naming(place, "cannot be told apart"):  # lists, for one
         found = pd.Categorical(column)
+    found = found if unused else found.remove_unused_categories()
     for value in found.categories:
         if _is_float(value) and not float(value).is_integer():
             raise ValueError(
@@ -139,15 +142,24 @@ def without(names: pd.Categorical, taken: Sequence[str]) -> tuple[pd.Categorical
     return names.remove_categories(taken), shorten(said)
 
 
-def declared(names: Iterable[str], unlabeled: str | Sequence[str]) -> list[str]:
+def declared(
+    names: Iterable[str], unlabeled: str | Sequence[str], place: str | None = None, known: Iterable[str] = ()
+) -> list[str]:
     """Which of the names are declared to say that there is no label, case and blanks aside.
+
+    Where they have a `place`, what is declared and is not there is warned of, unless it is `known` otherwise.
 
     Examples
     --------
     >>> declared(["B", "unknown ", "Unknown"], "Unknown")
     ['unknown ', 'Unknown']
     """
-    plain = {_plain(text_of(name)) for name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled)}
+    names = list(names)
+    plain = {_plain(text): text for text in map(text_of, [unlabeled] if isinstance(unlabeled, str) else unlabeled)}
+    if place is not None:
+        there = {_plain(name) for name in (*names, *known)}
+        for text in (text for name, text in plain.items() if name not in there and not says_none(text)):
+            warn(f"Of `unlabeled`, {unknown_name('label', text, place, names)}")
     return [name for name in names if _plain(name) in plain]
 
 
@@ -212,7 +224,7 @@ def warn_of_floats(column: Any, place: str) -> None:
     --------
     >>> warn_of_floats(["B", "T"], "adata.obs['type']")
     """
-    for value in list(filter(_is_float, pd.Categorical(column).categories))[:1]:
+    for value in list(filter(_is_float, pd.Categorical(column).remove_unused_categories().categories))[:1]:
         warn(f"{place} holds floats, which count as the integers that they were: {value} is '{text_of(value)}'.")
 
 

@@ -97,7 +97,7 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     Raises
     ------
     ValueError
-        If there is no such column.
+        If there is no such column, or it holds numbers.
 
     Examples
     --------
@@ -106,6 +106,11 @@ def names_by_place(var: pd.DataFrame, gene_key: str | None = None) -> dict[str, 
     """
     if gene_key is not None:
         require_one("gene column", gene_key, "adata.var", var.columns)
+        if var[gene_key].dtype.kind in "biufcmM":
+            raise ValueError(
+                f"adata.var['{gene_key}'] holds {var[gene_key].dtype}, where `gene_key` is a column of gene names: "
+                "name another one, or make it text if its numbers are names."
+            )
         return {f"adata.var['{gene_key}']": texts(_texts(var[gene_key]), "gene")}
     found = {"adata.var_names": texts(var.index, "gene")}
     column, second = second_column(var), second_names(var)
@@ -130,6 +135,18 @@ def called_by(var: pd.DataFrame, gene_key: str) -> pd.DataFrame:
     return var.assign(**before).set_axis(pd.Index(names, dtype=object), axis=0)
 
 
+def are_numbers(names: Iterable[Any]) -> bool:
+    """Whether most names are numbers, as an index has that no one has named.
+
+    Examples
+    --------
+    >>> are_numbers(["0", "1"]), are_numbers(["CD3D", "CD4"])
+    (True, False)
+    """
+    names = list(names)
+    return bool(names) and _share(_NUMBER, names) >= _MOSTLY
+
+
 def column_of_names(var: Any) -> str | None:
     """The column of ``var`` that looks like names of genes, where its index has numbers.
 
@@ -138,7 +155,7 @@ def column_of_names(var: Any) -> str | None:
     >>> column_of_names(pd.DataFrame({"chromosome": ["11", "12"], "features": ["CD3D", "CD4"]}, ["0", "1"]))
     'features'
     """
-    if not len(var) or _share(_NUMBER, var.index) < _MOSTLY:
+    if not are_numbers(var.index):
         return None
     texts = {name: _texts(column) for name, column in var.items() if column.dtype.kind not in "biufcmM"}
     fit = [name for name, names in texts.items() if _share(_LIKE_A_NAME, names) >= _MOSTLY <= _distinct(names)]

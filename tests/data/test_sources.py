@@ -559,3 +559,25 @@ class TestOutputOverAnInput:
         GinsengDataset.create(tmp_path / "d.zarr", simulate(40), "cell_type", silent=True)
         made = GinsengDataset.create(tmp_path / "d.zarr2", tmp_path / "d.zarr", "cell_type", genes=10, silent=True)
         assert made.n_genes == 10
+
+
+class TestGenesCalledByNumbers:
+    def test_they_are_told_where_no_column_has_names(self, tmp_path):
+        adata = simulate(40)
+        adata.var = pd.DataFrame(index=[str(i) for i in range(30)])
+        with pytest.warns(UserWarning, match="called by numbers such as '0': a model of these finds no gene .*gene_key"):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
+
+    @pytest.mark.parametrize("column", [np.arange(30), np.linspace(0, 1, 30)])
+    def test_a_column_of_numbers_is_no_names(self, tmp_path, column):
+        adata = simulate(40)
+        adata.var["mean"] = column
+        with pytest.raises(ValueError, match=r"adata.var\['mean'\] holds (int|float)64, where `gene_key` is a column of"):
+            GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", gene_key="mean", silent=True)
+
+
+def test_cells_and_genes_that_are_swapped_are_told(tmp_path):
+    adata = simulate(40)
+    message = "label column 'cell_type' is not in adata.obs.*adata.var has it: are cells and genes swapped.*adata.T"
+    with pytest.raises(ValueError, match=message):
+        GinsengDataset.create(tmp_path / "x.zarr", adata.T, "cell_type", silent=True)

@@ -32,6 +32,20 @@ def test_clusters_keep_their_order_and_equal_names_are_one():
     assert list(names_in([True, False], "x")) == ["True", "False"]
 
 
+def test_categories_that_no_value_has_are_no_names():
+    assert list(names_in(pd.Categorical(["b"], ["nan", "b"]), "x").categories) == ["b"]
+    assert list(names_in(pd.Categorical([1.0], [1.0, 1.5]), "x")) == ["1"]
+    assert without_none(names_in(pd.Categorical(["b"], ["nan", "b"]), "x"))[1] == ""
+    assert list(names_in(pd.Categorical(["b"], ["nan", "b"]), "x", unused=True).categories) == ["nan", "b"]
+
+
+def test_what_is_declared_and_not_there_is_warned_of(recwarn):
+    assert declared(["B", "doublet "], ["Doublet", "nan", "Unknown"], "the column", ["unknown"]) == ["doublet "]
+    assert not len(recwarn)
+    with pytest.warns(UserWarning, match="Of `unlabeled`, label 'Dublet' is not in the column; did you mean 'Doublet'"):
+        assert declared(["B", "Doublet"], ["Dublet"], "the column") == []
+
+
 @pytest.mark.parametrize("value", [0.5, np.inf, np.float32(1e-3)])
 def test_measurements_are_refused(value):
     for column in ([1.0, value], pd.Series([1.0, value]).astype("category"), pd.Series(["B", value], dtype=object)):
