@@ -578,12 +578,13 @@ class TestWhatIsRightIsRead:
         assert (found.X != read_adata(sources / "c.h5ad", backed=False).X).nnz == 0
         assert "donor" not in found.obs and list(found.obsm) == ["sparse"] and found.uns == {"note": {}}
 
-    @pytest.mark.parametrize("place", ["varm/loadings", "raw/X/data"])
+    @pytest.mark.parametrize("place", ["varm/loadings", "raw/X/data", "obsm/X_pca", "uns/numbers"])
     def test_what_is_damaged_or_packed_otherwise_stays_in_the_copy(self, sources, tmp_path, place):
         """It is left out of what is read here, and its bytes may be read elsewhere."""
         source, path = tmp_path / "x.h5ad", tmp_path / "y.h5ad"
         adata = read_adata(sources / "c.h5ad", backed=False)
         adata.varm["loadings"] = np.arange(90.0).reshape(30, 3)
+        adata.uns |= {"numbers": np.arange(9), "mine": 1}
         adata.write_h5ad(source)
         with h5py.File(source, "r+") as file:
             values = file[place][:]
@@ -596,12 +597,14 @@ class TestWhatIsRightIsRead:
             file.write(b"\x01" * 8)
         with pytest.warns(UserWarning, match=f"left out .*{place.partition('/')[0]}"):
             adata = read_adata(source, backed=False)
-        adata.obs["new"] = 1
+        adata.obs["new"] = adata.uns["new"] = 1
+        del adata.uns["mine"]
         write_annotated(adata, path, source)
         with h5py.File(path) as file, h5py.File(source) as before:
             stored, expected = (of[place].id.read_direct_chunk((0,) * values.ndim) for of in (file, before))
             assert stored == expected
             assert "new" in file["obs"]
+            assert set(file["uns"]) - {"numbers"} == {"note", "new"}
 
     def test_constant_layers(self, tmp_path, state):
         """Zeros compress without limit, and zarr leaves them out."""

@@ -35,7 +35,6 @@ from ginseng.utils.tables import write_table
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 SUFFIXES = (".h5ad", ".zarr", *TABLES)
-_ANNOTATION = ("obs", "obsm", "uns")  # what annotating changes
 _MARK, _MARK_LINE = "ginseng_shard", "# ginseng shard "
 _LINE = 2**20  # characters of a mark at most
 _PLAIN = re.compile(r"[^\W_][\w .-]*")  # names that any kind of file can have
@@ -310,12 +309,12 @@ def _require_as_opened(source: str | Path, identity: Identity | None, path: Path
 
 
 def _write_into_copied_store(adata: AnnData, path: Path, source: str | Path, identity: Identity | None) -> None:
-    """Copy an AnnData .zarr store without its annotation, and write that anew."""
+    """Copy an AnnData .zarr store, and write its annotation anew."""
     with replacing(path) as fresh, _writing_zarr():
         root = Path(source)
         for folder, inner, files in os.walk(root, onerror=_raised, followlinks=True):
             if Path(folder) == root:
-                inner[:] = [name for name in inner if name not in _ANNOTATION]
+                inner[:] = [name for name in inner if name != "obs"]
             copied = fresh / Path(folder).relative_to(root)
             copied.mkdir()
             for name in files:
@@ -331,9 +330,9 @@ def _raised(error: OSError) -> None:
 
 def _write_annotation(root: Any, adata: AnnData) -> None:
     """Write what annotating changes, and take away what anndata could not read for what it is."""
-    for name in _ANNOTATION:
-        annotation: Any = getattr(adata, name)
-        ad.io.write_elem(root, name, annotation if name == "obs" else dict(annotation))
+    ad.io.write_elem(root, "obs", adata.obs)
+    for name in ("obsm", "uns"):
+        _write_members(root, name, dict(getattr(adata, name)))
     if set(root["var"].attrs.get("column-order", ())) != set(adata.var.columns):
         ad.io.write_elem(root, "var", adata.var)
     if adata.raw is None and "raw" in root and not _is_kept(root, "raw", adata.shape[:1]):
@@ -346,10 +345,24 @@ def _write_annotation(root: Any, adata: AnnData) -> None:
                 del root[name][key]
 
 
-def _is_kept(group: Any, name: str, shape: tuple[int, ...]) -> bool:
+def _write_members(root: Any, name: str, members: dict[str, Any]) -> None:
+    """Write a dictionary in place of that in a copy, of which may stay what its reader left out."""
+    before = member_names(root.get(name))
+    kept = {key for key in set(before) - set(members) if _is_kept(root[name], key)}
+    if not kept:
+        ad.io.write_elem(root, name, members)
+        return
+    for key in set(before) - kept:
+        del root[name][key]
+    for key, value in members.items():
+        ad.io.write_elem(root[name], key, value)
+
+
+def _is_kept(group: Any, name: str, shape: tuple[int, ...] | None = None) -> bool:
     """Whether what was left out of a copy stays in it: its bytes are damaged, or packed by what is not installed.
 
-    Not what has an unknown encoding or another shape, by which anndata could not read the copy anywhere.
+    Not what has an unknown encoding or another shape, by which anndata could not read the copy anywhere. What can be
+    read was left out as unsound if it has the `shape`, and without one was taken out by whoever annotated.
     """
     try:
         found: Any = read_element(group[name])
@@ -357,7 +370,7 @@ def _is_kept(group: Any, name: str, shape: tuple[int, ...]) -> bool:
         return True
     except Exception:
         return False
-    return getattr(found, "shape", ())[: len(shape)] == shape
+    return shape is not None and getattr(found, "shape", ())[: len(shape)] == shape
 
 
 @contextmanager
