@@ -166,6 +166,7 @@ def labels_of(
     labels = pd.Categorical(np.asarray(labels[labelled], dtype=object))
     if len(labels) == 0:
         raise ValueError(f"No cell has a label in {place}.")
+    texts(labels.categories, f"{place}: label")
     warn_of_floats(obs[key], place)
     warn_of(labels, place)
     return labelled, labels
@@ -254,6 +255,7 @@ def groups_of(obs: Any, key: str, labelled: np.ndarray) -> pd.Categorical:
         said = said and f" ({said})"
         raise ValueError(f"{n_missing:,} cells have no group in {place}{said}; fill them in or leave them out.")
     groups = pd.Categorical(np.asarray(groups, dtype=object))
+    texts(groups.categories, f"{place}: group")
     warn_of_floats(column, place)
     warn_of(groups, place, "group")
     return groups

@@ -104,7 +104,7 @@ def says_unknown(name: str) -> bool:
     >>> says_unknown("Unknown"), says_unknown("not_available"), says_unknown("nan"), says_unknown("unknown B")
     (True, True, False, False)
     """
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold() in _UNKNOWN
+    return name.strip() == "-" or re.sub(r"[\s_-]+", " ", name).strip().casefold() in _UNKNOWN
 
 
 def without_none(names: pd.Categorical, known: Iterable[str] = ()) -> tuple[pd.Categorical, str]:

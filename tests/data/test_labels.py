@@ -52,6 +52,11 @@ class TestCreate:
         with pytest.warns(UserWarning, match=r"label 'NK cel' is not in .*c.zarr; did you mean 'NK cell'"):
             assert len(made.renamed(unlabeled=["NK cel"]).label_names) == 4
 
+    def test_a_label_that_is_too_long_is_named(self, adata, tmp_path):
+        adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).replace("NK cell", "N" * 1001)
+        with pytest.raises(ValueError, match=r"adata.obs\['cell_type'\]: label 'NNN.* has 1,001 characters"):
+            GinsengDataset.create(tmp_path / "c.zarr", adata, "cell_type", silent=True)
+
     def test_what_harmonize_returns_is_a_mapping(self, adata, tmp_path):
         shares = np.eye(4)
         names = ["a1", "a2", "a3", "a4"], sorted(adata.obs["cell_type"].unique())

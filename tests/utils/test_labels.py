@@ -67,7 +67,7 @@ def test_texts_that_say_none_are_missing_unless_they_are_names():
 
 
 @pytest.mark.parametrize(
-    "name", ["Unknown", "unassigned", "UNLABELED", "not_available", " undetermined", "Not assigned"]
+    "name", ["Unknown", "unassigned", "UNLABELED", "not_available", " undetermined", "Not assigned", "-", "?"]
 )
 def test_what_is_not_known(name):
     assert says_unknown(name)
