@@ -128,7 +128,9 @@ class TestClassify:
             table = classify(model_file, by(adata, [f"{name}.3" for name in IDS]), return_table=True, calibrate=False)
         assert [str(each.message) for each in warned if each.category is UserWarning] == [
             "Genes are matched by adata.var_names with the second names of the model, which finds 20 of 21; "
-            "adata.var_names with its names finds 0."
+            "adata.var_names with its names finds 0.",
+            "20 genes are found without the version of their identifier, or the prefix of a genome: "
+            f"'{IDS[5]}.3' is read as '{IDS[5]}'.",
         ]
         assert table.equals(expected)
         assert classify(model_file, by(adata, IDS), return_table=True, silent=True, target_sum=1e4).equals(expected)
