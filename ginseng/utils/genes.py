@@ -31,9 +31,9 @@ _GENE_KINDS = ("geneexpression", "gex", "genes", "gene", "rna", "mrna")
 _OTHER_KINDS = frozenset(
     (
         *("antibodycapture", "antibody", "antibodies", "abseq", "abc", "protein", "proteins", "prot", "adt", "adts"),
-        *("peaks", "peak", "atac", "chromatinaccessibility", "crisprguidecapture", "crispr", "guide", "guides", "sgrna"),
-        *("grna", "multiplexingcapture", "hashtag", "hashtags", "hto", "htos", "cellhashing", "custom", "customfeature"),
-        *("antigencapture", "cmo", "vdj", "vdjt", "vdjb", "tcr", "bcr", "sampletag", "sampletags"),
+        *("peaks", "peak", "atac", "chromatinaccessibility", "crisprguidecapture", "crispr", "guide", "guides"),
+        *("sgrna", "grna", "multiplexingcapture", "hashtag", "hashtags", "hto", "htos", "cellhashing", "custom"),
+        *("customfeature", "antigencapture", "cmo", "vdj", "vdjt", "vdjb", "tcr", "bcr", "sampletag", "sampletags"),
     )
 )
 

@@ -206,7 +206,11 @@ def warn_of(names: pd.Categorical, place: str, kind: str = "label") -> None:
         )
         warn(f"{counts[name]:,} of {n_cells:,} cells are called {name!r} in {place}, {way_out}.")
     if alike := names_alike(names.categories):
-        mapping = {name: max(names, key=counts.__getitem__) for names in alike for name in names}
+
+        def worth(name: str) -> tuple[bool, int]:
+            return name == " ".join(name.split()), counts[name]  # without superfluous blanks
+
+        mapping = {name: max(names, key=worth) for names in alike for name in names}
         mapping = dict([(name, other) for name, other in mapping.items() if name != other][:_N_SHOWN])
         way_out = f"if they are the same, pass mapping={mapping!r}" if is_label else "rename them if they are the same"
         warn(f"Names that differ by blanks or case alone count as different {kind}s: {_shown(alike)}; {way_out}.")

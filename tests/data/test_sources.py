@@ -551,7 +551,7 @@ class TestOutputOverAnInput:
             (path / "inside.zarr", path),
             (path.parent, path),
         ):
-            with pytest.raises(ValueError, match=r"d.zarr|link.*is the input .*, holds it, or lies in it.*another path"):
+            with pytest.raises(ValueError, match=r"is the input .*, holds it, or lies in it.*another path"):
                 GinsengDataset.create(output, inputs, "cell_type", genes=10, overwrite=overwrite, silent=True)
         assert GinsengDataset(path).n_genes == 30
 
@@ -565,14 +565,14 @@ class TestGenesCalledByNumbers:
     def test_they_are_told_where_no_column_has_names(self, tmp_path):
         adata = simulate(40)
         adata.var = pd.DataFrame(index=[str(i) for i in range(30)])
-        with pytest.warns(UserWarning, match="called by numbers such as '0': a model of these finds no gene .*gene_key"):
+        with pytest.warns(UserWarning, match="called by numbers such as '0': a model of these finds .*gene_key"):
             GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", silent=True)
 
     @pytest.mark.parametrize("column", [np.arange(30), np.linspace(0, 1, 30)])
     def test_a_column_of_numbers_is_no_names(self, tmp_path, column):
         adata = simulate(40)
         adata.var["mean"] = column
-        with pytest.raises(ValueError, match=r"adata.var\['mean'\] holds (int|float)64, where `gene_key` is a column of"):
+        with pytest.raises(ValueError, match=r"adata.var\['mean'\] holds (int|float)64, where `gene_key` is a"):
             GinsengDataset.create(tmp_path / "x.zarr", adata, "cell_type", gene_key="mean", silent=True)
 
 
