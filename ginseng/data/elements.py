@@ -91,9 +91,6 @@ def member_names(group: Any) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if any((entry / name).is_file() for name in _OF_ZARR))
 
 
-names_in = member_names  # as `ginseng.data.presence` calls it
-
-
 def assembled(
     root: Any, path: str | Path, parts: tuple[str, ...] = EVERYTHING, *, in_memory: bool, file: Any = None
 ) -> AnnData:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ginseng.data.elements import names_in
+from ginseng.data.elements import member_names
 from ginseng.data.typed import n_missing_chunks, values_of
 from ginseng.utils.messages import warn
 
@@ -30,7 +30,7 @@ def require_files(root: zarr.Group, path: str | Path) -> None:
     >>> require_files(zarr.group(), "cells.zarr")
     """
     layers = _opened(root, "layers")
-    layers = [f"layers/{name}" for name in names_in(layers)] if isinstance(layers, zarr.Group) else []
+    layers = [f"layers/{name}" for name in member_names(layers)] if isinstance(layers, zarr.Group) else []
     for name in ("X", "raw/X", *layers):
         item = _opened(root, name)
         if isinstance(item, zarr.Group):
@@ -84,7 +84,7 @@ def _repeats_the_first(matrix: zarr.Group) -> bool:
 
 def _require_columns(table: zarr.Group, path: str | Path) -> None:
     name_of_index = table.attrs.get("_index")
-    for name in names_in(table):
+    for name in member_names(table):
         item, where = _opened(table, name), f"{table.path}/{name}"
         codes, categories = _opened(item, "codes"), _opened(item, "categories")
         if isinstance(codes, zarr.Array) and isinstance(categories, zarr.Array):
