@@ -50,8 +50,8 @@ def read_element(item: Any) -> Any:
         found = _SPEC.search(str(error))
         encoding = "'{}' {}".format(*found.groups()) if found else in_short(error)
         raise Unreadable(
-            f"its {str(item.name).strip('/')} was written by a newer anndata: it has the encoding {encoding}, which anndata "
-            f"{version('anndata')} does not know; upgrade anndata"
+            f"its {str(item.name).strip('/')} was written by a newer anndata: it has the encoding {encoding}, which "
+            f"anndata {version('anndata')} does not know; upgrade anndata"
         ) from error
 
 
