@@ -171,7 +171,8 @@ def _assemble(
     var = var.set_index(var_names)
     var.index = pd.Index(texts(var.index, "gene"))
     adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(np.asarray(barcodes), dtype=object).astype(str)), var=var)
-    if gex_only and (told := left_out(others := kinds_of_others(var))):
+    others = kinds_of_others(var)
+    if gex_only and (others == "").any() and (told := left_out(others)):  # without a gene, who reads the counts says so
         warn(f"{told} read_10x_mtx and read_10x_h5 keep them with gex_only=False.")
         adata = adata[:, others == ""].copy()
     if make_unique:

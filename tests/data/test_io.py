@@ -114,6 +114,13 @@ class TestRead10xMtx:
             assert read_10x_mtx(folder).n_vars == 3
         assert read_10x_mtx(folder, gex_only=False).n_vars == 4
 
+    def test_a_folder_without_a_gene_is_called_what_it_is(self, tmp_path):
+        folder = write_mtx(tmp_path / "adt", gzipped=False, n_columns=3)
+        features = (folder / "features.tsv").read_text().replace("Gene Expression", "Antibody Capture")
+        (folder / "features.tsv").write_text(features)
+        with pytest.raises(ValueError, match="no gene: this is the modality of Antibody Capture"):
+            Counts(read_10x_mtx(folder))
+
     def test_what_is_missing_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no folder"):
             read_10x_mtx(tmp_path / "nothing")
