@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ginseng.commands.registry import WrongUse
+from ginseng.data.inputs import FILES_OF_10X
 from ginseng.data.readers import is_zarr
 from ginseng.utils.bounds import read_json
 from ginseng.utils.files import is_url, local_path, replacing
 
 Named = Mapping[str, str | Path | Collection[str] | Collection[Path] | None]  # what options and arguments name
 _BEGUN = "outputs.json"  # in the folder of a checkpoint
-_OF_10X = ("matrix.mtx", "barcodes.tsv", "genes.tsv", "features.tsv")
 
 
 def require_outputs(outputs: Named, inputs: Named, *, overwrite: bool, begun: Collection[Path] = ()) -> None:
@@ -93,7 +93,7 @@ def _require_free(
             raise WrongUse(f"{output} holds {_named(around[identity])}; {way_out}")
     for folder in place.parents:
         for identity in _identities(folder):
-            if identity in taken and (is_zarr(folder) or place.name.removesuffix(".gz") in _OF_10X):
+            if identity in taken and (is_zarr(folder) or place.name.removesuffix(".gz") in FILES_OF_10X):
                 raise WrongUse(f"{output} lies within {_named(taken[identity])}; {way_out}")
 
 

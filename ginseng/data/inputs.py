@@ -9,7 +9,7 @@ from ginseng.data.readers import is_zarr
 from ginseng.utils.bounds import require_own_files, require_regular
 from ginseng.utils.files import is_url, local_path, naming
 
-_OF_10X = ("matrix.mtx", "barcodes.tsv", "features.tsv", "genes.tsv")
+FILES_OF_10X = ("matrix.mtx", "barcodes.tsv", "features.tsv", "genes.tsv")
 _AT_ONCE = 2**24  # bytes hashed by a thread
 _THREADS = 8
 
@@ -35,7 +35,7 @@ def files_of(path: str | Path) -> list[Path]:
         return [path]
     if is_zarr(path):
         return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return sorted(entry for entry in path.iterdir() if entry.name.startswith(_OF_10X))
+    return sorted(entry for entry in path.iterdir() if entry.name.startswith(FILES_OF_10X))
 
 
 def identity_of(path: str | Path) -> Identity:
